@@ -1,0 +1,87 @@
+// Symmetric matrices as square tiles of their upper triangle, and the one inner loop that all dense
+// work of this package goes through. Included by cpu.cpp files only.
+#pragma once
+
+#include "common/simd.h"
+
+namespace sbc {
+namespace SBC_ISA {
+
+// Side of a tile, in elements: three vectors (24 floats under AVX2, 48 under AVX-512). Tiles are
+// contiguous and row-major, so a tile is at once storage, a packed right operand (its rows) and a
+// packed left operand (kMicroRows of its columns), and nothing is ever repacked.
+template <class T>
+constexpr int kTile = kMicroVectors * kLanes<T>;
+template <class T>
+constexpr int kTileElements = kTile<T>* kTile<T>;
+
+template <class T>
+static inline int64_t tile_count(int64_t d) {
+  return (d + kTile<T> - 1) / kTile<T>;
+}
+
+// Upper triangle, tile row after tile row: (0,0) (0,1) .. (0,n-1) (1,1) ..
+template <class T>
+struct TileTriangle {
+  T* data;
+  int64_t tiles;  // along one side
+
+  static int64_t elements(int64_t d) {
+    const int64_t n = tile_count<T>(d);
+    return n * (n + 1) / 2 * kTileElements<T>;
+  }
+  T* tile(int64_t row, int64_t column) const {
+    return data + (row * tiles - row * (row - 1) / 2 + column - row) * kTileElements<T>;
+  }
+};
+
+// c[0..kMicroRows)[0..kTile) -= sum over segments of left' right, where segment(s, left, right) says
+// where `left` [depth, left_stride] and `right` [depth, kTile] of segment s lie. The accumulators
+// stay in registers for the whole sum.
+template <class T, class Segment>
+static inline __attribute__((always_inline)) void micro_update(T* c, int64_t left_stride,
+                                                               int64_t depth, int64_t segments,
+                                                               Segment segment) {
+  typedef Vector<T> V;
+  V sum[kMicroRows][kMicroVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kMicroRows; ++r) {
+#pragma GCC unroll 3
+    for (int v = 0; v < kMicroVectors; ++v) sum[r][v] = load<T>(c + r * kTile<T> + v * kLanes<T>);
+  }
+  for (int64_t s = 0; s < segments; ++s) {
+    const T *left, *right;
+    segment(s, left, right);
+    for (int64_t k = 0; k < depth; ++k, left += left_stride, right += kTile<T>) {
+      V row[kMicroVectors];
+#pragma GCC unroll 3
+      for (int v = 0; v < kMicroVectors; ++v) row[v] = load<T>(right + v * kLanes<T>);
+#pragma GCC unroll 8
+      for (int r = 0; r < kMicroRows; ++r) {
+        const V factor = V{} + left[r];
+#pragma GCC unroll 3
+        for (int v = 0; v < kMicroVectors; ++v) sum[r][v] -= factor * row[v];
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kMicroRows; ++r) {
+#pragma GCC unroll 3
+    for (int v = 0; v < kMicroVectors; ++v) store<T>(c + r * kTile<T> + v * kLanes<T>, sum[r][v]);
+  }
+}
+
+// One tile: c -= left' right, both [depth, kTile].
+template <class T>
+static inline void tile_update(T* c, const T* left, const T* right, int64_t depth) {
+  static_assert(kTile<T> % kMicroRows == 0, "a tile is a whole number of micro-tiles");
+  for (int r = 0; r < kTile<T>; r += kMicroRows) {
+    micro_update<T>(c + r * kTile<T>, kTile<T>, depth, 1, [=](int64_t, const T*& l, const T*& p) {
+      l = left + r;
+      p = right;
+    });
+  }
+}
+
+}  // namespace SBC_ISA
+}  // namespace sbc

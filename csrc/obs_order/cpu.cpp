@@ -1,0 +1,368 @@
+#include "obs_order/cpu.h"
+
+#include "common/scalar_math.h"
+#include "common/tiles.h"
+
+// Removing weights one at a time is a pivoted Cholesky factorisation of G = H^-1 whose pivot rule is
+// the least w_p^2 / G_pp, so it is blocked the way LAPACK blocks pivoted Cholesky (xPSTRF):
+//
+//   panel     up to kPanel pivots. A pivot's column of the trailing matrix is read as it was before
+//             the panel and corrected against the panel's earlier columns only; weights, diagonal
+//             and scores follow in the same sweep, which also finds the next pivot.
+//   trailing  one rank-kPanel update of the upper triangle.
+//   compact   the last survivors move into the holes that the pivots left, so that the triangle
+//             stays dense. The moves are patched into each tile just before its update reads it.
+//
+// d^3/3 flops a row, nearly all of them in tile_update.
+
+namespace sbc {
+namespace SBC_ISA {
+namespace {
+
+constexpr int kMaxPanel = 96;
+
+template <class T>
+constexpr T kInfinity = static_cast<T>(__builtin_inf());
+
+template <class T>
+constexpr T kLargest = sizeof(T) == 4 ? static_cast<T>(__FLT_MAX__) : static_cast<T>(__DBL_MAX__);
+
+// A survivor from the end of the matrix that fills a pivot's hole.
+struct Move {
+  int64_t from, to;
+};
+
+template <class T>
+struct Row {
+  TileTriangle<T> triangle;
+  T* panel;     // [tiles][kMaxPanel][kTile]: the columns of L, tile by tile
+  T* moved;     // [kMaxPanel][padded d]: columns of the triangle on the move
+  T* weight;    // [padded d]
+  T* diagonal;  // [padded d] of the trailing matrix
+  T* floor;     // [padded d]: what rounding may leave of the diagonal
+  T* alive;     // [padded d]: 1 or 0
+  T* barred;    // [padded d], added to a score: 0, or infinite where nothing may be removed
+  T* column;    // [padded d]
+  int64_t* ids;     // [d]: the weight that stands at each place
+  int64_t* place;   // [d]: where each weight stands
+  int64_t* source;  // [d]: where a place's survivor comes from
+  int64_t* left;    // [num_groups]: what each group may still give up
+  int64_t n;        // places in use
+  T unit;           // what one means in `weight`
+};
+
+template <class T>
+int64_t padded(int64_t d) {
+  return tile_count<T>(d) * kTile<T>;
+}
+
+template <class T>
+int panel_width(int64_t n) {
+  return n >= 1536 ? 96 : n >= 384 ? 48 : 24;
+}
+
+template <class T>
+void start_row(const ObsOrderParams<T>& params, int64_t r, Row<T>& row) {
+  constexpr int tile = kTile<T>;
+  const int64_t d = params.d;
+  row.n = d;
+  row.triangle.tiles = tile_count<T>(d);
+  for (int64_t it = 0; it < row.triangle.tiles; ++it) {
+    for (int64_t jt = it; jt < row.triangle.tiles; ++jt) {
+      T* to = row.triangle.tile(it, jt);
+      for (int64_t i = it * tile; i < (it + 1) * tile; ++i, to += tile) {
+        const int64_t live = i >= d ? 0 : d - jt * tile < tile ? d - jt * tile : tile;
+        __builtin_memcpy(to, params.inverse_hessian + i * d + jt * tile, live * sizeof(T));
+        __builtin_memset(to + live, 0, (tile - live) * sizeof(T));
+      }
+    }
+  }
+  // The largest weight becomes 1..2, so that no square of a weight worth comparing is lost to
+  // underflow or overflow. A power of two: nothing is rounded.
+  T largest = 0;
+  for (int64_t i = 0; i < d; ++i) {
+    const T size = __builtin_fabs(params.weight[r * d + i]);
+    largest = size > largest ? size : largest;
+  }
+  int exponent = 0;
+  __builtin_frexp(largest, &exponent);
+  row.unit = static_cast<T>(__builtin_ldexp(1.0, exponent));
+  const T epsilon = sizeof(T) == 4 ? T(1.1920929e-07) : T(2.220446049250313e-16);
+  for (int64_t i = 0; i < padded<T>(d); ++i) {
+    const bool live = i < d;
+    row.weight[i] = live ? params.weight[r * d + i] / row.unit : T(0);
+    row.barred[i] = live ? T(0) : kInfinity<T>;
+    row.diagonal[i] = live ? params.inverse_hessian[i * d + i] : T(1);
+    row.floor[i] = row.diagonal[i] * epsilon;
+    row.alive[i] = live ? T(1) : T(0);
+    if (live) row.ids[i] = row.place[i] = i;
+  }
+  for (int64_t g = 0; g < params.num_groups; ++g) row.left[g] = params.quota[g];
+  for (int64_t i = 0; i < d && params.group != nullptr; ++i) {
+    if (row.left[params.group[i]] == 0) row.barred[i] = kInfinity<T>;
+  }
+}
+
+// The column (and row: the matrix is symmetric) of place p, as the last trailing update left it.
+template <class T>
+void gather_column(const Row<T>& row, int64_t p, T* column) {
+  constexpr int tile = kTile<T>;
+  const int64_t pt = p / tile, inside = p % tile, tiles = tile_count<T>(row.n);
+  for (int64_t it = 0; it < pt; ++it) {
+    const T* from = row.triangle.tile(it, pt) + inside;
+    for (int i = 0; i < tile; ++i) column[it * tile + i] = from[i * tile];
+  }
+  const T* from = row.triangle.tile(pt, pt) + inside * tile;
+  for (int64_t jt = pt; jt < tiles; ++jt, from += kTileElements<T>) {
+    __builtin_memcpy(column + jt * tile, from, tile * sizeof(T));
+  }
+}
+
+template <class T>
+struct IntegerOf;
+template <>
+struct IntegerOf<float> {
+  typedef int32_t type;
+};
+template <>
+struct IntegerOf<double> {
+  typedef int64_t type;
+};
+
+// The least score seen so far in each lane, and where. Ties go to the lower place.
+template <class T>
+struct LeastScore {
+  typedef typename IntegerOf<T>::type Integer;
+  Vector<T> score = Vector<T>{} + kInfinity<T>;
+  Vector<Integer> place = Vector<Integer>{} - Integer{1};
+
+  void see(Vector<T> weight, Vector<T> diagonal, Vector<T> barred, int64_t at) {
+    const Vector<T> ratio = weight * weight / diagonal;
+    const Vector<T> largest = Vector<T>{} + kLargest<T>;  // also in place of a NaN: never "none left"
+    const Vector<T> candidate = (ratio < largest ? ratio : largest) + barred;
+    const Vector<Integer> less = candidate < score;
+    score = less ? candidate : score;
+    place = less ? Vector<Integer>{} + static_cast<Integer>(at) : place;
+  }
+  int64_t find() const {
+    T best = kInfinity<T>;
+    int64_t found = -1;
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      const int64_t here = place[lane] + lane;
+      if (score[lane] < best || (score[lane] == best && here < found)) {
+        best = score[lane];
+        found = here;
+      }
+    }
+    return found;
+  }
+};
+
+template <class T>
+int64_t least_score(const Row<T>& row) {
+  LeastScore<T> least;
+  for (int64_t at = 0; at < padded<T>(row.n); at += kLanes<T>) {
+    least.see(load<T>(row.weight + at), load<T>(row.diagonal + at), load<T>(row.barred + at), at);
+  }
+  return least.find();
+}
+
+// Survivors of a group that has given up its quota go on being updated but are never chosen.
+template <class T>
+void bar_group(const ObsOrderParams<T>& params, Row<T>& row, int64_t group) {
+  for (int64_t i = 0; i < params.d; ++i) {
+    if (params.group[i] != group) continue;
+    const int64_t place = row.place[i];
+    if (place < row.n && row.ids[place] == i) row.barred[place] = kInfinity<T>;
+  }
+}
+
+// Removes place p as the panel's pivot number k. Returns the next place to remove.
+template <class T>
+int64_t eliminate(Row<T>& row, int64_t p, int k) {
+  constexpr int tile = kTile<T>, vectors = kMicroVectors, lanes = kLanes<T>;
+  typedef Vector<T> V;
+  const int64_t tiles = tile_count<T>(row.n);
+  gather_column(row, p, row.column);
+  T factors[kMaxPanel];
+  const T* earlier = row.panel + (p / tile) * kMaxPanel * tile + p % tile;
+  for (int j = 0; j < k; ++j) factors[j] = earlier[j * tile];
+  const T scale = T(1) / square_root(row.diagonal[p]);
+  const T step = row.weight[p] * scale;
+  row.alive[p] = T(0);
+  row.barred[p] = kInfinity<T>;
+  row.diagonal[p] = T(1);
+  LeastScore<T> least;
+  for (int64_t it = 0; it < tiles; ++it) {
+    T* panel = row.panel + it * kMaxPanel * tile;
+    V sum[vectors];
+#pragma GCC unroll 3
+    for (int v = 0; v < vectors; ++v) sum[v] = load<T>(row.column + it * tile + v * lanes);
+    for (int j = 0; j < k; ++j) {
+      const V factor = V{} + factors[j];
+#pragma GCC unroll 3
+      for (int v = 0; v < vectors; ++v) sum[v] -= factor * load<T>(panel + j * tile + v * lanes);
+    }
+#pragma GCC unroll 3
+    for (int v = 0; v < vectors; ++v) {
+      const int64_t at = it * tile + v * lanes;
+      const V l = sum[v] * scale * load<T>(row.alive + at);
+      const V weight = load<T>(row.weight + at) - step * l;
+      const V floor = load<T>(row.floor + at);
+      V diagonal = load<T>(row.diagonal + at) - l * l;
+      diagonal = diagonal > floor ? diagonal : floor;
+      store<T>(panel + k * tile + v * lanes, l);
+      store<T>(row.weight + at, weight);
+      store<T>(row.diagonal + at, diagonal);
+      least.see(weight, diagonal, load<T>(row.barred + at), at);
+    }
+  }
+  return least.find();
+}
+
+// Chooses the moves that close the holes among the first n - k places, and takes the columns that
+// move out of the triangle before anything overwrites them. Returns how many there are.
+template <class T>
+int plan_moves(Row<T>& row, int k, Move* moves) {
+  const int64_t stay = row.n - k, stride = padded<T>(row.n);
+  int count = 0;
+  int64_t from = stay;
+  for (int64_t i = 0; i < stay; ++i) row.source[i] = i;
+  for (int64_t to = 0; to < stay; ++to) {
+    if (row.alive[to] != T(0)) continue;
+    while (row.alive[from] == T(0)) ++from;
+    row.source[to] = from;
+    moves[count++] = {from++, to};
+  }
+  for (int m = 0; m < count; ++m) {
+    gather_column(row, moves[m].from, row.column);
+    T* moved = row.moved + m * stride;
+    for (int64_t i = 0; i < stay; ++i) moved[i] = row.column[row.source[i]];
+    for (int64_t i = stay; i < stride; ++i) moved[i] = T(0);
+  }
+  return count;
+}
+
+template <class T>
+void move_vectors(Row<T>& row, int k, const Move* moves, int count) {
+  constexpr int tile = kTile<T>;
+  for (int m = 0; m < count; ++m) {
+    const int64_t from = moves[m].from, to = moves[m].to;
+    row.weight[to] = row.weight[from];
+    row.diagonal[to] = row.diagonal[from];
+    row.floor[to] = row.floor[from];
+    row.alive[to] = T(1);
+    row.barred[to] = row.barred[from];
+    row.ids[to] = row.ids[from];
+    row.place[row.ids[to]] = to;
+    const T* source = row.panel + (from / tile) * kMaxPanel * tile + from % tile;
+    T* target = row.panel + (to / tile) * kMaxPanel * tile + to % tile;
+    for (int j = 0; j < k; ++j) target[j * tile] = source[j * tile];
+  }
+  const int64_t stay = row.n - k;
+  for (int64_t i = stay; i < padded<T>(row.n); ++i) {
+    row.weight[i] = T(0);
+    row.diagonal[i] = T(1);
+    row.alive[i] = T(0);
+    row.barred[i] = kInfinity<T>;
+    T* panel = row.panel + (i / tile) * kMaxPanel * tile + i % tile;
+    for (int j = 0; j < k; ++j) panel[j * tile] = T(0);
+  }
+}
+
+// Writes the moved columns into the tile (it, jt): as columns where `to` lies in jt, as rows where it
+// lies in it. `first` to `last` are the moves into each tile, `to` ascends.
+template <class T>
+void patch_tile(const Row<T>& row, const Move* moves, int64_t stride, int64_t it, int64_t jt,
+                const int32_t* first) {
+  constexpr int tile = kTile<T>;
+  T* data = row.triangle.tile(it, jt);
+  for (int m = first[jt]; m < first[jt + 1]; ++m) {
+    const T* moved = row.moved + m * stride + it * tile;
+    T* to = data + moves[m].to % tile;
+    for (int i = 0; i < tile; ++i) to[i * tile] = moved[i];
+  }
+  for (int m = first[it]; m < first[it + 1]; ++m) {
+    __builtin_memcpy(data + (moves[m].to % tile) * tile, row.moved + m * stride + jt * tile,
+                     tile * sizeof(T));
+  }
+}
+
+template <class T>
+void update_trailing(Row<T>& row, int k) {
+  constexpr int tile = kTile<T>;
+  Move moves[kMaxPanel];
+  const int64_t stride = padded<T>(row.n), tiles = tile_count<T>(row.n - k);
+  const int count = plan_moves(row, k, moves);
+  move_vectors(row, k, moves, count);
+  int32_t* first = reinterpret_cast<int32_t*>(row.source);  // [tiles + 1]
+  int m = 0;
+  for (int64_t it = 0; it <= tiles; ++it) {
+    while (m < count && moves[m].to < it * tile) ++m;
+    first[it] = m;
+  }
+  for (int64_t it = 0; it < tiles; ++it) {
+    const T* left = row.panel + it * kMaxPanel * tile;
+    for (int64_t jt = it; jt < tiles; ++jt) {
+      patch_tile(row, moves, stride, it, jt, first);
+      tile_update<T>(row.triangle.tile(it, jt), left, row.panel + jt * kMaxPanel * tile, k);
+    }
+  }
+  row.n -= k;
+}
+
+}  // namespace
+
+template <class T>
+int64_t order_scratch_elements(int64_t d) {
+  const int64_t side = padded<T>(d);
+  return TileTriangle<T>::elements(d) + 2 * kMaxPanel * side + 6 * side;
+}
+
+template <class T>
+void order_row(const ObsOrderParams<T>& params, int64_t r, T* scratch, int64_t* places) {
+  const int64_t side = padded<T>(params.d);
+  Row<T> row;
+  row.triangle.data = scratch;
+  row.panel = scratch + TileTriangle<T>::elements(params.d);
+  row.moved = row.panel + kMaxPanel * side;
+  row.weight = row.moved + kMaxPanel * side;
+  row.diagonal = row.weight + side;
+  row.floor = row.diagonal + side;
+  row.alive = row.floor + side;
+  row.barred = row.alive + side;
+  row.column = row.barred + side;
+  row.ids = places;
+  row.place = row.ids + params.d;
+  row.source = row.place + params.d;
+  row.left = row.source + params.d;
+  start_row(params, r, row);
+
+  int32_t* order = params.order + r * params.num_pruned;
+  T* loss = params.loss + r * params.num_pruned;
+  for (int64_t done = 0; done < params.num_pruned;) {
+    const int64_t left = params.num_pruned - done;
+    const int width = panel_width<T>(row.n);
+    const int k = left < width ? static_cast<int>(left) : width;
+    int64_t p = least_score(row);
+    for (int j = 0; j < k; ++j, ++done) {
+      const T weight = row.weight[p] * row.unit;
+      const int64_t id = row.ids[p];
+      order[done] = static_cast<int32_t>(id);
+      loss[done] = weight * weight / (T(2) * row.diagonal[p]);
+      if (params.group != nullptr && --row.left[params.group[id]] == 0) {
+        bar_group(params, row, params.group[id]);
+      }
+      p = eliminate(row, p, j);
+    }
+    if (done < params.num_pruned) update_trailing(row, k);
+  }
+}
+
+template int64_t order_scratch_elements<float>(int64_t);
+template int64_t order_scratch_elements<double>(int64_t);
+template void order_row<float>(const ObsOrderParams<float>&, int64_t, float*, int64_t*);
+template void order_row<double>(const ObsOrderParams<double>&, int64_t, double*, int64_t*);
+
+}  // namespace SBC_ISA
+}  // namespace sbc

@@ -1,0 +1,19 @@
+// One row of obs_order, once for each instruction set.
+#pragma once
+
+#include "common/isa.h"
+#include "obs_order/params.h"
+
+namespace sbc {
+
+#define SBC_DECLARE(isa)                                                                \
+  namespace isa {                                                                       \
+  template <class T>                                                                    \
+  int64_t order_scratch_elements(int64_t d);                                            \
+  template <class T>                                                                    \
+  void order_row(const ObsOrderParams<T>& params, int64_t row, T* scratch, int64_t* places); \
+  }
+SBC_FOR_EACH_ISA(SBC_DECLARE)
+#undef SBC_DECLARE
+
+}  // namespace sbc

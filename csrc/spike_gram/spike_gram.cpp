@@ -1,0 +1,167 @@
+#include "spike_gram/spike_gram.h"
+
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "common/aligned.h"
+#include "common/threads.h"
+#include "spike_gram/cpu.h"
+
+namespace sbc {
+namespace {
+
+constexpr int64_t kIndexBytes = 8 << 20;  // of one block's index, to stay in a third-level cache
+constexpr int64_t kMaxBlockSamples = 16384;
+constexpr int64_t kMaxTaskRows = 2560;  // 3 * 64 bytes of sums a row: 480 KiB of second-level cache
+constexpr int64_t kMinTaskRows = 256;   // below this the 64 table entries a pass begin to show
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Scratch {
+  AlignedArray<char> values, tables, sums, wide_sums;
+};
+
+struct Task {
+  int64_t first_column, first_row, last_row;
+};
+
+// Tiles of Z columns times ranges of X rows. The triangle's longest tiles come first.
+std::vector<Task> plan_tasks(const GramParams& params, const GramRegion& region, int threads) {
+  const int64_t lanes = kTileBytes / params.lane_bytes;
+  const int64_t tiles = ceil_div(params.channels, lanes);
+  const int64_t all_rows = region.num_shifts * params.channels;
+  const int64_t wanted_splits = ceil_div(threads > 1 ? 4 * threads : 1, tiles);
+  const int64_t task_rows =
+      std::min(kMaxTaskRows, std::max(kMinTaskRows, ceil_div(all_rows, wanted_splits)));
+  std::vector<Task> tasks;
+  for (int64_t tile = tiles - 1; tile >= 0; --tile) {
+    const int64_t rows = params.triangle ? std::min(all_rows, (tile + 1) * lanes) : all_rows;
+    const int64_t splits = ceil_div(rows, task_rows);
+    for (int64_t split = 0; split < splits; ++split) {
+      tasks.push_back({tile * lanes, rows * split / splits, rows * (split + 1) / splits});
+    }
+  }
+  return tasks;
+}
+
+}  // namespace
+
+void spike_gram(const GramParams& params, Isa isa, int threads) {
+  const auto build_index = SBC_SELECT_ISA(isa, build_index);
+  const auto run_tile = SBC_SELECT_ISA(isa, run_tile);
+  const AlignedArray<int8_t> zero_row = aligned_array<int8_t>(params.channels);
+  std::fill_n(zero_row.get(), params.channels, int8_t{0});
+
+  for (int64_t r = 0; r < params.num_regions; ++r) {
+    const GramRegion& region = params.regions[r];
+    const int64_t image_samples = region.num_positions * params.T;
+    const int64_t index_stride = ceil_div(region.num_shifts * params.channels, 64) * 64;
+    const int64_t block_samples =
+        std::min(kMaxBlockSamples,
+                 kIndexBytes / (params.planes * index_stride) * int64_t{kGroupSamples});
+    const int64_t block_images =
+        std::min(params.N, std::max<int64_t>(1, block_samples / image_samples));
+    const int64_t max_groups = ceil_div(block_images * image_samples, kGroupSamples);
+    const std::vector<Task> tasks = plan_tasks(params, region, threads);
+    int64_t max_rows = 0;
+    for (const Task& task : tasks) max_rows = std::max(max_rows, task.last_row - task.first_row);
+
+    const AlignedArray<uint8_t> index =
+        aligned_array<uint8_t>(params.planes * max_groups * index_stride);
+    std::vector<Scratch> scratch(threads);
+    for (Scratch& mine : scratch) {
+      mine.values = aligned_array<char>(max_groups * kGroupSamples * kTileBytes);
+      mine.tables = aligned_array<char>(kGroupsPerPass * kTableEntries * kTileBytes);
+      mine.sums = aligned_array<char>(max_rows * kTileBytes);
+      mine.wide_sums = aligned_array<char>(max_rows * 2 * kTileBytes);
+    }
+
+    for (int64_t image = 0; image < params.N; image += block_images) {
+      GramBlock block{};
+      block.params = &params;
+      block.region = &region;
+      block.first_image = image;
+      block.num_images = std::min(block_images, params.N - image);
+      block.num_samples = block.num_images * image_samples;
+      block.num_groups = ceil_div(block.num_samples, kGroupSamples);
+      block.index = index.get();
+      block.index_stride = index_stride;
+      block.zero_row = zero_row.get();
+
+      const int64_t slices = std::min<int64_t>(block.num_groups, 8 * threads);
+      parallel_for(slices, threads, [&](int64_t slice, int) {
+        build_index(block, block.num_groups * slice / slices,
+                    block.num_groups * (slice + 1) / slices);
+      });
+      parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t t, int worker) {
+        const Scratch& mine = scratch[worker];
+        const GramTile tile{tasks[t].first_column, tasks[t].first_row, tasks[t].last_row,
+                            mine.values.get(),     mine.tables.get(),  mine.sums.get(),
+                            mine.wide_sums.get()};
+        run_tile(block, tile);
+      });
+    }
+  }
+}
+
+template <class T>
+NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, int8_t* to,
+                           int threads) {
+  struct Range {
+    T minimum = 0, maximum = 0;
+    bool integral = true;
+  };
+  std::vector<Range> ranges(threads);
+  const int64_t slices = std::min<int64_t>(std::max<int64_t>(outer, 1), 64);
+  parallel_for(slices, threads, [&](int64_t slice, int worker) {
+    Range range = ranges[worker];
+    for (int64_t o = outer * slice / slices; o < outer * (slice + 1) / slices; ++o) {
+      const T* image = from + o * C * P;
+      int8_t* out = to + o * C * P;
+      // 64 x 64 blocks: both sides of the transposition stay in the first-level cache.
+      for (int64_t p0 = 0; p0 < P; p0 += 64) {
+        const int64_t p1 = std::min(P, p0 + 64);
+        for (int64_t c0 = 0; c0 < C; c0 += 64) {
+          const int64_t c1 = std::min(C, c0 + 64);
+          for (int64_t p = p0; p < p1; ++p) {
+            for (int64_t c = c0; c < c1; ++c) {
+              const T value = image[c * P + p];
+              const bool fits = value >= T(-128 * std::is_signed<T>::value) && value <= T(127);
+              const int8_t byte = static_cast<int8_t>(fits ? value : T(0));
+              range.integral &= fits && static_cast<T>(byte) == value;
+              range.minimum = std::min(range.minimum, static_cast<T>(byte));
+              range.maximum = std::max(range.maximum, static_cast<T>(byte));
+              out[p * C + c] = byte;
+            }
+          }
+        }
+      }
+    }
+    ranges[worker] = range;
+  });
+  NarrowResult result{true, 0, 0};
+  for (const Range& range : ranges) {
+    result.integral &= range.integral;
+    result.minimum = std::min(result.minimum, static_cast<int>(range.minimum));
+    result.maximum = std::max(result.maximum, static_cast<int>(range.maximum));
+  }
+  return result;
+}
+
+#define SBC_INSTANTIATE(T) \
+  template NarrowResult narrow_spikes<T>(const T*, int64_t, int64_t, int64_t, int8_t*, int);
+SBC_INSTANTIATE(bool)
+SBC_INSTANTIATE(uint8_t)
+SBC_INSTANTIATE(int8_t)
+SBC_INSTANTIATE(uint16_t)
+SBC_INSTANTIATE(int16_t)
+SBC_INSTANTIATE(uint32_t)
+SBC_INSTANTIATE(int32_t)
+SBC_INSTANTIATE(uint64_t)
+SBC_INSTANTIATE(int64_t)
+SBC_INSTANTIATE(float)
+SBC_INSTANTIATE(double)
+#undef SBC_INSTANTIATE
+
+}  // namespace sbc

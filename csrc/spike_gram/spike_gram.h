@@ -1,0 +1,17 @@
+// Gram matrices of spike trains, exact in integers.
+#pragma once
+
+#include "common/isa.h"
+#include "spike_gram/params.h"
+
+namespace sbc {
+
+// Adds to each region's `out`. The answer does not depend on `threads` or `isa`.
+void spike_gram(const GramParams& params, Isa isa, int threads);
+
+// from [outer, C, P] of type T to int8 [outer, P, C].
+template <class T>
+NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, int8_t* to,
+                           int threads);
+
+}  // namespace sbc

@@ -1,0 +1,13 @@
+// One function an op: adds it to the module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace sbc::python {
+
+void bind_spike_gram(pybind11::module_& module);
+void bind_obs_order(pybind11::module_& module);
+void bind_obs_solve(pybind11::module_& module);
+void bind_obs_quantize(pybind11::module_& module);
+
+}  // namespace sbc::python

@@ -1,0 +1,106 @@
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "bind.h"
+#include "spike_gram/spike_gram.h"
+#include "tensor.h"
+
+namespace py = pybind11;
+
+namespace sbc::python {
+namespace {
+
+// Returns (integral, minimum, maximum).
+py::tuple narrow_spikes(const py::object& spikes, const py::object& to, int threads) {
+  const Tensor from(spikes, "spikes"), narrow(to, "to", Access::write);
+  from.expect(from.dtype().c_str(), {-1, -1, -1});
+  const int64_t outer = from.size(0), C = from.size(1), P = from.size(2);
+  narrow.expect("int8", {outer, P, C});
+  NarrowResult result{};
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    py::gil_scoped_release unlocked;
+    result = sbc::narrow_spikes<T>(from.data<T>(), outer, C, P, narrow.data<int8_t>(), threads);
+  };
+  const std::string& dtype = from.dtype();
+  if (dtype == "bool") run(uint8_t{});  // a byte of 0 or 1
+  else if (dtype == "uint8") run(uint8_t{});
+  else if (dtype == "int8") run(int8_t{});
+  else if (dtype == "uint16") run(uint16_t{});
+  else if (dtype == "int16") run(int16_t{});
+  else if (dtype == "uint32") run(uint32_t{});
+  else if (dtype == "int32") run(int32_t{});
+  else if (dtype == "uint64") run(uint64_t{});
+  else if (dtype == "int64") run(int64_t{});
+  else if (dtype == "float32") run(float{});
+  else if (dtype == "float64") run(double{});
+  else throw py::type_error("spikes is " + dtype + "; accepted are bool, integers, float32, float64");
+  return py::make_tuple(result.integral, result.minimum, result.maximum);
+}
+
+void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channels,
+                const py::object& matched_filter, int lane_bytes, int planes, bool is_signed,
+                int64_t max_term, bool triangle, const std::vector<py::object>& positions,
+                const std::vector<py::object>& neighbours, const std::vector<py::object>& sums,
+                const std::string& isa, int threads) {
+  const Tensor x(spikes, "spikes"), filter(matched_filter, "matched_filter");
+  x.expect("int8", {-1, -1, -1, -1});
+  GramParams params{};
+  params.spikes = x.data<int8_t>();
+  params.T = x.size(0), params.N = x.size(1), params.P = x.size(2), params.C = x.size(3);
+  params.first_channel = first_channel, params.channels = channels;
+  filter.expect("int64", {params.T, params.T});
+  params.matched_filter = filter.data<int64_t>();
+  params.lane_bytes = lane_bytes;
+  params.planes = planes, params.is_signed = is_signed;
+  params.max_term = max_term;
+  params.triangle = triangle;
+  if (first_channel < 0 || channels < 1 || first_channel + channels > params.C) {
+    throw std::invalid_argument("first_channel and channels leave spikes' last axis");
+  }
+  if (positions.size() != neighbours.size() || positions.size() != sums.size()) {
+    throw std::invalid_argument("positions, neighbours and sums differ in length");
+  }
+  if (planes < 1 || planes > 8 || max_term < 1 || threads < 1) {
+    throw std::invalid_argument("planes, max_term or threads is out of range");
+  }
+  std::vector<std::unique_ptr<Tensor>> alive;
+  std::vector<GramRegion> regions;
+  for (size_t r = 0; r < positions.size(); ++r) {
+    const Tensor& where = *alive.emplace_back(std::make_unique<Tensor>(positions[r], "positions"));
+    const Tensor& around = *alive.emplace_back(std::make_unique<Tensor>(neighbours[r], "neighbours"));
+    const Tensor& out = *alive.emplace_back(std::make_unique<Tensor>(sums[r], "sums", Access::write));
+    where.expect("int32", {-1});
+    around.expect("int32", {-1, params.P});
+    out.expect("int64", {around.size(0), channels, channels});
+    for (int64_t i = 0; i < where.count(); ++i) {
+      if (where.data<int32_t>()[i] < 0 || where.data<int32_t>()[i] >= params.P) {
+        throw std::invalid_argument("positions leave the map");
+      }
+    }
+    for (int64_t i = 0; i < around.count(); ++i) {
+      if (around.data<int32_t>()[i] >= params.P) throw std::invalid_argument("neighbours leave the map");
+    }
+    if (where.count() == 0 || around.count() == 0) continue;
+    regions.push_back({where.data<int32_t>(), where.count(), around.data<int32_t>(), around.size(0),
+                       out.data<int64_t>()});
+  }
+  params.regions = regions.data();
+  params.num_regions = static_cast<int64_t>(regions.size());
+  const Isa which = parse_isa(isa);
+  py::gil_scoped_release unlocked;
+  sbc::spike_gram(params, which, threads);
+}
+
+}  // namespace
+
+void bind_spike_gram(py::module_& module) {
+  module.def("narrow_spikes", &narrow_spikes, py::arg("spikes"), py::arg("to"), py::arg("threads"));
+  module.def("spike_gram", &spike_gram, py::arg("spikes"), py::arg("first_channel"),
+             py::arg("channels"), py::arg("matched_filter"), py::arg("lane_bytes"), py::arg("planes"),
+             py::arg("is_signed"), py::arg("max_term"), py::arg("triangle"), py::arg("positions"),
+             py::arg("neighbours"), py::arg("sums"), py::arg("isa"), py::arg("threads"));
+}
+
+}  // namespace sbc::python

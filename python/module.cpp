@@ -1,0 +1,31 @@
+#include "bind.h"
+#include "common/isa.h"
+#if defined(SBC_WITH_CUDA)
+#include <pybind11/stl.h>
+
+#include "common/cuda_devices.h"
+#endif
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Kernels of sbc_kernels. Arrays come and go through DLPack.";
+
+  module.def("available_isas", [] {
+    py::list names;
+    for (sbc::Isa isa : sbc::available_isas()) names.append(sbc::isa_name(isa));
+    return names;
+  }, "Instruction sets this processor runs, slowest first.");
+
+#if defined(SBC_WITH_CUDA)
+  module.attr("with_cuda") = true;
+  module.def("cuda_devices", &sbc::cuda_devices, "Names of the CUDA devices the driver shows.");
+#else
+  module.attr("with_cuda") = false;
+#endif
+
+  sbc::python::bind_spike_gram(module);
+  sbc::python::bind_obs_order(module);
+  sbc::python::bind_obs_solve(module);
+  sbc::python::bind_obs_quantize(module);
+}

@@ -1,0 +1,71 @@
+"""Spiking Brain Compression: prune or quantize a trained spiking network in one pass.
+
+    import sbc_kernels as sbc
+    out = sbc.compress_layer(W, spikes, neuron=sbc.LIF(tau=2.0), sparsity=0.97)
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from .conv import Conv
+from .dispatch import available_backends, native_info
+from .grid import Grid, fit_grid
+from .hessian import SpikeHessian
+from .layer import CompressedLayer, compress_layer
+from .neurons import (
+    IAF,
+    IF,
+    LIF,
+    PLIF,
+    Alpha,
+    CubaLIF,
+    Kernel,
+    Lapicque,
+    Leaky,
+    Neuron,
+    NorseLIF,
+    NorseLIFBox,
+    SinabsLIF,
+    Synaptic,
+)
+from .obs_order import obs_order
+from .obs_quantize import QuantizedRows, obs_quantize
+from .obs_solve import obs_solve
+from .pattern import Pattern, parse_sparsity
+from .spike_gram import spike_gram
+
+try:
+    __version__ = version("sbc-kernels")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "IAF",
+    "IF",
+    "LIF",
+    "PLIF",
+    "Alpha",
+    "CompressedLayer",
+    "Conv",
+    "CubaLIF",
+    "Grid",
+    "Kernel",
+    "Lapicque",
+    "Leaky",
+    "Neuron",
+    "NorseLIF",
+    "NorseLIFBox",
+    "Pattern",
+    "QuantizedRows",
+    "SinabsLIF",
+    "SpikeHessian",
+    "Synaptic",
+    "available_backends",
+    "compress_layer",
+    "fit_grid",
+    "native_info",
+    "obs_order",
+    "obs_quantize",
+    "obs_solve",
+    "parse_sparsity",
+    "spike_gram",
+]

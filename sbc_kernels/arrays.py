@@ -1,0 +1,145 @@
+"""Arrays of any framework in, NumPy inside, the caller's kind out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Restore = Callable[[Array], Any]
+
+_CPU = 1  # DLPack's device type
+
+
+def to_numpy(array: Any, name: str) -> tuple[Array, Restore]:
+    """``array`` as NumPy, and a function that takes a NumPy result back to the array's framework.
+
+    Accepts NumPy, torch (any strides, with or without grad, also bfloat16, which is widened to
+    float32 and narrowed again on the way back) and whatever exports DLPack from CPU memory. The
+    result may share memory with ``array`` and is never written to.
+
+    Raises
+    ------
+    TypeError : not an array, or a sparse or complex one.
+    ValueError : not in CPU memory.
+    """
+    if isinstance(array, np.ndarray):
+        return _plain(array, name), lambda result: result
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return _from_torch(array, name)
+    if isinstance(array, (list, tuple)):
+        return _plain(np.asarray(array), name), lambda result: result
+    if not hasattr(array, "__dlpack__"):
+        raise TypeError(
+            f"{name} is a {type(array).__name__}; accepted are torch tensors, NumPy arrays and "
+            "anything that exports DLPack"
+        )
+    device = array.__dlpack_device__()[0]
+    if device != _CPU:
+        raise ValueError(
+            f"{name} lies on DLPack device type {int(device)}; accepted is CPU memory (type {_CPU})"
+        )
+    namespace = array.__array_namespace__() if hasattr(array, "__array_namespace__") else None
+    try:
+        values = np.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError):
+        values = np.asarray(array)  # dtypes or layouts that DLPack cannot carry
+    if namespace is None:
+        return _plain(values, name), lambda result: result
+    return _plain(values, name), lambda result: namespace.asarray(result)
+
+
+def _from_torch(tensor: Any, name: str) -> tuple[Array, Restore]:
+    import torch
+
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} is a {tensor.layout} tensor; accepted are dense tensors")
+    if tensor.device.type != "cpu":
+        raise ValueError(
+            f"{name} lies on {tensor.device}; accepted is CPU memory. Move it with .cpu()"
+        )
+    dense = tensor.detach().resolve_conj().resolve_neg()
+    if dense.dtype in (torch.bfloat16, torch.float16):
+        dense = dense.float()
+
+    def restore(result: Array) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(result))
+
+    return _plain(dense.numpy(), name), restore
+
+
+def _plain(values: Array, name: str) -> Array:
+    if values.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name} has dtype {values.dtype}; accepted are bool, integers and real floats"
+        )
+    if values.dtype == np.float16 or values.dtype.itemsize > 8:
+        values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
+    return values
+
+
+def cast_like(result: Any, array: Any) -> Any:
+    """``result`` (of ``array``'s framework) in ``array``'s floating dtype."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return result.to(array.dtype)
+    if hasattr(result, "astype") and hasattr(array, "dtype") and result.dtype != array.dtype:
+        return result.astype(array.dtype)
+    return result
+
+
+def require_same_kind(first: Any, second: Any, first_name: str, second_name: str) -> None:
+    """Raises TypeError where one is a torch tensor and the other is of another framework."""
+    kinds = [type(array).__module__.split(".")[0] for array in (first, second)]
+    if "builtins" not in kinds and kinds[0] != kinds[1]:
+        raise TypeError(
+            f"{first_name} is a {kinds[0]} array and {second_name} a {kinds[1]} array; accepted are "
+            "two of one framework"
+        )
+
+
+def floating_matrix(array: Any, name: str, shape: tuple[int | None, ...]) -> tuple[Array, Restore]:
+    """A finite, row-major float32 or float64 array of the given shape (None: any extent)."""
+    values, restore = to_numpy(array, name)
+    if values.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name} has dtype {values.dtype}; accepted are float32 and float64")
+    require_shape(values, name, shape)
+    require_finite(values, name)
+    return np.ascontiguousarray(values), restore
+
+
+def require_shape(values: Array, name: str, shape: tuple[int | None, ...]) -> None:
+    same = values.ndim == len(shape) and all(
+        wanted is None or wanted == extent
+        for wanted, extent in zip(shape, values.shape, strict=True)
+    )
+    if not same:
+        accepted = ", ".join("any" if extent is None else str(extent) for extent in shape)
+        raise ValueError(f"{name} has shape {list(values.shape)}; accepted is [{accepted}]")
+
+
+def require_finite(values: Array, name: str) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        bad = np.argwhere(~np.isfinite(values))
+        at = tuple(int(i) for i in bad[0])
+        raise ValueError(
+            f"{name} has {len(bad)} values that are NaN or infinite, the first at {list(at)}; "
+            "accepted are finite values"
+        )
+
+
+def require_symmetric(values: Array, name: str) -> None:
+    """Up to rounding: a matrix that came out of a product or an inverse."""
+    largest = float(np.abs(values).max(initial=0.0))
+    bound = 1e4 * np.finfo(values.dtype).eps * largest
+    skew = float(np.abs(values - values.T).max(initial=0.0))
+    if not skew <= bound:
+        raise ValueError(
+            f"{name} is not symmetric: entries differ from their mirror image by up to {skew:.3g} "
+            f"at a largest entry of {largest:.3g}; accepted is a symmetric matrix"
+        )

@@ -1,0 +1,123 @@
+"""How a batch of spikes becomes a Gram matrix: exact integers where they fit, floats where not.
+
+``sum_n Y_n' Y_n`` with ``Y_n = M X_n`` is ``sum_n X_n' (M'M) X_n``. Where X and M'M are integers (IF;
+any LIF whose decay is dyadic, scaled), so is the sum, and the kernels compute it without an error.
+Where M'M is not, it is rounded to integers of 38 bits first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .neurons import Neuron, impulse_response
+
+PASS_SAMPLES = 36  # of csrc/spike_gram/cpu.h: sums of so many terms must fit in a lane
+EXACT_BITS = 48  # of a row sum of M'M that is summed as it is
+FIXED_POINT_BITS = 38  # of a row sum of M'M that has to be rounded
+_LANE_BITS = (8, 15, 31, 63)  # of values in lanes of 1 (unsigned), 2, 4, 8 bytes
+
+
+@dataclass(frozen=True)
+class MatchedFilter:
+    """``M'M = factor * integers``, exactly or rounded.
+
+    Attributes
+    ----------
+    integers : int64 [T, T].
+    factor : one unit of ``integers``.
+    exact : whether nothing was rounded.
+    """
+
+    integers: NDArray[np.int64]
+    factor: float
+    exact: bool
+
+    @property
+    def largest_row_sum(self) -> int:
+        """Bound on ``|M'M x|`` for inputs of at most 1."""
+        return max(sum(abs(int(v)) for v in row) for row in self.integers)
+
+
+def _common_unit(k: NDArray[np.float64]) -> tuple[list[int], float] | None:
+    """Integers ``i`` and a float ``u`` with ``k = i * u`` exactly, or None where i has > 53 bits."""
+    ratios = [float(value).as_integer_ratio() for value in k]  # denominators are powers of two
+    denominator = max(ratio[1] for ratio in ratios)
+    integers = [num * (denominator // den) for num, den in ratios]
+    divisor = gcd(*integers) or 1
+    integers = [value // divisor for value in integers]
+    if max(abs(value) for value in integers).bit_length() > 53:
+        return None
+    return integers, divisor / denominator
+
+
+def matched_filter(neuron: Neuron | None, T: int) -> MatchedFilter:
+    """``M'M`` of the neuron over T steps; the identity for ``neuron=None``."""
+    if neuron is None:
+        return MatchedFilter(np.eye(T, dtype=np.int64), 1.0, True)
+    k = impulse_response(neuron, T)
+    unit = _common_unit(k)
+    if unit is not None:
+        integers, factor = unit
+        exact = _autocorrelation(np.array(integers, dtype=object))
+        bound = max(sum(abs(v) for v in row) for row in exact)
+        if bound.bit_length() <= EXACT_BITS:
+            return MatchedFilter(exact.astype(np.int64), factor * factor, True)
+    values = _autocorrelation(k).astype(np.float64)
+    largest = float(np.abs(values).sum(axis=1).max())
+    if largest == 0.0:
+        return MatchedFilter(np.zeros((T, T), dtype=np.int64), 1.0, True)
+    exponent = FIXED_POINT_BITS - int(np.ceil(np.log2(largest)))
+    integers64 = np.rint(np.ldexp(values, exponent)).astype(np.int64)
+    return MatchedFilter(integers64, float(np.ldexp(1.0, -exponent)), False)
+
+
+def _autocorrelation(k: NDArray) -> NDArray:  # type: ignore[type-arg]
+    """``(M'M)[t, u] = sum_s k[s - t] k[s - u]``, in k's own arithmetic."""
+    T = len(k)
+    matrix = np.zeros((T, T), dtype=k.dtype)
+    for lag in range(T):
+        # Entries (t, t + lag) end their sums at s = T - 1: running sums from the last one backwards.
+        products = k[lag:] * k[: T - lag]
+        sums = np.cumsum(products)[::-1]
+        for t in range(T - lag):
+            matrix[t, t + lag] = matrix[t + lag, t] = sums[t]
+    return matrix
+
+
+@dataclass(frozen=True)
+class IntegerPlan:
+    """What the integer kernel is told, see csrc/spike_gram/params.h.
+
+    Attributes
+    ----------
+    sum_bound : bound on what one sample of X (one row, one image position) adds to an entry.
+    """
+
+    lane_bytes: int
+    planes: int
+    is_signed: bool
+    max_term: int
+    sum_bound: int
+
+
+def plan_integers(filter_: MatchedFilter, minimum: int, maximum: int) -> IntegerPlan | None:
+    """The narrowest lanes that cannot overflow for spikes in [minimum, maximum], or None."""
+    is_signed = minimum < 0
+    largest = max(-minimum, maximum, 1)
+    if is_signed:
+        planes = max((-minimum - 1).bit_length(), maximum.bit_length()) + 1
+    else:
+        planes = max(maximum.bit_length(), 1)
+    value = max(filter_.largest_row_sum, 1) * largest
+    max_term = value << (planes - 1)
+    negative = is_signed or bool((filter_.integers < 0).any())
+    for lane_bytes, bits in zip((1, 2, 4, 8), _LANE_BITS, strict=True):
+        if lane_bytes == 1 and negative:
+            continue
+        if PASS_SAMPLES * max_term < 1 << bits:
+            return IntegerPlan(lane_bytes, planes, is_signed, max_term, value * largest)
+    return None

@@ -1,0 +1,377 @@
+"""The layer-wise Hessian of spike trains, streamed: calibration data never has to fit in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _native
+from .arrays import Array, require_finite, to_numpy
+from .conv import Conv, Region, linear_region, regions
+from .dispatch import resolve, thread_count
+from .gram_plan import IntegerPlan, MatchedFilter, matched_filter, plan_integers
+from .neurons import Neuron, impulse_response, membrane_matrix
+
+__all__ = ["SpikeHessian"]
+
+_MAX_PENDING = 1 << 62  # of a sum in int64
+_UNFOLD_BYTES = 64 << 20  # of one chunk of an analog convolution's input
+
+
+class SpikeHessian:
+    """``H = 2 E_n[Y_n' Y_n]`` over calibration samples n, with ``Y_n = M X_n`` (SBC, eq. 6).
+
+    M is the lower-triangular Toeplitz matrix of the consuming neuron's impulse response; without a
+    neuron it is the identity and H is the current Hessian of OBC and GPTQ. A convolution's H is that
+    of its unfolded input, summed over output positions, but nothing is unfolded.
+
+    Parameters
+    ----------
+    neuron : of `sbc_kernels.neurons`, or None.
+    in_features : d_in of a Linear layer. Give this or both of `conv` and `in_channels`; with neither,
+        the first batch tells.
+    conv : a `Conv`, for Conv1d and Conv2d.
+    in_channels : C of a convolution.
+    backend : a name of `available_backends()`, or None for the fastest.
+
+    Notes
+    -----
+    Batches add up in integers wherever spikes are integers in [-128, 127] and the neuron's response is
+    dyadic: then `sum` is exact while it is below 2^53, whatever the batches. `paths` tells which way
+    each batch went.
+    """
+
+    def __init__(
+        self,
+        neuron: Neuron | None = None,
+        *,
+        in_features: int | None = None,
+        conv: Conv | None = None,
+        in_channels: int | None = None,
+        backend: str | None = None,
+    ) -> None:
+        if neuron is not None:
+            impulse_response(neuron, 1)
+        if conv is not None and not isinstance(conv, Conv):
+            raise TypeError(f"conv is a {type(conv).__name__}; accepted is a Conv, or None")
+        if conv is not None and in_features is not None:
+            raise ValueError("in_features is given with conv; accepted is in_channels")
+        if conv is None and in_channels is not None:
+            raise ValueError("in_channels is given without conv; accepted is in_features")
+        resolve("spike_gram", backend)
+        self.neuron = neuron
+        self.conv = conv
+        self.num_samples = 0
+        self._backend = backend
+        self._channels: int | None = None
+        self._pending: dict[tuple[Any, ...], list[Array]] = {}  # by filter and map: int64 sums
+        self._pending_bound = 0
+        self._filters: dict[int, MatchedFilter] = {}
+        self._total: NDArray[np.float64] | None = None  # [groups, d, d]
+        self._restore: Any = None
+        self._paths: dict[str, int] = {}
+        given = in_features if conv is None else in_channels
+        if given is not None:
+            name = "in_features" if conv is None else "in_channels"
+            if not isinstance(given, (int, np.integer)) or given < 1:
+                raise ValueError(f"{name} is {given!r}; accepted is a positive integer")
+            self._set_channels(int(given))
+
+    # ---- what a user sees ----------------------------------------------------------------------
+
+    def update(self, spikes: Any) -> SpikeHessian:
+        """Adds a batch.
+
+        Parameters
+        ----------
+        spikes : [T, N, d_in], or [T, N, L, d_in] with L positions that share the weights; for a
+            convolution [T, N, C, W] or [T, N, C, H, W]. bool, integer or float, time first. Negative
+            and ternary spikes are valid.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError : naming what came and what is accepted; nothing has been added then.
+        """
+        values, restore = to_numpy(spikes, "spikes")
+        values = self._checked(values)
+        T, N = values.shape[:2]
+        narrow = self._narrow(values)
+        filter_ = self._filters.setdefault(T, matched_filter(self.neuron, T))
+        plan = None if narrow is None else plan_integers(filter_, narrow[1], narrow[2])
+        if narrow is None:
+            self._add_floats(values)
+            self._note("float64 matrix products (spikes are not integers in [-128, 127])")
+        elif plan is None or plan.sum_bound * T * narrow[0].shape[2] > _MAX_PENDING:
+            self._add_floats(values)
+            self._note("float64 matrix products (integer sums would not fit in 64 bits)")
+        else:
+            self._add_integers(narrow[0], filter_, plan, values.shape)
+            kind = "exact integers" if filter_.exact else "fixed point (38 bits of M'M)"
+            self._note(f"{kind} in {8 * plan.lane_bytes}-bit lanes")
+        self.num_samples += N
+        self._restore = restore
+        return self
+
+    def sum(self) -> Any:
+        """``sum_n Y_n' Y_n``: `matrix()` before the scaling by 2/N."""
+        return self._give_back(self._summed())
+
+    def matrix(self) -> Any:
+        """``2 E_n[Y_n' Y_n]``, float64 [d_in, d_in]; [groups, d_in, d_in] for a grouped convolution.
+
+        In the kind of array that the last batch was. Raises ValueError before the first batch.
+        """
+        return self._give_back(self._scaled())
+
+    def merge(self, other: SpikeHessian) -> SpikeHessian:
+        """Adds another's samples to this one, as if they had been batches here. Returns self."""
+        if not isinstance(other, SpikeHessian):
+            raise TypeError(f"other is a {type(other).__name__}; accepted is a SpikeHessian")
+        if (self.neuron, self.conv) != (other.neuron, other.conv):
+            raise ValueError(
+                f"other has {other.neuron!r} and {other.conv!r}; accepted are this one's "
+                f"{self.neuron!r} and {self.conv!r}"
+            )
+        if other._channels is None:
+            return self
+        if self._channels is None:
+            self._set_channels(other._channels)
+        if self._channels != other._channels:
+            raise ValueError(
+                f"other has {other._channels} inputs or channels; accepted are {self._channels}"
+            )
+        self._make_room(other._pending_bound)
+        for key, sums in other._pending.items():
+            mine = self._pending.setdefault(key, [np.zeros_like(s) for s in sums])
+            for to, part in zip(mine, sums, strict=True):
+                to += part
+        self._filters.update(other._filters)
+        if other._total is not None:
+            self._total = other._total + (0.0 if self._total is None else self._total)
+        for path, batches in other._paths.items():
+            self._paths[path] = self._paths.get(path, 0) + batches
+        self.num_samples += other.num_samples
+        self._restore = self._restore or other._restore
+        return self
+
+    @property
+    def groups(self) -> int:
+        return 1 if self.conv is None else self.conv.groups
+
+    @property
+    def in_features(self) -> int | None:
+        """Side of (one group's) H, or None before it is known."""
+        if self._channels is None:
+            return None
+        return self._channels // self.groups * (1 if self.conv is None else self.conv.taps)
+
+    @property
+    def paths(self) -> list[str]:
+        """Which ways the batches went, with their number."""
+        return [f"{path}: {batches} batch(es)" for path, batches in self._paths.items()]
+
+    # ---- input ---------------------------------------------------------------------------------
+
+    def _set_channels(self, channels: int) -> None:
+        if channels % self.groups != 0:
+            raise ValueError(
+                f"spikes has {channels} channels; accepted is a multiple of groups = {self.groups}"
+            )
+        self._channels = channels
+
+    def _checked(self, values: Array) -> Array:
+        """spikes as [T, N, C, *map]; a Linear layer's map is empty, extra positions join N."""
+        if self.conv is None:
+            accepted = "[T, N, d_in] or [T, N, positions, d_in]"
+            good = values.ndim >= 3
+            channels = values.shape[-1] if good else 0
+        else:
+            accepted = "[T, N, C, W]" if self.conv.dims == 1 else "[T, N, C, H, W]"
+            good = values.ndim == 3 + self.conv.dims
+            channels = values.shape[2] if good else 0
+        if not good or values.size == 0:
+            raise ValueError(
+                f"spikes has shape {list(values.shape)}; accepted is {accepted} with no axis empty"
+            )
+        if self._channels is not None and channels != self._channels:
+            raise ValueError(
+                f"spikes has shape {list(values.shape)}, that is {channels} inputs or channels; "
+                f"accepted are {self._channels}"
+            )
+        require_finite(values, "spikes")
+        if self.conv is not None:
+            self.conv.output_size(values.shape[3:])
+        if self._channels is None:
+            self._set_channels(channels)
+        return values
+
+    def _narrow(self, values: Array) -> tuple[Array, int, int] | None:
+        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127]."""
+        T, N = values.shape[:2]
+        if self.conv is None:
+            C, P = values.shape[-1], 1
+            N = values.size // (T * C)
+        else:
+            C, P = values.shape[2], int(np.prod(values.shape[3:]))
+        if P == 1 and values.dtype in (np.bool_, np.uint8, np.int8) and values.flags.c_contiguous:
+            # Already in the kernels' layout: no copy.
+            small = values.view(np.int8).reshape(T, N, 1, C)
+            if values.dtype == np.bool_:
+                return small, 0, 1
+            minimum, maximum = min(int(values.min()), 0), max(int(values.max()), 0)
+            return (small, minimum, maximum) if maximum <= 127 else None
+        narrow = np.empty((T, N, P, C), dtype=np.int8)
+        source = values.astype(values.dtype.newbyteorder("="), order="C", copy=False)
+        integral, minimum, maximum = _native.narrow_spikes(
+            _exportable(source.reshape(T * N, C, P)), narrow.reshape(T * N, P, C), thread_count()
+        )
+        return (narrow, minimum, maximum) if integral else None
+
+    # ---- sums ----------------------------------------------------------------------------------
+
+    def _add_integers(
+        self, narrow: Array, filter_: MatchedFilter, plan: IntegerPlan, shape: tuple[int, ...]
+    ) -> None:
+        assert self._channels is not None
+        run = resolve("spike_gram", self._backend)
+        T, N, P, _ = narrow.shape
+        if self.neuron is None:  # no coupling over time: T more samples
+            narrow, integers = narrow.reshape(1, T * N, P, -1), np.ones((1, 1), dtype=np.int64)
+        else:
+            integers = filter_.integers
+        per_group = self._channels // self.groups
+        map_size = shape[3:] if self.conv is not None else ()
+        parts = self._regions(map_size)
+        key = (1 if self.neuron is None else T, map_size)
+        bound_per_image = plan.sum_bound * narrow.shape[0] * P
+        images = max(1, min(narrow.shape[1], _MAX_PENDING // bound_per_image))
+        for first in range(0, narrow.shape[1], images):
+            batch = narrow[:, first : first + images]
+            bound = bound_per_image * batch.shape[1]
+            self._make_room(bound)
+            if key not in self._pending:
+                self._pending[key] = [
+                    np.zeros((len(part.neighbours), per_group, per_group), dtype=np.int64)
+                    for _ in range(self.groups)
+                    for part in parts
+                ]
+            self._pending_bound += bound
+            for group in range(self.groups):
+                run(
+                    spikes=_exportable(np.ascontiguousarray(batch)),
+                    first_channel=group * per_group,
+                    channels=per_group,
+                    matched_filter=integers,
+                    lane_bytes=plan.lane_bytes,
+                    planes=plan.planes,
+                    is_signed=plan.is_signed,
+                    max_term=plan.max_term,
+                    triangle=self.conv is None,
+                    positions=[part.positions for part in parts],
+                    neighbours=[part.neighbours for part in parts],
+                    sums=self._pending[key][group * len(parts) : (group + 1) * len(parts)],
+                )
+
+    def _regions(self, map_size: tuple[int, ...]) -> tuple[Region, ...]:
+        return (linear_region(),) if self.conv is None else regions(self.conv, map_size)
+
+    def _make_room(self, bound: int) -> None:
+        """Moves the integer sums into the float64 total before they could overflow."""
+        if self._pending_bound + bound > _MAX_PENDING:
+            self._total = self._summed()
+            self._pending.clear()
+            self._pending_bound = 0
+
+    def _add_floats(self, values: Array) -> None:
+        """Analog input: filter over time, then float64 products on bounded chunks of the unfolding."""
+        assert self._channels is not None and self.in_features is not None
+        T, N = values.shape[:2]
+        d, groups = self.in_features, self.groups
+        if self._total is None:
+            self._total = np.zeros((groups, d, d))
+        membrane = membrane_matrix(self.neuron, T)
+        samples = values.reshape(T, N, -1)
+        row_bytes = T * samples.shape[2] * 8
+        if self.conv is not None:
+            row_bytes *= self.conv.taps
+        chunk = max(1, _UNFOLD_BYTES // row_bytes)
+        for first in range(0, N, chunk):
+            part = samples[:, first : first + chunk].astype(np.float64)
+            if self.neuron is not None:
+                part = np.tensordot(membrane, part, axes=1)
+            shaped = part.reshape(T * part.shape[1], *values.shape[2:])
+            for group in range(groups):
+                rows = self._unfold(shaped, group) if self.conv else shaped.reshape(-1, d)
+                self._total[group] += rows.T @ rows
+
+    def _unfold(self, maps: Array, group: int) -> Array:
+        """[S, C, *map] to [S * outputs, d_in] of one group."""
+        assert self.conv is not None and self._channels is not None
+        conv, per_group = self.conv, self._channels // self.groups
+        maps = maps[:, group * per_group : (group + 1) * per_group]
+        maps = np.pad(maps, [(0, 0), (0, 0), *conv.pads()])
+        reach = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]  # type: ignore[arg-type]
+        axes = tuple(range(2, 2 + conv.dims))
+        windows = np.lib.stride_tricks.sliding_window_view(maps, reach, axis=axes)  # type: ignore[call-overload]
+        steps = (slice(None), slice(None)) + tuple(slice(None, None, s) for s in conv.stride)  # type: ignore[union-attr]
+        steps += tuple(slice(None, None, d) for d in conv.dilation)  # type: ignore[union-attr]
+        windows = windows[steps]
+        order = (0, *axes, 1, *range(2 + conv.dims, 2 + 2 * conv.dims))
+        return np.ascontiguousarray(windows.transpose(order)).reshape(-1, per_group * conv.taps)
+
+    # ---- output --------------------------------------------------------------------------------
+
+    def _summed(self) -> NDArray[np.float64]:
+        if self._channels is None or (not self._pending and self._total is None):
+            raise ValueError("the Hessian has seen 0 samples; feed it with update(spikes) first")
+        d = self.in_features
+        assert d is not None
+        answer = np.zeros((self.groups, d, d)) if self._total is None else self._total.copy()
+        for (T, map_size), sums in self._pending.items():
+            factor = 1.0 if self.neuron is None else self._filters[T].factor
+            parts = self._regions(map_size)
+            for group in range(self.groups):
+                mine = sums[group * len(parts) : (group + 1) * len(parts)]
+                answer[group] += factor * _assemble(parts, mine, d, self.conv)
+        return answer
+
+    def _scaled(self) -> NDArray[np.float64]:
+        return self._summed() * (2.0 / self.num_samples)
+
+    def _give_back(self, stack: NDArray[np.float64]) -> Any:
+        matrix = stack if self.groups > 1 else stack[0]
+        return matrix if self._restore is None else self._restore(matrix)
+
+    def _note(self, path: str) -> None:
+        self._paths[path] = self._paths.get(path, 0) + 1
+
+
+def _assemble(
+    parts: tuple[Region, ...], sums: list[Array], d: int, conv: Conv | None
+) -> NDArray[np.int64]:
+    """One symmetric [d, d] from the regions' sums [num_shifts, C, C] of X' Z."""
+    if conv is None:  # entries [c, z] with c <= z
+        upper = np.triu(sums[0][0])
+        return upper + np.triu(upper, 1).T
+    taps, channels = conv.taps, d // conv.taps
+    matrix = np.zeros((channels, taps, channels, taps), dtype=np.int64)
+    for part, part_sums in zip(parts, sums, strict=True):
+        for shift, a, b in part.blocks:
+            matrix[:, a, :, b] += part_sums[shift].T
+    for a in range(taps):
+        for b in range(a + 1, taps):
+            matrix[:, b, :, a] = matrix[:, a, :, b].T
+    return matrix.reshape(d, d)
+
+
+def _exportable(values: Array) -> Array:
+    """Read-only arrays leave NumPy through DLPack 1 only, which NumPy < 2.1 does not speak."""
+    if not values.flags.writeable and np.lib.NumpyVersion(np.__version__) < "2.1.0":
+        return values.copy()
+    return values
