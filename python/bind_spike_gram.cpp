@@ -73,7 +73,7 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
     const Tensor& out = *alive.emplace_back(std::make_unique<Tensor>(sums[r], "sums", Access::write));
     where.expect("int32", {-1});
     around.expect("int32", {-1, params.P});
-    out.expect("int64", {around.size(0), channels, channels});
+    out.expect("float64", {around.size(0), channels, channels});
     for (int64_t i = 0; i < where.count(); ++i) {
       if (where.data<int32_t>()[i] < 0 || where.data<int32_t>()[i] >= params.P) {
         throw std::invalid_argument("positions leave the map");
@@ -84,7 +84,7 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
     }
     if (where.count() == 0 || around.count() == 0) continue;
     regions.push_back({where.data<int32_t>(), where.count(), around.data<int32_t>(), around.size(0),
-                       out.data<int64_t>()});
+                       out.data<double>()});
   }
   params.regions = regions.data();
   params.num_regions = static_cast<int64_t>(regions.size());
@@ -93,10 +93,19 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
   sbc::spike_gram(params, which, threads);
 }
 
+void mirror_upper(const py::object& matrix, double factor, int threads) {
+  const Tensor square(matrix, "matrix", Access::write);
+  square.expect("float64", {-1, -1});
+  square.expect("float64", {square.size(1), square.size(0)});
+  py::gil_scoped_release unlocked;
+  sbc::mirror_upper(square.data<double>(), square.size(0), factor, threads);
+}
+
 }  // namespace
 
 void bind_spike_gram(py::module_& module) {
   module.def("narrow_spikes", &narrow_spikes, py::arg("spikes"), py::arg("to"), py::arg("threads"));
+  module.def("mirror_upper", &mirror_upper, py::arg("matrix"), py::arg("factor"), py::arg("threads"));
   module.def("spike_gram", &spike_gram, py::arg("spikes"), py::arg("first_channel"),
              py::arg("channels"), py::arg("matched_filter"), py::arg("lane_bytes"), py::arg("planes"),
              py::arg("is_signed"), py::arg("max_term"), py::arg("triangle"), py::arg("positions"),

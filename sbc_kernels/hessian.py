@@ -16,7 +16,7 @@ from .neurons import Neuron, impulse_response, membrane_matrix
 
 __all__ = ["SpikeHessian"]
 
-_MAX_PENDING = 1 << 62  # of a sum in int64
+_EXACT_SUM = 1 << 53  # float64 holds every integer below
 _UNFOLD_BYTES = 64 << 20  # of one chunk of an analog convolution's input
 
 
@@ -66,8 +66,8 @@ class SpikeHessian:
         self.num_samples = 0
         self._backend = backend
         self._channels: int | None = None
-        self._pending: dict[tuple[Any, ...], list[Array]] = {}  # by filter and map: int64 sums
-        self._pending_bound = 0
+        self._sums: dict[tuple[Any, ...], list[Array]] = {}  # by T and map: integers, in float64
+        self._bound = 0  # of any entry of _sums
         self._filters: dict[int, MatchedFilter] = {}
         self._total: NDArray[np.float64] | None = None  # [groups, d, d]
         self._restore: Any = None
@@ -107,12 +107,13 @@ class SpikeHessian:
         if narrow is None:
             self._add_floats(values)
             self._note("float64 matrix products (spikes are not integers in [-128, 127])")
-        elif plan is None or plan.sum_bound * T * narrow[0].shape[2] > _MAX_PENDING:
+        elif plan is None:
             self._add_floats(values)
-            self._note("float64 matrix products (integer sums would not fit in 64 bits)")
+            self._note("float64 matrix products (integer terms would not fit in 64 bits)")
         else:
             self._add_integers(narrow[0], filter_, plan, values.shape)
-            kind = "exact integers" if filter_.exact else "fixed point (38 bits of M'M)"
+            kind = "exact integers" if self._bound < _EXACT_SUM else "integers of over 53 bits"
+            kind = kind if filter_.exact else "fixed point (38 bits of M'M)"
             self._note(f"{kind} in {8 * plan.lane_bytes}-bit lanes")
         self.num_samples += N
         self._restore = restore
@@ -120,14 +121,18 @@ class SpikeHessian:
 
     def sum(self) -> Any:
         """``sum_n Y_n' Y_n``: `matrix()` before the scaling by 2/N."""
-        return self._give_back(self._summed())
+        return self._give_back(self._scaled(1.0))
 
     def matrix(self) -> Any:
         """``2 E_n[Y_n' Y_n]``, float64 [d_in, d_in]; [groups, d_in, d_in] for a grouped convolution.
 
         In the kind of array that the last batch was. Raises ValueError before the first batch.
         """
-        return self._give_back(self._scaled())
+        return self._give_back(self.stacked())
+
+    def stacked(self) -> NDArray[np.float64]:
+        """`matrix()` as NumPy [groups, d_in, d_in]."""
+        return self._scaled(2.0 / self._seen())
 
     def merge(self, other: SpikeHessian) -> SpikeHessian:
         """Adds another's samples to this one, as if they had been batches here. Returns self."""
@@ -146,11 +151,11 @@ class SpikeHessian:
             raise ValueError(
                 f"other has {other._channels} inputs or channels; accepted are {self._channels}"
             )
-        self._make_room(other._pending_bound)
-        for key, sums in other._pending.items():
-            mine = self._pending.setdefault(key, [np.zeros_like(s) for s in sums])
+        for key, sums in other._sums.items():
+            mine = self._sums.setdefault(key, [np.zeros_like(part) for part in sums])
             for to, part in zip(mine, sums, strict=True):
                 to += part
+        self._bound += other._bound
         self._filters.update(other._filters)
         if other._total is not None:
             self._total = other._total + (0.0 if self._total is None else self._total)
@@ -249,44 +254,31 @@ class SpikeHessian:
         map_size = shape[3:] if self.conv is not None else ()
         parts = self._regions(map_size)
         key = (1 if self.neuron is None else T, map_size)
-        bound_per_image = plan.sum_bound * narrow.shape[0] * P
-        images = max(1, min(narrow.shape[1], _MAX_PENDING // bound_per_image))
-        for first in range(0, narrow.shape[1], images):
-            batch = narrow[:, first : first + images]
-            bound = bound_per_image * batch.shape[1]
-            self._make_room(bound)
-            if key not in self._pending:
-                self._pending[key] = [
-                    np.zeros((len(part.neighbours), per_group, per_group), dtype=np.int64)
-                    for _ in range(self.groups)
-                    for part in parts
-                ]
-            self._pending_bound += bound
-            for group in range(self.groups):
-                run(
-                    spikes=_exportable(np.ascontiguousarray(batch)),
-                    first_channel=group * per_group,
-                    channels=per_group,
-                    matched_filter=integers,
-                    lane_bytes=plan.lane_bytes,
-                    planes=plan.planes,
-                    is_signed=plan.is_signed,
-                    max_term=plan.max_term,
-                    triangle=self.conv is None,
-                    positions=[part.positions for part in parts],
-                    neighbours=[part.neighbours for part in parts],
-                    sums=self._pending[key][group * len(parts) : (group + 1) * len(parts)],
-                )
+        if key not in self._sums:
+            self._sums[key] = [
+                np.zeros((len(part.neighbours), per_group, per_group))
+                for _ in range(self.groups)
+                for part in parts
+            ]
+        self._bound += plan.sum_bound * narrow.shape[0] * narrow.shape[1] * P
+        for group in range(self.groups):
+            run(
+                spikes=_exportable(narrow),
+                first_channel=group * per_group,
+                channels=per_group,
+                matched_filter=integers,
+                lane_bytes=plan.lane_bytes,
+                planes=plan.planes,
+                is_signed=plan.is_signed,
+                max_term=plan.max_term,
+                triangle=self.conv is None,
+                positions=[part.positions for part in parts],
+                neighbours=[part.neighbours for part in parts],
+                sums=self._sums[key][group * len(parts) : (group + 1) * len(parts)],
+            )
 
     def _regions(self, map_size: tuple[int, ...]) -> tuple[Region, ...]:
         return (linear_region(),) if self.conv is None else regions(self.conv, map_size)
-
-    def _make_room(self, bound: int) -> None:
-        """Moves the integer sums into the float64 total before they could overflow."""
-        if self._pending_bound + bound > _MAX_PENDING:
-            self._total = self._summed()
-            self._pending.clear()
-            self._pending_bound = 0
 
     def _add_floats(self, values: Array) -> None:
         """Analog input: filter over time, then float64 products on bounded chunks of the unfolding."""
@@ -327,22 +319,38 @@ class SpikeHessian:
 
     # ---- output --------------------------------------------------------------------------------
 
-    def _summed(self) -> NDArray[np.float64]:
-        if self._channels is None or (not self._pending and self._total is None):
-            raise ValueError("the Hessian has seen 0 samples; feed it with update(spikes) first")
+    def _scaled(self, scale: float, consume: bool = False) -> NDArray[np.float64]:
+        """``scale * sum_n Y_n' Y_n`` [groups, d, d]. `consume` spares a copy and ends the stream."""
+        self._seen()
         d = self.in_features
         assert d is not None
-        answer = np.zeros((self.groups, d, d)) if self._total is None else self._total.copy()
-        for (T, map_size), sums in self._pending.items():
-            factor = 1.0 if self.neuron is None else self._filters[T].factor
+        answers = [] if self._total is None else [scale * self._total]
+        for (T, map_size), sums in self._sums.items():
+            factor = scale * (1.0 if self.neuron is None else self._filters[T].factor)
             parts = self._regions(map_size)
+            stack = []
             for group in range(self.groups):
                 mine = sums[group * len(parts) : (group + 1) * len(parts)]
-                answer[group] += factor * _assemble(parts, mine, d, self.conv)
-        return answer
+                if self.conv is None:
+                    stack.append(mine[0][0] if consume else mine[0][0].copy())
+                else:
+                    stack.append(_assemble(parts, mine, d, self.conv))
+                _native.mirror_upper(stack[-1], factor, thread_count())
+            answers.append(stack[0][None] if self.groups == 1 else np.stack(stack))
+        if consume:
+            self._sums.clear()
+        return answers[0] if len(answers) == 1 else np.sum(answers, axis=0)
 
-    def _scaled(self) -> NDArray[np.float64]:
-        return self._summed() * (2.0 / self.num_samples)
+    def _seen(self) -> int:
+        if self.num_samples == 0:
+            raise ValueError("the Hessian has seen 0 samples; feed it with update(spikes) first")
+        return self.num_samples
+
+    def take_matrix(self) -> Any:
+        """`matrix()`, and forgets all samples: spares a second matrix in memory."""
+        answer = self._give_back(self._scaled(2.0 / self._seen(), consume=True))
+        self._total, self.num_samples, self._bound = None, 0, 0
+        return answer
 
     def _give_back(self, stack: NDArray[np.float64]) -> Any:
         matrix = stack if self.groups > 1 else stack[0]
@@ -353,20 +361,16 @@ class SpikeHessian:
 
 
 def _assemble(
-    parts: tuple[Region, ...], sums: list[Array], d: int, conv: Conv | None
-) -> NDArray[np.int64]:
-    """One symmetric [d, d] from the regions' sums [num_shifts, C, C] of X' Z."""
-    if conv is None:  # entries [c, z] with c <= z
-        upper = np.triu(sums[0][0])
-        return upper + np.triu(upper, 1).T
+    parts: tuple[Region, ...], sums: list[Array], d: int, conv: Conv
+) -> NDArray[np.float64]:
+    """[d, d] from the regions' sums [num_shifts, C, C] of X' Z, its upper triangle filled."""
     taps, channels = conv.taps, d // conv.taps
-    matrix = np.zeros((channels, taps, channels, taps), dtype=np.int64)
+    matrix = np.zeros((channels, taps, channels, taps))
     for part, part_sums in zip(parts, sums, strict=True):
         for shift, a, b in part.blocks:
             matrix[:, a, :, b] += part_sums[shift].T
-    for a in range(taps):
-        for b in range(a + 1, taps):
-            matrix[:, b, :, a] = matrix[:, a, :, b].T
+            if a != b:
+                matrix[:, b, :, a] += part_sums[shift]
     return matrix.reshape(d, d)
 
 

@@ -344,7 +344,7 @@ def _hessian_of(
         source.update(spikes)
     if source.in_features is not None and source.in_features != d:
         raise ValueError(f"W has {d} inputs and spikes was fed {source.in_features}; accepted are equal")
-    stack = np.asarray(source._scaled())
+    stack = source.stacked()
     log.append(f"Hessian: {'current' if source.neuron is None else repr(source.neuron)}, "
                f"{source.num_samples} samples, " + "; ".join(source.paths))
     return stack

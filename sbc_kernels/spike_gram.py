@@ -38,4 +38,4 @@ def spike_gram(
     -----
     Spikes that are integers in [-128, 127] are summed exactly in integers: see `SpikeHessian`.
     """
-    return SpikeHessian(neuron, conv=conv, backend=backend).update(spikes).matrix()
+    return SpikeHessian(neuron, conv=conv, backend=backend).update(spikes).take_matrix()

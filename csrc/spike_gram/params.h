@@ -14,7 +14,8 @@ struct GramRegion {
   int64_t num_shifts;
   // [num_shifts, channels, channels], added to:
   // out[s, c, z] += sum over t, n, p of x[t, n, p + s, c] * (K x)[t, n, p, z]
-  int64_t* out;
+  // Integers all: exact as long as they stay below 2^53.
+  double* out;
 };
 
 // sum_t X_t' Z_t with Z = K X, K = M'M (the matched filter of the membrane), all in integers.

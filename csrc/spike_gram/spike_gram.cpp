@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kIndexBytes = 8 << 20;  // of one block's index, to stay in a third-level cache
 constexpr int64_t kMaxBlockSamples = 16384;
-constexpr int64_t kMaxTaskRows = 2560;  // 3 * 64 bytes of sums a row: 480 KiB of second-level cache
+constexpr int64_t kMaxTaskRows = 1280;  // up to 384 bytes of sums a row: 480 KiB of second-level cache
 constexpr int64_t kMinTaskRows = 256;   // below this the 64 table entries a pass begin to show
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -28,18 +28,18 @@ struct Task {
 
 // Tiles of Z columns times ranges of X rows. The triangle's longest tiles come first.
 std::vector<Task> plan_tasks(const GramParams& params, const GramRegion& region, int threads) {
-  const int64_t lanes = kTileBytes / params.lane_bytes;
-  const int64_t tiles = ceil_div(params.channels, lanes);
+  const int64_t columns = gram_shape(params).columns;
+  const int64_t tiles = ceil_div(params.channels, columns);
   const int64_t all_rows = region.num_shifts * params.channels;
   const int64_t wanted_splits = ceil_div(threads > 1 ? 4 * threads : 1, tiles);
   const int64_t task_rows =
       std::min(kMaxTaskRows, std::max(kMinTaskRows, ceil_div(all_rows, wanted_splits)));
   std::vector<Task> tasks;
   for (int64_t tile = tiles - 1; tile >= 0; --tile) {
-    const int64_t rows = params.triangle ? std::min(all_rows, (tile + 1) * lanes) : all_rows;
+    const int64_t rows = params.triangle ? std::min(all_rows, (tile + 1) * columns) : all_rows;
     const int64_t splits = ceil_div(rows, task_rows);
     for (int64_t split = 0; split < splits; ++split) {
-      tasks.push_back({tile * lanes, rows * split / splits, rows * (split + 1) / splits});
+      tasks.push_back({tile * columns, rows * split / splits, rows * (split + 1) / splits});
     }
   }
   return tasks;
@@ -50,6 +50,7 @@ std::vector<Task> plan_tasks(const GramParams& params, const GramRegion& region,
 void spike_gram(const GramParams& params, Isa isa, int threads) {
   const auto build_index = SBC_SELECT_ISA(isa, build_index);
   const auto run_tile = SBC_SELECT_ISA(isa, run_tile);
+  const GramShape shape = gram_shape(params);
   const AlignedArray<int8_t> zero_row = aligned_array<int8_t>(params.channels);
   std::fill_n(zero_row.get(), params.channels, int8_t{0});
 
@@ -59,10 +60,13 @@ void spike_gram(const GramParams& params, Isa isa, int threads) {
     const int64_t index_stride = ceil_div(region.num_shifts * params.channels, 64) * 64;
     const int64_t block_samples =
         std::min(kMaxBlockSamples,
-                 kIndexBytes / (params.planes * index_stride) * int64_t{kGroupSamples});
+                 kIndexBytes / (params.planes * index_stride) * shape.group_samples);
     const int64_t block_images =
         std::min(params.N, std::max<int64_t>(1, block_samples / image_samples));
-    const int64_t max_groups = ceil_div(block_images * image_samples, kGroupSamples);
+    const auto whole_passes = [&](int64_t samples) {
+      return ceil_div(samples, shape.group_samples * shape.pass_groups) * shape.pass_groups;
+    };
+    const int64_t max_groups = whole_passes(block_images * image_samples);
     const std::vector<Task> tasks = plan_tasks(params, region, threads);
     int64_t max_rows = 0;
     for (const Task& task : tasks) max_rows = std::max(max_rows, task.last_row - task.first_row);
@@ -71,10 +75,10 @@ void spike_gram(const GramParams& params, Isa isa, int threads) {
         aligned_array<uint8_t>(params.planes * max_groups * index_stride);
     std::vector<Scratch> scratch(threads);
     for (Scratch& mine : scratch) {
-      mine.values = aligned_array<char>(max_groups * kGroupSamples * kTileBytes);
-      mine.tables = aligned_array<char>(kGroupsPerPass * kTableEntries * kTileBytes);
-      mine.sums = aligned_array<char>(max_rows * kTileBytes);
-      mine.wide_sums = aligned_array<char>(max_rows * 2 * kTileBytes);
+      mine.values = aligned_array<char>(max_groups * shape.group_samples * kTileBytes);
+      mine.tables = aligned_array<char>(kTablesBytes);
+      mine.sums = aligned_array<char>(max_rows * shape.sum_bytes);
+      mine.wide_sums = aligned_array<char>(max_rows * shape.wide_bytes);
     }
 
     for (int64_t image = 0; image < params.N; image += block_images) {
@@ -84,7 +88,7 @@ void spike_gram(const GramParams& params, Isa isa, int threads) {
       block.first_image = image;
       block.num_images = std::min(block_images, params.N - image);
       block.num_samples = block.num_images * image_samples;
-      block.num_groups = ceil_div(block.num_samples, kGroupSamples);
+      block.num_groups = whole_passes(block.num_samples);
       block.index = index.get();
       block.index_stride = index_stride;
       block.zero_row = zero_row.get();
@@ -103,6 +107,30 @@ void spike_gram(const GramParams& params, Isa isa, int threads) {
       });
     }
   }
+}
+
+void mirror_upper(double* matrix, int64_t d, double factor, int threads) {
+  // Through a small copy with an odd stride: the rows of a matrix with d = 4608 all start in one set
+  // of the first-level cache.
+  constexpr int64_t kSide = 32;
+  const int64_t blocks = ceil_div(d, kSide);
+  parallel_for(blocks, threads, [&](int64_t block_row, int) {
+    double copy[kSide * (kSide + 1)];
+    const int64_t i0 = block_row * kSide, i1 = std::min(d, i0 + kSide);
+    for (int64_t j0 = i0; j0 < d; j0 += kSide) {
+      const int64_t j1 = std::min(d, j0 + kSide);
+      for (int64_t i = i0; i < i1; ++i) {
+        for (int64_t j = std::max(i, j0); j < j1; ++j) {
+          copy[(i - i0) * (kSide + 1) + j - j0] = matrix[i * d + j] *= factor;
+        }
+      }
+      for (int64_t j = j0; j < j1; ++j) {
+        for (int64_t i = i0; i < std::min(i1, j); ++i) {
+          matrix[j * d + i] = copy[(i - i0) * (kSide + 1) + j - j0];
+        }
+      }
+    }
+  });
 }
 
 template <class T>

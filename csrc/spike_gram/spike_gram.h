@@ -9,6 +9,9 @@ namespace sbc {
 // Adds to each region's `out`. The answer does not depend on `threads` or `isa`.
 void spike_gram(const GramParams& params, Isa isa, int threads);
 
+// matrix [d, d] *= factor, its lower triangle taken from the upper one.
+void mirror_upper(double* matrix, int64_t d, double factor, int threads);
+
 // from [outer, C, P] of type T to int8 [outer, P, C].
 template <class T>
 NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, int8_t* to,
