@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "bind.h"
@@ -40,18 +42,31 @@ py::tuple narrow_spikes(const py::object& spikes, const py::object& to, int thre
 }
 
 void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channels,
-                const py::object& matched_filter, int lane_bytes, int planes, bool is_signed,
+                const std::optional<py::object>& pair_weights,
+                const std::optional<py::object>& matched_filter, int lane_bytes, int planes, bool is_signed,
                 int64_t max_term, bool triangle, const std::vector<py::object>& positions,
                 const std::vector<py::object>& neighbours, const std::vector<py::object>& sums,
                 const std::string& isa, int threads) {
-  const Tensor x(spikes, "spikes"), filter(matched_filter, "matched_filter");
+  const Tensor x(spikes, "spikes");
   x.expect("int8", {-1, -1, -1, -1});
   GramParams params{};
   params.spikes = x.data<int8_t>();
   params.T = x.size(0), params.N = x.size(1), params.P = x.size(2), params.C = x.size(3);
   params.first_channel = first_channel, params.channels = channels;
-  filter.expect("int64", {params.T, params.T});
-  params.matched_filter = filter.data<int64_t>();
+  std::vector<std::unique_ptr<Tensor>> alive;
+  if (pair_weights.has_value() == matched_filter.has_value()) {
+    throw std::invalid_argument("either pair_weights or matched_filter is to be given");
+  }
+  if (pair_weights) {
+    const Tensor& weights = *alive.emplace_back(std::make_unique<Tensor>(*pair_weights, "pair_weights"));
+    weights.expect("float64", {params.T, params.T});
+    params.pair_weights = weights.data<double>();
+    lane_bytes = planes = 1, is_signed = false, max_term = 1;
+  } else {
+    const Tensor& filter = *alive.emplace_back(std::make_unique<Tensor>(*matched_filter, "matched_filter"));
+    filter.expect("int64", {params.T, params.T});
+    params.matched_filter = filter.data<int64_t>();
+  }
   params.lane_bytes = lane_bytes;
   params.planes = planes, params.is_signed = is_signed;
   params.max_term = max_term;
@@ -65,7 +80,6 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
   if (planes < 1 || planes > 8 || max_term < 1 || threads < 1) {
     throw std::invalid_argument("planes, max_term or threads is out of range");
   }
-  std::vector<std::unique_ptr<Tensor>> alive;
   std::vector<GramRegion> regions;
   for (size_t r = 0; r < positions.size(); ++r) {
     const Tensor& where = *alive.emplace_back(std::make_unique<Tensor>(positions[r], "positions"));
@@ -107,7 +121,8 @@ void bind_spike_gram(py::module_& module) {
   module.def("narrow_spikes", &narrow_spikes, py::arg("spikes"), py::arg("to"), py::arg("threads"));
   module.def("mirror_upper", &mirror_upper, py::arg("matrix"), py::arg("factor"), py::arg("threads"));
   module.def("spike_gram", &spike_gram, py::arg("spikes"), py::arg("first_channel"),
-             py::arg("channels"), py::arg("matched_filter"), py::arg("lane_bytes"), py::arg("planes"),
+             py::arg("channels"), py::arg("pair_weights"), py::arg("matched_filter"),
+             py::arg("lane_bytes"), py::arg("planes"),
              py::arg("is_signed"), py::arg("max_term"), py::arg("triangle"), py::arg("positions"),
              py::arg("neighbours"), py::arg("sums"), py::arg("isa"), py::arg("threads"));
 }

@@ -78,6 +78,7 @@ def _plain(values: Array, name: str) -> Array:
         raise TypeError(
             f"{name} has dtype {values.dtype}; accepted are bool, integers and real floats"
         )
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype == np.float16 or values.dtype.itemsize > 8:
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
     return values

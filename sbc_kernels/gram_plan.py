@@ -89,23 +89,63 @@ def _autocorrelation(k: NDArray) -> NDArray:  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True)
-class IntegerPlan:
-    """What the integer kernel is told, see csrc/spike_gram/params.h.
+class GramPlan:
+    """What the kernel is told, see csrc/spike_gram/params.h.
 
     Attributes
     ----------
-    sum_bound : bound on what one sample of X (one row, one image position) adds to an entry.
+    pair_weights : float64 [T, T], to count by pairs; or None.
+    integers : int64 [T, T], to filter; or None.
+    sum_bound : bound on what one row of X adds to an entry.
+    path : the same in words.
     """
 
+    pair_weights: NDArray[np.float64] | None
+    integers: NDArray[np.int64] | None
+    factor: float
     lane_bytes: int
     planes: int
     is_signed: bool
     max_term: int
-    sum_bound: int
+    sum_bound: float
+    exact: bool
+    path: str
 
 
-def plan_integers(filter_: MatchedFilter, minimum: int, maximum: int) -> IntegerPlan | None:
-    """The narrowest lanes that cannot overflow for spikes in [minimum, maximum], or None."""
+# A row's cost by filter, by lane width, where a pair of times costs 1.
+_LANE_COST = {1: 2.0, 2: 4.0, 4: 8.0, 8: 16.0}
+
+
+def _padded(channels: int, columns: int) -> int:
+    return -(-channels // columns) * columns
+
+
+def plan_gram(
+    neuron: Neuron | None, filter_: MatchedFilter, minimum: int, maximum: int, channels: int
+) -> GramPlan | None:
+    """The cheapest way for spikes in [minimum, maximum]; None where no lane is wide enough."""
+    lanes = _plan_lanes(filter_, minimum, maximum)
+    T = len(filter_.integers)
+    by_pairs = by_filter = float(T * _padded(channels, 128))  # a tile has 128 columns
+    if lanes is not None:
+        by_filter = _LANE_COST[lanes.lane_bytes] * _padded(channels, 64 // lanes.lane_bytes)
+    binary = minimum >= 0 and maximum <= 1
+    if binary and (lanes is None or T == 1 or by_pairs < by_filter):
+        if filter_.exact:
+            weights, factor = filter_.integers.astype(np.float64), filter_.factor
+        else:
+            assert neuron is not None
+            weights, factor = _autocorrelation(impulse_response(neuron, T)), 1.0
+        kind = "exact integers" if filter_.exact else "counts weighted in float64"
+        bound = float(np.abs(weights).sum())
+        return GramPlan(
+            weights, None, factor, 1, 1, False, 1, bound, filter_.exact, f"{kind}, by pairs of times"
+        )
+    return lanes
+
+
+def _plan_lanes(filter_: MatchedFilter, minimum: int, maximum: int) -> GramPlan | None:
+    """The narrowest lanes that cannot overflow."""
     is_signed = minimum < 0
     largest = max(-minimum, maximum, 1)
     if is_signed:
@@ -119,5 +159,9 @@ def plan_integers(filter_: MatchedFilter, minimum: int, maximum: int) -> Integer
         if lane_bytes == 1 and negative:
             continue
         if PASS_SAMPLES * max_term < 1 << bits:
-            return IntegerPlan(lane_bytes, planes, is_signed, max_term, value * largest)
+            kind = "exact integers" if filter_.exact else f"fixed point ({FIXED_POINT_BITS} bits of M'M)"
+            return GramPlan(
+                None, filter_.integers, filter_.factor, lane_bytes, planes, is_signed, max_term,
+                float(value * largest), filter_.exact, f"{kind} in {8 * lane_bytes}-bit lanes",
+            )
     return None

@@ -11,7 +11,7 @@ from . import _native
 from .arrays import Array, require_finite, to_numpy
 from .conv import Conv, Region, linear_region, regions
 from .dispatch import resolve, thread_count
-from .gram_plan import IntegerPlan, MatchedFilter, matched_filter, plan_integers
+from .gram_plan import GramPlan, MatchedFilter, matched_filter, plan_gram
 from .neurons import Neuron, impulse_response, membrane_matrix
 
 __all__ = ["SpikeHessian"]
@@ -66,8 +66,8 @@ class SpikeHessian:
         self.num_samples = 0
         self._backend = backend
         self._channels: int | None = None
-        self._sums: dict[tuple[Any, ...], list[Array]] = {}  # by T and map: integers, in float64
-        self._bound = 0  # of any entry of _sums
+        self._sums: dict[tuple[Any, ...], list[Array]] = {}  # by T, unit and map
+        self._bound = 0.0  # of any entry of _sums
         self._filters: dict[int, MatchedFilter] = {}
         self._total: NDArray[np.float64] | None = None  # [groups, d, d]
         self._restore: Any = None
@@ -102,19 +102,23 @@ class SpikeHessian:
         values = self._checked(values)
         T, N = values.shape[:2]
         narrow = self._narrow(values)
-        filter_ = self._filters.setdefault(T, matched_filter(self.neuron, T))
-        plan = None if narrow is None else plan_integers(filter_, narrow[1], narrow[2])
-        if narrow is None:
-            self._add_floats(values)
-            self._note("float64 matrix products (spikes are not integers in [-128, 127])")
-        elif plan is None:
-            self._add_floats(values)
-            self._note("float64 matrix products (integer terms would not fit in 64 bits)")
+        # Without a neuron nothing couples the time steps: they are T samples of one step each.
+        steps = 1 if self.neuron is None else T
+        filter_ = self._filters.get(steps)
+        if filter_ is None:
+            filter_ = self._filters[steps] = matched_filter(self.neuron, steps)
+        plan = None
+        if narrow is not None:
+            per_group = narrow[0].shape[-1] // self.groups
+            plan = plan_gram(self.neuron, filter_, narrow[1], narrow[2], per_group)
+        if narrow is not None and plan is not None:
+            small = narrow[0].reshape(steps, -1, *narrow[0].shape[2:])
+            self._add_integers(small, plan, values.shape[3:] if self.conv is not None else ())
+            self._note(plan.path)
         else:
-            self._add_integers(narrow[0], filter_, plan, values.shape)
-            kind = "exact integers" if self._bound < _EXACT_SUM else "integers of over 53 bits"
-            kind = kind if filter_.exact else "fixed point (38 bits of M'M)"
-            self._note(f"{kind} in {8 * plan.lane_bytes}-bit lanes")
+            self._add_floats(values)
+            why = "integers in [-128, 127]" if narrow is None else "small enough for 64-bit sums"
+            self._note(f"float64 matrix products (spikes are not {why})")
         self.num_samples += N
         self._restore = restore
         return self
@@ -178,8 +182,12 @@ class SpikeHessian:
 
     @property
     def paths(self) -> list[str]:
-        """Which ways the batches went, with their number."""
-        return [f"{path}: {batches} batch(es)" for path, batches in self._paths.items()]
+        """Which ways the batches went, with their number. "exact integers" is said only while the
+        whole sum is below 2^53, where float64 holds every integer."""
+        said = self._paths.items()
+        if self._bound >= _EXACT_SUM:
+            said = {p.replace("exact integers", "integers of over 53 bits"): n for p, n in said}.items()
+        return [f"{path}: {batches} batch(es)" for path, batches in said]
 
     # ---- input ---------------------------------------------------------------------------------
 
@@ -232,7 +240,7 @@ class SpikeHessian:
             minimum, maximum = min(int(values.min()), 0), max(int(values.max()), 0)
             return (small, minimum, maximum) if maximum <= 127 else None
         narrow = np.empty((T, N, P, C), dtype=np.int8)
-        source = values.astype(values.dtype.newbyteorder("="), order="C", copy=False)
+        source = np.ascontiguousarray(values)
         integral, minimum, maximum = _native.narrow_spikes(
             _exportable(source.reshape(T * N, C, P)), narrow.reshape(T * N, P, C), thread_count()
         )
@@ -240,33 +248,27 @@ class SpikeHessian:
 
     # ---- sums ----------------------------------------------------------------------------------
 
-    def _add_integers(
-        self, narrow: Array, filter_: MatchedFilter, plan: IntegerPlan, shape: tuple[int, ...]
-    ) -> None:
+    def _add_integers(self, narrow: Array, plan: GramPlan, map_size: tuple[int, ...]) -> None:
         assert self._channels is not None
         run = resolve("spike_gram", self._backend)
         T, N, P, _ = narrow.shape
-        if self.neuron is None:  # no coupling over time: T more samples
-            narrow, integers = narrow.reshape(1, T * N, P, -1), np.ones((1, 1), dtype=np.int64)
-        else:
-            integers = filter_.integers
         per_group = self._channels // self.groups
-        map_size = shape[3:] if self.conv is not None else ()
         parts = self._regions(map_size)
-        key = (1 if self.neuron is None else T, map_size)
+        key = (T, plan.factor, map_size)
         if key not in self._sums:
             self._sums[key] = [
                 np.zeros((len(part.neighbours), per_group, per_group))
                 for _ in range(self.groups)
                 for part in parts
             ]
-        self._bound += plan.sum_bound * narrow.shape[0] * narrow.shape[1] * P
+        self._bound += plan.sum_bound * T * N * P
         for group in range(self.groups):
             run(
                 spikes=_exportable(narrow),
                 first_channel=group * per_group,
                 channels=per_group,
-                matched_filter=integers,
+                pair_weights=plan.pair_weights,
+                matched_filter=plan.integers,
                 lane_bytes=plan.lane_bytes,
                 planes=plan.planes,
                 is_signed=plan.is_signed,
@@ -325,8 +327,8 @@ class SpikeHessian:
         d = self.in_features
         assert d is not None
         answers = [] if self._total is None else [scale * self._total]
-        for (T, map_size), sums in self._sums.items():
-            factor = scale * (1.0 if self.neuron is None else self._filters[T].factor)
+        for (_, unit, map_size), sums in self._sums.items():
+            factor = scale * unit
             parts = self._regions(map_size)
             stack = []
             for group in range(self.groups):
@@ -349,7 +351,7 @@ class SpikeHessian:
     def take_matrix(self) -> Any:
         """`matrix()`, and forgets all samples: spares a second matrix in memory."""
         answer = self._give_back(self._scaled(2.0 / self._seen(), consume=True))
-        self._total, self.num_samples, self._bound = None, 0, 0
+        self._total, self.num_samples, self._bound = None, 0, 0.0
         return answer
 
     def _give_back(self, stack: NDArray[np.float64]) -> Any:

@@ -49,7 +49,8 @@ def _require(ok: bool, name: str, value: object, accepted: str) -> None:
 
 
 def _number(name: str, value: object, accepted: str, low: float, high: float = math.inf) -> None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    good = real and low <= value <= high  # type: ignore[operator]
     _require(good and math.isfinite(value), name, value, accepted)  # type: ignore[arg-type]
 
 
@@ -324,9 +325,10 @@ def membrane_matrix(neuron: Neuron | None, T: int) -> Response:
 
 def impulse_response(neuron: Neuron, T: int) -> Response:
     """``neuron.impulse_response(T)``, checked: float64 [T] and finite."""
-    if not isinstance(neuron, Neuron):
+    if isinstance(neuron, type) or not isinstance(neuron, Neuron):
+        what = neuron if isinstance(neuron, type) else type(neuron)
         raise TypeError(
-            f"neuron is a {type(neuron).__name__}; accepted is an object with impulse_response(T), "
+            f"neuron is {'the class' if isinstance(neuron, type) else 'a'} {what.__name__}; accepted is an object with impulse_response(T), "
             "such as sbc.LIF(2.0) or sbc.Kernel(k), or None for the current Hessian"
         )
     k = np.asarray(neuron.impulse_response(T), dtype=np.float64)

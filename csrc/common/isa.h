@@ -30,5 +30,7 @@ Isa parse_isa(const std::string& name);
    : (isa) == ::sbc::Isa::avx2 ? avx2::function         \
                                : portable::function)
 #else
-#define SBC_SELECT_ISA(isa, function) (static_cast<void>(isa), portable::function)
+// A choice of one, because a comma expression would not resolve a template's address.
+#define SBC_SELECT_ISA(isa, function) \
+  ((isa) == ::sbc::Isa::portable ? portable::function : portable::function)
 #endif

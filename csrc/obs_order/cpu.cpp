@@ -86,7 +86,7 @@ void start_row(const ObsOrderParams<T>& params, int64_t r, Row<T>& row) {
   }
   int exponent = 0;
   __builtin_frexp(largest, &exponent);
-  row.unit = static_cast<T>(__builtin_ldexp(1.0, exponent));
+  row.unit = static_cast<T>(__builtin_ldexp(1.0, exponent - 1));
   const T epsilon = sizeof(T) == 4 ? T(1.1920929e-07) : T(2.220446049250313e-16);
   for (int64_t i = 0; i < padded<T>(d); ++i) {
     const bool live = i < d;

@@ -109,7 +109,7 @@ template <class T>
 void round_panel(const SweepTile<T>& tile, const SweepPanel& panel) {
   typedef Vector<T> V;
   const ObsQuantizeParams<T>& params = *tile.params;
-  const uint8_t* mask = params.prunes() ? params.kept : params.mask;
+  const uint8_t* mask = prunes(params) ? params.kept : params.mask;
   const int64_t left = params.rows - tile.first_row;
   const int64_t live = left < kTile<T> ? left : kTile<T>;
   const T top = static_cast<T>((1 << params.bits) - 1);

@@ -1,5 +1,6 @@
 #include "obs_quantize/obs_quantize.h"
 
+#include <limits>
 #include <numeric>
 
 #include "common/aligned.h"
@@ -33,6 +34,12 @@ void pack_panel(const ObsQuantizeParams<T>& params, const SweepPanel& panel, int
   }
 }
 
+// A score that overflowed to NaN would break the order that sorting relies on: it counts as the largest.
+template <class T>
+T ordered(T score) {
+  return score == score ? score : std::numeric_limits<T>::infinity();
+}
+
 // Prunes the `count` least scores of the block over all rows; ties go to the earlier weight.
 template <class T>
 void prune_least(const ObsQuantizeParams<T>& params, const T* scores, int64_t first, int64_t width,
@@ -40,7 +47,7 @@ void prune_least(const ObsQuantizeParams<T>& params, const T* scores, int64_t fi
   std::vector<int64_t> places(params.rows * width);
   std::iota(places.begin(), places.end(), 0);
   const auto score = [&](int64_t place) {
-    return scores[place / width * params.block_size + place % width];
+    return ordered(scores[place / width * params.block_size + place % width]);
   };
   std::nth_element(places.begin(), places.begin() + count, places.end(), [&](int64_t a, int64_t b) {
     return score(a) < score(b) || (score(a) == score(b) && a < b);
@@ -60,7 +67,7 @@ void prune_pattern(const ObsQuantizeParams<T>& params, const T* scores, int64_t 
   for (int64_t start = 0; start < width; start += params.of_m) {
     std::iota(places.begin(), places.end(), start);
     std::stable_sort(places.begin(), places.end(),
-                     [&](int64_t a, int64_t b) { return mine[a] > mine[b]; });
+                     [&](int64_t a, int64_t b) { return ordered(mine[a]) > ordered(mine[b]); });
     for (int64_t i = 0; i < params.of_m; ++i) {
       params.kept[row * params.d + params.perm[first + places[i]]] = i < params.keep_n;
     }
@@ -86,18 +93,18 @@ void obs_quantize(const ObsQuantizeParams<T>& params, Isa isa, int threads) {
   });
 
   // Tiles keep their errors from block to block only where a block waits for all of them.
-  const int64_t tiles_kept = params.prunes() ? tiles : std::min<int64_t>(tiles, threads);
+  const int64_t tiles_kept = prunes(params) ? tiles : std::min<int64_t>(tiles, threads);
   const AlignedArray<T> errors = aligned_array<T>(tiles_kept * d * tile_rows);
   const AlignedArray<T> losses = aligned_array<T>(tiles * tile_rows);
   std::fill_n(losses.get(), tiles * tile_rows, T(0));
   const AlignedArray<T> scores =
-      aligned_array<T>(params.prunes() ? params.rows * params.block_size : 0);
+      aligned_array<T>(prunes(params) ? params.rows * params.block_size : 0);
   const auto tile_at = [&](int64_t tile, int64_t slot) {
     return SweepTile<T>{&params,      packed.get(), tile * tile_rows, errors.get() + slot * d * tile_rows,
                         scores.get(), losses.get() + tile * tile_rows};
   };
 
-  if (!params.prunes()) {
+  if (!prunes(params)) {
     parallel_for(tiles, threads, [&](int64_t tile, int worker) {
       const SweepTile<T> mine = tile_at(tile, worker);
       for (const SweepPanel& panel : panels) round_panel(mine, panel);

@@ -32,7 +32,12 @@ struct ObsQuantizeParams {
   uint8_t* kept;      // [rows, d], written if anything is pruned by this sweep
   T* loss;            // [rows]: 1/2 (w - q) H (w - q)'
 
-  bool prunes() const { return num_pruned > 0 || of_m > 0; }
 };
+
+// Internal linkage, as for all that the files of every instruction set share: see common/simd.h.
+template <class T>
+static inline bool prunes(const ObsQuantizeParams<T>& params) {
+  return params.num_pruned > 0 || params.of_m > 0;
+}
 
 }  // namespace sbc

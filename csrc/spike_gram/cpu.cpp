@@ -6,18 +6,7 @@ namespace sbc {
 namespace SBC_ISA {
 namespace {
 
-// A sample's number is ((image * num_positions) + position) * T + time.
-struct Sample {
-  int64_t image, position, time;
-};
-
-inline Sample locate(const GramBlock& block, int64_t sample) {
-  const int64_t T = block.params->T, place = sample / T;
-  return {block.first_image + place / block.region->num_positions,
-          block.region->positions[place % block.region->num_positions], sample % T};
-}
-
-// locate(place * T) for one place after the other, without the divisions.
+// Image and position of one place after the other, without the divisions.
 class Places {
  public:
   explicit Places(const GramBlock& block) : region_(block.region), image_(block.first_image) {}
@@ -79,6 +68,8 @@ struct Shape<NibblePair> {
   static constexpr int columns = 2 * kTileBytes, group_samples = 5, pass_groups = 12;
 };
 template <class Lane>
+constexpr int kPassSamples = Shape<Lane>::group_samples* Shape<Lane>::pass_groups;
+template <class Lane>
 constexpr int64_t kTableBytes = int64_t{kTileBytes} << Shape<Lane>::group_samples;
 
 inline int64_t live_columns(const GramBlock& block, const GramTile& tile, int columns) {
@@ -119,15 +110,17 @@ void filter_values(const GramBlock& block, const GramTile& tile, Lane* values) {
   }
 }
 
-// Columns c and c + 64 of the tile in one byte.
-void pair_values(const GramBlock& block, const GramTile& tile, uint8_t* values) {
+// Columns c and c + 64 of the tile in one byte, at one time step.
+void pair_values(const GramBlock& block, const GramTile& tile, int64_t time, uint8_t* values) {
   const GramParams& params = *block.params;
   const int64_t live = live_columns(block, tile, 128);
   Places place(block), ahead(block);
   for (int i = 0; i < kPrefetchPlaces; ++i) ahead.next();
   for (int64_t sample = 0; sample < block.num_samples; ++sample, place.next(), ahead.next()) {
-    const int8_t* from = spike_row(params, 0, place.image(), place.position()) + tile.first_column;
-    const int8_t* next = spike_row(params, 0, ahead.image(), ahead.position()) + tile.first_column;
+    const int8_t* from =
+        spike_row(params, time, place.image(), place.position()) + tile.first_column;
+    const int8_t* next =
+        spike_row(params, time, ahead.image(), ahead.position()) + tile.first_column;
     __builtin_prefetch(next);
     __builtin_prefetch(next + 64);
     int8_t spikes[128];
@@ -140,18 +133,6 @@ void pair_values(const GramBlock& block, const GramTile& tile, uint8_t* values) 
     for (int c = 0; c < kTileBytes; ++c) {
       row[c] = static_cast<uint8_t>(from[c] + 16 * from[c + kTileBytes]);
     }
-  }
-}
-
-template <class Lane>
-void fill_values(const GramBlock& block, const GramTile& tile) {
-  const int64_t all = block.num_groups * Shape<Lane>::group_samples;
-  __builtin_memset(tile.values + block.num_samples * kTileBytes, 0,
-                   (all - block.num_samples) * kTileBytes);
-  if constexpr (Shape<Lane>::columns > kTileBytes) {
-    pair_values(block, tile, reinterpret_cast<uint8_t*>(tile.values));
-  } else {
-    filter_values<Lane>(block, tile, reinterpret_cast<Lane*>(tile.values));
   }
 }
 
@@ -174,7 +155,7 @@ void build_table(const char* values, char* table) {
   }
 }
 
-// Z times -2 or 2: what the next bit plane of X weighs.
+// Z times what the next bit plane of X weighs beside the last one: 2, -2 or -1.
 template <class Lane>
 void scale_values(const GramBlock& block, const GramTile& tile, Lane factor) {
   Lane* values = reinterpret_cast<Lane*>(tile.values);
@@ -182,28 +163,31 @@ void scale_values(const GramBlock& block, const GramTile& tile, Lane factor) {
   for (int64_t i = 0; i < count; ++i) values[i] = static_cast<Lane>(values[i] * factor);
 }
 
-// sums[row] += the table rows that the row's bits name. This is where the time goes: per row and
-// table one index load, one shift and two (AVX2) loads fused with adds. Index rows of three tables
-// are addressed from one pointer, which keeps all pointers in registers.
+// Where in a table the word's bits of one group point to, in bytes.
 template <class Lane>
-void add_tables(const char* __restrict tables, const uint8_t* index, int64_t stride, int64_t rows,
+inline size_t entry_offset(uint64_t word, int group) {
+  constexpr int samples = Shape<Lane>::group_samples, line = 6;  // 2^6 = kTileBytes
+  constexpr uint64_t mask = ((uint64_t{1} << samples) - 1) << line;
+  const int shift = group * samples - line;
+  return (shift < 0 ? word << -shift : word >> shift) & mask;
+}
+
+// sums[row] += the table rows that the row's word names. This is where the time goes: for AVX2, a
+// word, two loads a table and two loads and stores of sums a row.
+template <class Lane>
+void add_tables(const char* __restrict tables, const uint64_t* words, int64_t rows,
                 char* __restrict sums) {
-  constexpr int vectors = kTileBytes / kVectorBytes, triples = Shape<Lane>::pass_groups / 3;
-  const uint8_t* at[triples];
-  for (int t = 0; t < triples; ++t) at[t] = index + 3 * t * stride;
+  constexpr int vectors = kTileBytes / kVectorBytes;
   for (int64_t row = 0; row < rows; ++row, sums += kTileBytes) {
+    const uint64_t word = words[row];
     Vector<Lane> sum[vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) sum[v] = load<Lane>(sums + v * kVectorBytes);
+#pragma GCC unroll 12
+    for (int group = 0; group < Shape<Lane>::pass_groups; ++group) {
+      const char* entry = tables + group * kTableBytes<Lane> + entry_offset<Lane>(word, group);
 #pragma GCC unroll 4
-    for (int t = 0; t < triples; ++t, ++at[t - 1]) {
-      const char* table = tables + 3 * t * kTableBytes<Lane>;
-#pragma GCC unroll 3
-      for (int i = 0; i < 3; ++i, table += kTableBytes<Lane>) {
-        const char* entry = table + size_t{at[t][i * stride]} * kTileBytes;
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) sum[v] += load<Lane>(entry + v * kVectorBytes);
-      }
+      for (int v = 0; v < vectors; ++v) sum[v] += load<Lane>(entry + v * kVectorBytes);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) store<Lane>(sums + v * kVectorBytes, sum[v]);
@@ -212,30 +196,30 @@ void add_tables(const char* __restrict tables, const uint8_t* index, int64_t str
 
 // The same for pairs: three tables reach at most 15 in a nibble, then the nibbles part.
 template <>
-void add_tables<NibblePair>(const char* __restrict tables, const uint8_t* index, int64_t stride,
-                            int64_t rows, char* __restrict sums) {
+void add_tables<NibblePair>(const char* __restrict tables, const uint64_t* words, int64_t rows,
+                            char* __restrict sums) {
   typedef Vector<uint8_t> Bytes;
   typedef Vector<uint16_t> Words;
-  constexpr int vectors = kTileBytes / kVectorBytes, triples = Shape<NibblePair>::pass_groups / 3;
+  constexpr int vectors = kTileBytes / kVectorBytes;
   const Bytes low = Bytes{} + uint8_t{15};
-  const uint8_t* at[triples];
-  for (int t = 0; t < triples; ++t) at[t] = index + 3 * t * stride;
   for (int64_t row = 0; row < rows; ++row, sums += 2 * kTileBytes) {
+    const uint64_t word = words[row];
     Bytes sum[2 * vectors];
 #pragma GCC unroll 8
     for (int v = 0; v < 2 * vectors; ++v) sum[v] = load<uint8_t>(sums + v * kVectorBytes);
 #pragma GCC unroll 4
-    for (int t = 0; t < triples; ++t) {
-      const char* table = tables + 3 * t * kTableBytes<NibblePair>;
-      const char* first = table + size_t{at[t][0]} * kTileBytes;
-      const char* second = table + kTableBytes<NibblePair> + size_t{at[t][stride]} * kTileBytes;
-      const char* third = table + 2 * kTableBytes<NibblePair> + size_t{at[t][2 * stride]} * kTileBytes;
-      ++at[t];
+    for (int group = 0; group < Shape<NibblePair>::pass_groups; group += 3) {
+      const char* entries[3];
+#pragma GCC unroll 3
+      for (int i = 0; i < 3; ++i) {
+        entries[i] = tables + (group + i) * kTableBytes<NibblePair> +
+                     entry_offset<NibblePair>(word, group + i);
+      }
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
-        const Bytes pairs = load<uint8_t>(first + v * kVectorBytes) +
-                            load<uint8_t>(second + v * kVectorBytes) +
-                            load<uint8_t>(third + v * kVectorBytes);
+        const Bytes pairs = load<uint8_t>(entries[0] + v * kVectorBytes) +
+                            load<uint8_t>(entries[1] + v * kVectorBytes) +
+                            load<uint8_t>(entries[2] + v * kVectorBytes);
         sum[v] += pairs & low;
         sum[vectors + v] += reinterpret_cast<Bytes>(reinterpret_cast<Words>(pairs) >> 4) & low;
       }
@@ -254,72 +238,140 @@ void flush(char* from, char* to, int64_t count) {
 }
 
 template <class Wide>
-void flush_to_output(const GramBlock& block, const GramTile& tile, int columns) {
+void flush_to_output(const GramBlock& block, const GramTile& tile, const Wide* sums, int columns) {
   const int64_t channels = block.params->channels, live = live_columns(block, tile, columns);
-  const int64_t rows = tile.last_row - tile.first_row;
-  Wide* wide = reinterpret_cast<Wide*>(tile.wide_sums);
-  for (int64_t row = 0; row < rows; ++row) {
-    double* out = block.region->out + (tile.first_row + row) * channels + tile.first_column;
-    for (int64_t c = 0; c < live; ++c) out[c] += static_cast<double>(wide[row * columns + c]);
+  for (int64_t row = tile.first_row; row < tile.last_row; ++row, sums += columns) {
+    double* out = block.region->out + row * channels + tile.first_column;
+    for (int64_t c = 0; c < live; ++c) out[c] += static_cast<double>(sums[c]);
   }
-  __builtin_memset(wide, 0, rows * columns * sizeof(Wide));
 }
 
-template <class Lane>
-void run_tile_lanes(const GramBlock& block, const GramTile& tile) {
+// A tile's sums on their way: first sums, flushed into wide ones before they could overflow, flushed
+// by `drain` in their turn.
+template <class Lane, class Drain>
+class Passes {
+ public:
   typedef Shape<Lane> S;
   typedef typename S::Sum Sum;
   typedef typename Wider<Sum>::type Wide;
-  const GramParams& params = *block.params;
-  const int64_t rows = tile.last_row - tile.first_row, cells = rows * S::columns;
-  const int64_t pass_bound = S::pass_groups * S::group_samples * params.max_term;
-  const int64_t passes_per_flush = Wider<Sum>::max / pass_bound;
-  const int64_t flushes_per_output = Wider<Sum>::wide_max / (pass_bound * passes_per_flush);
-  int64_t passes = 0, flushes = 0;
 
-  fill_values<Lane>(block, tile);
-  __builtin_memset(tile.sums, 0, cells * sizeof(Sum));
-  __builtin_memset(tile.wide_sums, 0, cells * sizeof(Wide));
-  for (int plane = 0; plane < params.planes; ++plane) {
-    const bool negative = params.is_signed && plane == params.planes - 1;
-    if constexpr (S::columns <= kTileBytes) {
-      if (plane > 0 || negative) {
-        scale_values<Sum>(block, tile, static_cast<Sum>((plane > 0 ? 2 : 1) * (negative ? -1 : 1)));
+  Passes(const GramTile& tile, int64_t max_term, Drain drain) : tile_(tile), drain_(drain) {
+    const int64_t bound = kPassSamples<Lane> * max_term;
+    passes_per_flush_ = Wider<Sum>::max / bound;
+    flushes_per_drain_ = Wider<Sum>::wide_max / (bound * passes_per_flush_);
+    __builtin_memset(tile.sums, 0, cells() * sizeof(Sum));
+    __builtin_memset(tile.wide_sums, 0, cells() * sizeof(Wide));
+  }
+
+  // All samples of one layer: tables of `values`, looked up by `words` [num_passes, all_rows].
+  void add(const GramBlock& block, const char* values, const uint64_t* words) {
+    const int64_t all_rows = block.region->num_shifts * block.params->channels;
+    words += tile_.first_row;
+    for (int64_t pass = 0; pass < block.num_passes; ++pass, words += all_rows) {
+      for (int group = 0; group < S::pass_groups; ++group) {
+        build_table<Lane>(values, tile_.tables + group * kTableBytes<Lane>);
+        values += S::group_samples * kTileBytes;
       }
-    }
-    const uint8_t* index =
-        block.index + plane * block.num_groups * block.index_stride + tile.first_row;
-    for (int64_t group = 0; group < block.num_groups; group += S::pass_groups) {
-      for (int table = 0; table < S::pass_groups; ++table) {
-        build_table<Lane>(tile.values + (group + table) * S::group_samples * kTileBytes,
-                          tile.tables + table * kTableBytes<Lane>);
-      }
-      add_tables<Lane>(tile.tables, index + group * block.index_stride, block.index_stride, rows,
-                       tile.sums);
-      if (++passes == passes_per_flush) {
-        flush<Sum, Wide>(tile.sums, tile.wide_sums, cells);
-        passes = 0;
-        if (++flushes == flushes_per_output) {
-          flush_to_output<Wide>(block, tile, S::columns);
-          flushes = 0;
-        }
-      }
+      add_tables<Lane>(tile_.tables, words, rows(), tile_.sums);
+      if (++passes_ == passes_per_flush_) flush_sums();
     }
   }
-  flush<Sum, Wide>(tile.sums, tile.wide_sums, cells);
-  flush_to_output<Wide>(block, tile, S::columns);
+
+  void finish() {
+    flush_sums();
+    flush_wide();
+  }
+
+ private:
+  int64_t rows() const { return tile_.last_row - tile_.first_row; }
+  int64_t cells() const { return rows() * S::columns; }
+  void flush_sums() {
+    flush<Sum, Wide>(tile_.sums, tile_.wide_sums, cells());
+    passes_ = 0;
+    if (++flushes_ == flushes_per_drain_) flush_wide();
+  }
+  void flush_wide() {
+    drain_(reinterpret_cast<Wide*>(tile_.wide_sums), cells());
+    __builtin_memset(tile_.wide_sums, 0, cells() * sizeof(Wide));
+    flushes_ = 0;
+  }
+
+  const GramTile& tile_;
+  const Drain drain_;
+  int64_t passes_per_flush_, flushes_per_drain_;
+  int64_t passes_ = 0, flushes_ = 0;
+};
+
+template <class Lane>
+void clear_silence(const GramBlock& block, char* values) {
+  const int64_t all = block.num_passes * kPassSamples<Lane>;
+  __builtin_memset(values + block.num_samples * kTileBytes, 0,
+                   (all - block.num_samples) * kTileBytes);
 }
 
-// to[c] gathers the bit under `mask` of kSamples rows, the first one lowest.
-template <int kSamples>
-void pack_bits(const int8_t* const* rows, uint8_t mask, int64_t channels, uint8_t* __restrict to) {
+template <class Lane>
+void run_by_filter(const GramBlock& block, const GramTile& tile) {
+  typedef typename Wider<Lane>::type Wide;
+  const GramParams& params = *block.params;
+  const int64_t layer = block.num_passes * block.region->num_shifts * params.channels;
+  const auto drain = [&](const Wide* wide, int64_t) {
+    flush_to_output(block, tile, wide, Shape<Lane>::columns);
+  };
+  clear_silence<Lane>(block, tile.values);
+  filter_values<Lane>(block, tile, reinterpret_cast<Lane*>(tile.values));
+  Passes<Lane, decltype(drain)> passes(tile, params.max_term, drain);
+  for (int plane = 0; plane < params.planes; ++plane) {
+    const bool negative = params.is_signed && plane == params.planes - 1;
+    if (plane > 0 || negative) {
+      scale_values<Lane>(block, tile, static_cast<Lane>((plane > 0 ? 2 : 1) * (negative ? -1 : 1)));
+    }
+    passes.add(block, tile.values, block.index + plane * layer);
+  }
+  passes.finish();
+}
+
+// sum over t <= u of K[t, u] (X_u' Z_t + X_t' Z_u), once where t = u. The weighted total of the tile
+// stays in second-level cache over all pairs.
+void run_by_pairs(const GramBlock& block, const GramTile& tile) {
+  const GramParams& params = *block.params;
+  const int64_t T = params.T, cells = (tile.last_row - tile.first_row) * 128;
+  const int64_t layer = block.num_passes * block.region->num_shifts * params.channels;
+  const int64_t values_bytes = block.num_passes * kPassSamples<NibblePair> * kTileBytes;
+  for (int64_t time = 0; time < T; ++time) {
+    char* values = tile.values + time * values_bytes;
+    clear_silence<NibblePair>(block, values);
+    pair_values(block, tile, time, reinterpret_cast<uint8_t*>(values));
+  }
+  double* total = reinterpret_cast<double*>(tile.total);
+  __builtin_memset(total, 0, T > 1 ? cells * sizeof(double) : 0);
+  for (int64_t t = 0; t < T; ++t) {
+    for (int64_t u = t; u < T; ++u) {
+      const double weight = params.pair_weights[t * T + u];
+      if (weight == 0.0) continue;
+      const auto drain = [&](const uint16_t* wide, int64_t count) {
+        if (T == 1) return flush_to_output(block, tile, wide, 128);
+        for (int64_t i = 0; i < count; ++i) total[i] += weight * static_cast<double>(wide[i]);
+      };
+      Passes<NibblePair, decltype(drain)> passes(tile, 1, drain);
+      passes.add(block, tile.values + t * values_bytes, block.index + u * layer);
+      if (t != u) passes.add(block, tile.values + u * values_bytes, block.index + t * layer);
+      passes.finish();
+    }
+  }
+  if (T > 1) flush_to_output(block, tile, total, 128);
+}
+
+// Bits under `mask` of eight rows, the first one lowest, 4096 channels at a time.
+constexpr int64_t kChunk = 4096;
+
+void pack_bits(const int8_t* const* rows, uint8_t mask, int64_t channels, uint8_t* to) {
   typedef Vector<uint8_t> Bytes;
   const Bytes masks = Bytes{} + mask, one = Bytes{} + uint8_t{1};
   int64_t c = 0;
   for (; c + kVectorBytes <= channels; c += kVectorBytes) {
     Bytes bits{};
-#pragma GCC unroll 6
-    for (int bit = kSamples - 1; bit >= 0; --bit) {
+#pragma GCC unroll 8
+    for (int bit = 7; bit >= 0; --bit) {
       const Bytes masked = load<uint8_t>(rows[bit] + c) & masks;
       bits += bits + (masked < one ? masked : one);
     }
@@ -327,53 +379,75 @@ void pack_bits(const int8_t* const* rows, uint8_t mask, int64_t channels, uint8_
   }
   for (; c < channels; ++c) {
     uint8_t bits = 0;
-    for (int bit = kSamples - 1; bit >= 0; --bit) {
+    for (int bit = 7; bit >= 0; --bit) {
       bits = static_cast<uint8_t>(bits + bits + ((rows[bit][c] & mask) != 0));
     }
     to[c] = bits;
   }
 }
 
-template <int kSamples>
-void build_index_groups(const GramBlock& block, int64_t first, int64_t last) {
-  const GramParams& params = *block.params;
-  for (int64_t group = first; group < last; ++group) {
-    Sample samples[kSamples];
-    const int64_t start = group * kSamples, left = block.num_samples - start;
-    const int live = static_cast<int>(left < 0 ? 0 : left < kSamples ? left : kSamples);
-    for (int bit = 0; bit < live; ++bit) samples[bit] = locate(block, start + bit);
-    for (int64_t shift = 0; shift < block.region->num_shifts; ++shift) {
-      const int32_t* neighbours = block.region->neighbours + shift * params.P;
-      const int8_t* rows[kSamples];
-      for (int bit = 0; bit < kSamples; ++bit) {
-        const int32_t to = bit < live ? neighbours[samples[bit].position] : -1;
-        rows[bit] = to < 0 ? block.zero_row
-                           : spike_row(params, samples[bit].time, samples[bit].image, to);
-      }
-      for (int plane = 0; plane < params.planes; ++plane) {
-        uint8_t* to = block.index + (plane * block.num_groups + group) * block.index_stride +
-                      shift * params.channels;
-        pack_bits<kSamples>(rows, static_cast<uint8_t>(1 << plane), params.channels, to);
-      }
+// One word a channel from the 64 rows of a pass (rows past its samples are silent).
+void pack_words(const int8_t* const* rows, uint8_t mask, int64_t channels, uint64_t* to) {
+  uint8_t bytes[8][kChunk];
+  for (int64_t first = 0; first < channels; first += kChunk) {
+    const int64_t count = channels - first < kChunk ? channels - first : kChunk;
+    for (int k = 0; k < 8; ++k) {
+      const int8_t* shifted[8];
+      for (int bit = 0; bit < 8; ++bit) shifted[bit] = rows[8 * k + bit] + first;
+      pack_bits(shifted, mask, count, bytes[k]);
+    }
+    for (int64_t c = 0; c < count; ++c) {
+      uint64_t word = 0;
+#pragma GCC unroll 8
+      for (int k = 7; k >= 0; --k) word = word << 8 | bytes[k][c];
+      to[first + c] = word;
     }
   }
 }
 
 }  // namespace
 
-// index[plane, group, shift * channels + c] holds bit `plane` of x[c] of the group's samples.
 void build_index(const GramBlock& block, int64_t first, int64_t last) {
-  if (is_binary(*block.params)) return build_index_groups<5>(block, first, last);
-  build_index_groups<6>(block, first, last);
+  const GramParams& params = *block.params;
+  const GramRegion& region = *block.region;
+  const int64_t all_rows = region.num_shifts * params.channels;
+  const int pass_samples = gram_shape(params).pass_samples;
+  const int64_t times = by_pairs(params) ? 1 : params.T;  // of a sample's place
+  const int planes = by_pairs(params) ? 1 : params.planes;
+  for (int64_t slot = first; slot < last; ++slot) {  // by pairs: layer * num_passes + pass
+    const int64_t pass = slot % block.num_passes;
+    const int64_t start = pass * pass_samples, left = block.num_samples - start;
+    const int live = static_cast<int>(left < pass_samples ? left : pass_samples);
+    int64_t image[64], position[64], time[64];
+    for (int bit = 0; bit < live; ++bit) {
+      const int64_t place = (start + bit) / times;
+      image[bit] = block.first_image + place / region.num_positions;
+      position[bit] = region.positions[place % region.num_positions];
+      time[bit] = by_pairs(params) ? slot / block.num_passes : (start + bit) % times;
+    }
+    for (int64_t shift = 0; shift < region.num_shifts; ++shift) {
+      const int32_t* neighbours = region.neighbours + shift * params.P;
+      const int8_t* rows[64];
+      for (int bit = 0; bit < 64; ++bit) {
+        const int32_t to = bit < live ? neighbours[position[bit]] : -1;
+        rows[bit] = to < 0 ? block.zero_row : spike_row(params, time[bit], image[bit], to);
+      }
+      uint64_t* to = block.index + slot * all_rows + shift * params.channels;
+      for (int plane = 0; plane < planes; ++plane) {
+        pack_words(rows, static_cast<uint8_t>(1 << plane), params.channels,
+                   to + plane * block.num_passes * all_rows);
+      }
+    }
+  }
 }
 
 void run_tile(const GramBlock& block, const GramTile& tile) {
-  if (is_binary(*block.params)) return run_tile_lanes<NibblePair>(block, tile);
+  if (by_pairs(*block.params)) return run_by_pairs(block, tile);
   switch (block.params->lane_bytes) {
-    case 1: return run_tile_lanes<uint8_t>(block, tile);
-    case 2: return run_tile_lanes<int16_t>(block, tile);
-    case 4: return run_tile_lanes<int32_t>(block, tile);
-    default: return run_tile_lanes<int64_t>(block, tile);
+    case 1: return run_by_filter<uint8_t>(block, tile);
+    case 2: return run_by_filter<int16_t>(block, tile);
+    case 4: return run_by_filter<int32_t>(block, tile);
+    default: return run_by_filter<int64_t>(block, tile);
   }
 }
 

@@ -3,9 +3,10 @@
 // Method of four Russians. Six samples of a tile of Z columns make a table of their 64 subset sums;
 // for each row of X its six bits are an index, and one table row is what six samples add to 64 bytes
 // of the answer. No multiplication, no popcount, no unpacking: a load and an add for
-// 6 * (64 / lane_bytes) products.
+// 6 * (64 / lane_bytes) products. Loads are what runs out first (two a cycle), so a row's bits of a
+// whole pass come in one 64-bit word.
 //
-// Where X and Z are both binary (NibblePair), two columns share a byte: five samples a table, so that
+// By pairs X and Z are both binary, and two columns share a byte (NibblePair): five samples a table, so that
 // three tables add up to at most 15 in a nibble before they are parted. A load then yields
 // 5 * 128 products, and a table of 32 entries is built in a third of the stores a product.
 #pragma once
@@ -20,43 +21,40 @@ constexpr int64_t kTablesBytes = 24 << 10;  // in use at once, of 32 KiB first-l
 
 // How a Gram is cut into tiles and tables, by the kind of its sums.
 struct GramShape {
-  int columns;        // of Z in a tile
-  int group_samples;  // that make one table, of 2^group_samples entries
-  int pass_groups;    // tables in use at once
-  int sum_bytes;      // a row of a tile's first sums
-  int wide_bytes;     // a row of what they are flushed into
+  int columns;       // of Z in a tile
+  int pass_samples;  // of all tables in use at once, at most 64
+  int sum_bytes;     // a row of a tile's first sums
+  int wide_bytes;    // a row of what they are flushed into
+  int total_bytes;   // a row of the weighted total over pairs of times, 0 where there is one pair
 };
 
-inline bool is_binary(const GramParams& params) {
-  return params.lane_bytes == 1 && params.max_term == 1 && params.planes == 1 && params.T == 1 &&
-         params.matched_filter[0] == 1;
-}
-
-inline GramShape gram_shape(const GramParams& params) {
-  if (is_binary(params)) return {128, 5, 12, 128, 256};
+static inline GramShape gram_shape(const GramParams& params) {
+  if (by_pairs(params)) return {128, 60, 128, 256, params.T > 1 ? 1024 : 0};
   const int columns = kTileBytes / params.lane_bytes;
-  return {columns, 6, 6, 64, params.lane_bytes == 8 ? 64 : 128};
+  return {columns, 36, 64, params.lane_bytes == 8 ? 64 : 128, 0};
 }
 
-// The samples of one region in one block: num_images * num_positions * T of them, time innermost.
+// The samples of one region in one block: num_images * num_positions places and T time steps. By
+// filter a sample is a place and a time, time innermost, and there is one layer; by pairs a sample is
+// a place, and each time step is a layer.
 struct GramBlock {
   const GramParams* params;
   const GramRegion* region;
   int64_t first_image, num_images;
-  int64_t num_samples;
-  int64_t num_groups;  // whole passes: silent groups fill the last one
-  uint8_t* index;                   // [planes, num_groups, index_stride]
-  int64_t index_stride;             // num_shifts * channels, padded
-  const int8_t* zero_row;           // [channels] of silence, where a shift leaves the map
+  int64_t num_samples;  // of a layer
+  int64_t num_passes;   // of a layer: ceil(num_samples / pass_samples); silence fills the last one
+  uint64_t* index;  // [planes or T, num_passes, num_shifts * channels]: bit s is the pass's sample s
+  const int8_t* zero_row;  // [channels] of silence, where a shift leaves the map
 };
 
 struct GramTile {
   int64_t first_column;         // of Z
   int64_t first_row, last_row;  // of X: shift * channels + channel
-  char* values;                 // [num_groups * group_samples, kTileBytes] scratch
+  char* values;                 // [1 or T, num_passes * pass_samples, kTileBytes] scratch
   char* tables;                 // kTablesBytes of scratch
   char* sums;                   // [rows, sum_bytes] scratch
   char* wide_sums;              // [rows, wide_bytes] scratch
+  char* total;                  // [rows, total_bytes] scratch
 };
 
 #define SBC_DECLARE(isa)                                                      \

@@ -14,17 +14,23 @@ struct GramRegion {
   int64_t num_shifts;
   // [num_shifts, channels, channels], added to:
   // out[s, c, z] += sum over t, n, p of x[t, n, p + s, c] * (K x)[t, n, p, z]
-  // Integers all: exact as long as they stay below 2^53.
+  // By filter, and by pairs with integer weights, exact as long as it stays below 2^53.
   double* out;
 };
 
-// sum_t X_t' Z_t with Z = K X, K = M'M (the matched filter of the membrane), all in integers.
-// X enters one bit plane at a time, Z by value, so a Gram costs T products, not T*T.
+// The sum over time pairs (t, u) of K[t, u] X_u' X_t with K = M'M (the matched filter of the
+// membrane), in one of two ways:
+//
+//   by filter  sum_t X_t' Z_t with Z = K X in integers. X enters one bit plane at a time, Z by value,
+//              so a Gram costs T products, not T * T, of Z's width.
+//   by pairs   binary X only: the counts X_u' X_t of each pair, times K[t, u]. T * T products, but of
+//              half a byte, and K may be any float.
 struct GramParams {
   const int8_t* spikes;  // [T, N, P, C]
   int64_t T, N, P, C;
   int64_t first_channel, channels;  // this group's slice of C
-  const int64_t* matched_filter;    // [T, T], symmetric
+  const double* pair_weights;       // [T, T], symmetric: K by pairs; null: by filter
+  const int64_t* matched_filter;    // [T, T], symmetric: K by filter
   int lane_bytes;                   // 1, 2, 4 or 8: the width of Z and of its first sum
   int planes;                       // bits of x; the last one is the sign when is_signed
   bool is_signed;
@@ -33,6 +39,9 @@ struct GramParams {
   const GramRegion* regions;
   int64_t num_regions;
 };
+
+// Internal linkage, as for all that the files of every instruction set share: see common/simd.h.
+static inline bool by_pairs(const GramParams& params) { return params.pair_weights != nullptr; }
 
 // Spikes of any element type to int8 [T, N, P, C], the layout the kernels read.
 struct NarrowResult {

@@ -1,7 +1,5 @@
 #include "spike_gram/spike_gram.h"
 
-#include <cmath>
-#include <limits>
 #include <type_traits>
 
 #include "common/aligned.h"
@@ -14,12 +12,13 @@ namespace {
 constexpr int64_t kIndexBytes = 8 << 20;  // of one block's index, to stay in a third-level cache
 constexpr int64_t kMaxBlockSamples = 16384;
 constexpr int64_t kMaxTaskRows = 1280;  // up to 384 bytes of sums a row: 480 KiB of second-level cache
+constexpr int64_t kMaxPairTaskRows = 320;  // 1408 bytes of sums and total a row, likewise
 constexpr int64_t kMinTaskRows = 256;   // below this the 64 table entries a pass begin to show
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Scratch {
-  AlignedArray<char> values, tables, sums, wide_sums;
+  AlignedArray<char> values, tables, sums, wide_sums, total;
 };
 
 struct Task {
@@ -33,7 +32,7 @@ std::vector<Task> plan_tasks(const GramParams& params, const GramRegion& region,
   const int64_t all_rows = region.num_shifts * params.channels;
   const int64_t wanted_splits = ceil_div(threads > 1 ? 4 * threads : 1, tiles);
   const int64_t task_rows =
-      std::min(kMaxTaskRows, std::max(kMinTaskRows, ceil_div(all_rows, wanted_splits)));
+      std::min(by_pairs(params) && params.T > 1 ? kMaxPairTaskRows : kMaxTaskRows, std::max(kMinTaskRows, ceil_div(all_rows, wanted_splits)));
   std::vector<Task> tasks;
   for (int64_t tile = tiles - 1; tile >= 0; --tile) {
     const int64_t rows = params.triangle ? std::min(all_rows, (tile + 1) * columns) : all_rows;
@@ -45,67 +44,89 @@ std::vector<Task> plan_tasks(const GramParams& params, const GramRegion& region,
   return tasks;
 }
 
+struct Kernels {
+  decltype(&portable::build_index) build_index;
+  decltype(&portable::run_tile) run_tile;
+};
+
+// One region: for all images, block by block, first the index, then the tiles.
+class RegionSum {
+ public:
+  RegionSum(const GramParams& params, const GramRegion& region, Kernels kernels, int threads)
+      : params_(params),
+        region_(region),
+        kernels_(kernels),
+        threads_(threads),
+        shape_(gram_shape(params)),
+        tasks_(plan_tasks(params, region, threads)),
+        scratch_(threads),
+        zero_row_(aligned_array<int8_t>(params.channels)) {
+    std::fill_n(zero_row_.get(), params.channels, int8_t{0});
+    const int64_t rows = region.num_shifts * params.channels;
+    const int64_t layers = by_pairs(params) ? params.T : params.planes;
+    image_samples_ = region.num_positions * (by_pairs(params) ? 1 : params.T);
+    const int64_t block_samples = std::min(kMaxBlockSamples / (by_pairs(params) ? params.T : 1),
+                                           kIndexBytes / (8 * layers * rows) * shape_.pass_samples);
+    block_images_ = std::min(params.N, std::max<int64_t>(1, block_samples / image_samples_));
+    const int64_t passes = ceil_div(block_images_ * image_samples_, shape_.pass_samples);
+    int64_t max_rows = 0;
+    for (const Task& task : tasks_) max_rows = std::max(max_rows, task.last_row - task.first_row);
+    index_ = aligned_array<uint64_t>(layers * passes * rows);
+    for (Scratch& mine : scratch_) {
+      mine.values = aligned_array<char>((by_pairs(params) ? params.T : 1) * passes *
+                                        shape_.pass_samples * kTileBytes);
+      mine.tables = aligned_array<char>(kTablesBytes);
+      mine.sums = aligned_array<char>(max_rows * shape_.sum_bytes);
+      mine.wide_sums = aligned_array<char>(max_rows * shape_.wide_bytes);
+      mine.total = aligned_array<char>(max_rows * shape_.total_bytes);
+    }
+  }
+
+  void run() {
+    GramBlock block{};
+    block.params = &params_;
+    block.region = &region_;
+    block.index = index_.get();
+    block.zero_row = zero_row_.get();
+    for (int64_t image = 0; image < params_.N; image += block_images_) {
+      block.first_image = image;
+      block.num_images = std::min(block_images_, params_.N - image);
+      block.num_samples = block.num_images * image_samples_;
+      block.num_passes = ceil_div(block.num_samples, shape_.pass_samples);
+      const int64_t slots = block.num_passes * (by_pairs(params_) ? params_.T : 1);
+      const int64_t slices = std::min<int64_t>(slots, 8 * threads_);
+      parallel_for(slices, threads_, [&](int64_t slice, int) {
+        kernels_.build_index(block, slots * slice / slices, slots * (slice + 1) / slices);
+      });
+      parallel_for(static_cast<int64_t>(tasks_.size()), threads_, [&](int64_t t, int worker) {
+        const Scratch& mine = scratch_[worker];
+        const GramTile tile{tasks_[t].first_column, tasks_[t].first_row,  tasks_[t].last_row,
+                            mine.values.get(),      mine.tables.get(),    mine.sums.get(),
+                            mine.wide_sums.get(),   mine.total.get()};
+        kernels_.run_tile(block, tile);
+      });
+    }
+  }
+
+ private:
+  const GramParams& params_;
+  const GramRegion& region_;
+  const Kernels kernels_;
+  const int threads_;
+  const GramShape shape_;
+  const std::vector<Task> tasks_;
+  std::vector<Scratch> scratch_;
+  AlignedArray<int8_t> zero_row_;
+  AlignedArray<uint64_t> index_;
+  int64_t image_samples_ = 0, block_images_ = 0;
+};
+
 }  // namespace
 
 void spike_gram(const GramParams& params, Isa isa, int threads) {
-  const auto build_index = SBC_SELECT_ISA(isa, build_index);
-  const auto run_tile = SBC_SELECT_ISA(isa, run_tile);
-  const GramShape shape = gram_shape(params);
-  const AlignedArray<int8_t> zero_row = aligned_array<int8_t>(params.channels);
-  std::fill_n(zero_row.get(), params.channels, int8_t{0});
-
+  const Kernels kernels{SBC_SELECT_ISA(isa, build_index), SBC_SELECT_ISA(isa, run_tile)};
   for (int64_t r = 0; r < params.num_regions; ++r) {
-    const GramRegion& region = params.regions[r];
-    const int64_t image_samples = region.num_positions * params.T;
-    const int64_t index_stride = ceil_div(region.num_shifts * params.channels, 64) * 64;
-    const int64_t block_samples =
-        std::min(kMaxBlockSamples,
-                 kIndexBytes / (params.planes * index_stride) * shape.group_samples);
-    const int64_t block_images =
-        std::min(params.N, std::max<int64_t>(1, block_samples / image_samples));
-    const auto whole_passes = [&](int64_t samples) {
-      return ceil_div(samples, shape.group_samples * shape.pass_groups) * shape.pass_groups;
-    };
-    const int64_t max_groups = whole_passes(block_images * image_samples);
-    const std::vector<Task> tasks = plan_tasks(params, region, threads);
-    int64_t max_rows = 0;
-    for (const Task& task : tasks) max_rows = std::max(max_rows, task.last_row - task.first_row);
-
-    const AlignedArray<uint8_t> index =
-        aligned_array<uint8_t>(params.planes * max_groups * index_stride);
-    std::vector<Scratch> scratch(threads);
-    for (Scratch& mine : scratch) {
-      mine.values = aligned_array<char>(max_groups * shape.group_samples * kTileBytes);
-      mine.tables = aligned_array<char>(kTablesBytes);
-      mine.sums = aligned_array<char>(max_rows * shape.sum_bytes);
-      mine.wide_sums = aligned_array<char>(max_rows * shape.wide_bytes);
-    }
-
-    for (int64_t image = 0; image < params.N; image += block_images) {
-      GramBlock block{};
-      block.params = &params;
-      block.region = &region;
-      block.first_image = image;
-      block.num_images = std::min(block_images, params.N - image);
-      block.num_samples = block.num_images * image_samples;
-      block.num_groups = whole_passes(block.num_samples);
-      block.index = index.get();
-      block.index_stride = index_stride;
-      block.zero_row = zero_row.get();
-
-      const int64_t slices = std::min<int64_t>(block.num_groups, 8 * threads);
-      parallel_for(slices, threads, [&](int64_t slice, int) {
-        build_index(block, block.num_groups * slice / slices,
-                    block.num_groups * (slice + 1) / slices);
-      });
-      parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t t, int worker) {
-        const Scratch& mine = scratch[worker];
-        const GramTile tile{tasks[t].first_column, tasks[t].first_row, tasks[t].last_row,
-                            mine.values.get(),     mine.tables.get(),  mine.sums.get(),
-                            mine.wide_sums.get()};
-        run_tile(block, tile);
-      });
-    }
+    RegionSum(params, params.regions[r], kernels, threads).run();
   }
 }
 
@@ -179,7 +200,6 @@ NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, i
 
 #define SBC_INSTANTIATE(T) \
   template NarrowResult narrow_spikes<T>(const T*, int64_t, int64_t, int64_t, int8_t*, int);
-SBC_INSTANTIATE(bool)
 SBC_INSTANTIATE(uint8_t)
 SBC_INSTANTIATE(int8_t)
 SBC_INSTANTIATE(uint16_t)

@@ -1,0 +1,90 @@
+// What the checks share: deterministic numbers, and a tally in which NaN never passes.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "common/isa.h"
+
+namespace sbc::check {
+
+// SplitMix64. The standard's distributions may differ from one library to the next; this does not.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+
+  int64_t integer(int64_t least, int64_t greatest) {
+    return least + static_cast<int64_t>(next() % static_cast<uint64_t>(greatest - least + 1));
+  }
+  double real() { return static_cast<double>(next() >> 11) * 0x1p-52 - 1.0; }  // [-1, 1)
+  bool chance(double probability) { return real() < 2 * probability - 1; }
+
+ private:
+  uint64_t next() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+    return z ^ (z >> 31);
+  }
+  uint64_t state_;
+};
+
+template <class... Parts>
+std::string join(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return text.str();
+}
+
+// The cases of one op on one instruction set.
+struct Tally {
+  int passed = 0, failed = 0;
+  double worst = 0;  // the largest error met, as a share of its bound
+};
+
+// One set of inputs. It passes if all that is expected of it holds, and says so when it ends.
+class Case {
+ public:
+  Case(Tally& tally, std::string name) : tally_(tally), name_(std::move(name)) {}
+  ~Case();  // prints the first thing that did not hold
+  Case(const Case&) = delete;
+  Case& operator=(const Case&) = delete;
+
+  bool expect(bool holds, const std::string& what);
+  // error <= bound, which no NaN satisfies.
+  bool within(double error, double bound, const std::string& what);
+
+ private:
+  Tally& tally_;
+  std::string name_, broken_;
+};
+
+template <class T>
+constexpr const char* kTypeName = sizeof(T) == 4 ? "float" : "double";
+template <class T>
+constexpr double kEpsilon = std::numeric_limits<T>::epsilon();
+template <class T>
+constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
+
+// Errors of sums of n terms stay below this times n * epsilon * the size of the terms. The checks
+// reach about a tenth of it (the `worst` column); a wrong index or a lost term misses it by orders.
+constexpr double kThreshold = 4;
+
+// Around every width the kernels use: 4 to 64 lanes, tiles of 4 to 48, panels of 24 and 48.
+std::vector<int64_t> ragged_sizes(bool quick);
+
+// Symmetric, positive definite: a diagonal in [1, 2] plus eight random directions. Row-major.
+template <class T>
+std::vector<T> positive_definite(Random& random, int64_t d);
+
+void check_spike_gram(Isa isa, bool quick, Tally& tally);
+void check_narrow_spikes(Tally& tally);
+void check_mirror_upper(Tally& tally);
+void check_obs_order(Isa isa, bool quick, Tally& tally);
+void check_obs_solve(Isa isa, bool quick, Tally& tally);
+void check_obs_quantize(Isa isa, bool quick, Tally& tally);
+
+}  // namespace sbc::check

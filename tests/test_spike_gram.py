@@ -1,0 +1,331 @@
+"""The public Gram op, and its kernels at the limits of their lanes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import assert_close, eps, exact_spike_sum, layouts, spike_train
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sbc_kernels as sbc
+from sbc_kernels import gram_plan, reference
+from sbc_kernels.neurons import Neuron
+
+NEURONS: dict[str, Neuron | None] = {
+    "current": None,
+    "IF": sbc.IF(),
+    "LIF 2": sbc.LIF(2.0),
+    "LIF 4/3": sbc.LIF(4 / 3),
+    "LIF 4": sbc.LIF(4.0),
+    "signed kernel": sbc.Kernel([1.0, -0.5, 0.25, -0.125, 1.0, 0.5, -1.0, 0.0, 0.5, 0.5, 0.5, 2.0]),
+}
+RANGES = {"binary": (0, 1), "ternary": (-1, 1), "counts": (0, 127), "bytes": (-128, 127)}
+
+
+def draw_spikes(rng: np.random.Generator, low: int, high: int, *shape: int) -> np.ndarray:
+    """Integers in [low, high], half of them 0, both ends present."""
+    spikes = rng.integers(low, high + 1, shape) * (rng.random(shape) < 0.5)
+    spikes.flat[: 2 if spikes.size > 1 else 1] = (high, low)[: spikes.size]
+    return spikes.astype(np.int64)
+
+
+def lanes(hessian: sbc.SpikeHessian) -> set[int]:
+    """Lane widths of the exact path's batches."""
+    found = [
+        re.fullmatch(r"exact integers in (\d+)-bit lanes: \d+ batch\(es\)", p)
+        for p in hessian.paths
+    ]
+    assert all(found), hessian.paths
+    return {int(match[1]) for match in found if match}
+
+
+def test_exact_reference_agrees_with_the_reference() -> None:
+    spikes = draw_spikes(np.random.default_rng(0), -2, 3, 4, 5, 6)
+    for neuron in NEURONS.values():
+        assert np.array_equal(
+            exact_spike_sum(spikes, neuron), reference.spike_sum(spikes, neuron)[0]
+        )
+
+
+def test_exact_paths_are_exact_in_every_lane(backend: str) -> None:
+    """Binary, ternary, counts to 127 and down to -128, T from 1 to 12: bit for bit."""
+    rng = np.random.default_rng(0)
+    reached: dict[int, int] = {}
+    for neuron in NEURONS.values():
+        for low, high in RANGES.values():
+            for T in (1, 2, 3, 5, 8, 12):
+                spikes = draw_spikes(rng, low, high, T, 7, 19)
+                hessian = sbc.SpikeHessian(neuron, backend=backend).update(spikes)
+                if "exact" not in hessian.paths[0]:
+                    continue
+                for width in lanes(hessian):
+                    reached[width] = reached.get(width, 0) + 1
+                total = hessian.sum()
+                assert np.array_equal(total, exact_spike_sum(spikes, neuron)), (
+                    neuron,
+                    low,
+                    high,
+                    T,
+                )
+                if np.abs(total).max() * gram_plan.matched_filter(neuron, T).factor ** -1 < 2**53:
+                    assert np.array_equal(total, reference.spike_sum(spikes, neuron)[0])
+    assert set(reached) == {8, 16, 32, 64}
+    assert min(reached.values()) >= 4, reached
+
+
+@pytest.mark.parametrize(
+    ("neuron", "T"),
+    [(None, 12), (sbc.IF(), 12), (sbc.LIF(2.0), 12), (sbc.LIF(4 / 3), 12), (sbc.LIF(4.0), 11)],
+)
+def test_which_neurons_are_exact(neuron: Neuron | None, T: int) -> None:
+    for steps in range(1, T + 1):
+        hessian = sbc.SpikeHessian(neuron).update(np.ones((steps, 2, 2), dtype=bool))
+        assert "exact integers" in hessian.paths[0], steps
+
+
+@pytest.mark.parametrize(
+    ("width", "signed"),
+    [(8, False), (16, False), (16, True), (32, False), (32, True), (64, False), (64, True)],
+)
+def test_lanes_filled_to_the_brim(backend: str, width: int, signed: bool) -> None:
+    """The largest filter that a lane admits, every spike at its end, more samples than a block."""
+    low, high = (-1, 1) if signed else (0, 1)
+    N = 9001  # 18002 samples: two blocks, and passes that do not come out even
+    fitting = None
+    for power in range(25):
+        for a in (2**power, 2**power + 2 ** (power - 1) if power else 1):
+            # M'M of k = (a, 1) has a largest row sum of a^2 + a + 1.
+            filter_ = gram_plan.matched_filter(sbc.Kernel([float(a), 1.0]), 2)
+            plan = gram_plan.plan_integers(filter_, low, high) if filter_.exact else None
+            if plan is not None and plan.lane_bytes * 8 == width and plan.sum_bound * 2 * N < 2**53:
+                fitting = a
+    assert fitting is not None
+    neuron = sbc.Kernel([float(fitting), 1.0])
+    spikes = np.full((2, N, 5), high, dtype=np.int8)
+    spikes[:, :, 3] = low
+    spikes[1, :, 4] = 0
+    hessian = sbc.SpikeHessian(neuron, backend=backend).update(spikes)
+    assert lanes(hessian) == {width}
+    one = exact_spike_sum(spikes[:, :1], neuron)
+    assert np.array_equal(hessian.sum(), N * one)
+
+
+def test_sums_leave_8_and_16_bits(backend: str) -> None:
+    """IF over 3 steps, all spiking: up to 6 a term in 8 bits, past 65535 inside one block."""
+    spikes = np.ones((3, 6000, 70), dtype=bool)
+    hessian = sbc.SpikeHessian(sbc.IF(), backend=backend).update(spikes)
+    assert lanes(hessian) == {8}
+    assert np.array_equal(hessian.sum(), np.full((70, 70), 6000.0 * (1 + 4 + 9)))
+
+
+@pytest.mark.parametrize("d", [1, 2, 15, 16, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 300, 520])
+def test_any_number_of_inputs(backend: str, d: int) -> None:
+    spikes = spike_train(np.random.default_rng(d), 3, 11, d)
+    for neuron in (None, sbc.IF(), sbc.LIF(2.0)):
+        total = sbc.SpikeHessian(neuron, backend=backend).update(spikes).sum()
+        assert np.array_equal(total, reference.spike_sum(spikes, neuron)[0])
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_any_shape_range_and_backend(data: st.DataObject) -> None:
+    T, N, d = (
+        data.draw(st.integers(1, top), name) for top, name in ((8, "T"), (40, "N"), (70, "d"))
+    )
+    low = data.draw(st.sampled_from([0, 0, -1, -3, -128]), "low")
+    high = data.draw(st.sampled_from([0, 1, 1, 2, 5, 127]), "high")
+    rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    spikes = draw_spikes(rng, low, high, T, N, d).astype(
+        data.draw(st.sampled_from([np.int8, np.int16, np.int32, np.int64, np.float32, np.float64]))
+    )
+    name = data.draw(st.sampled_from(sorted(NEURONS)), "neuron")
+    backend = data.draw(st.sampled_from(sbc.available_backends()), "backend")
+    hessian = sbc.SpikeHessian(NEURONS[name], backend=backend).update(spikes)
+    assert "exact integers" in hessian.paths[0]
+    assert np.array_equal(hessian.sum(), reference.spike_sum(spikes, NEURONS[name])[0])
+
+
+@pytest.mark.parametrize(
+    "neuron",
+    [
+        sbc.LIF(3.0),
+        sbc.LIF(20.0),
+        sbc.Leaky(0.9),
+        sbc.CubaLIF(0.8, 0.6),
+        sbc.Alpha(0.9, 0.8),
+        sbc.NorseLIF(),
+        sbc.SinabsLIF(10.0, 5.0),
+        sbc.Kernel([1.0, -0.3, 0.1, 1e-9, 0.7, -0.9, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+    ],
+    ids=repr,
+)
+def test_fixed_point(backend: str, neuron: Neuron) -> None:
+    """Entries of M'M are off by half a unit; a unit is at most 2^-37 of its largest row sum."""
+    rng = np.random.default_rng(1)
+    fixed = 0
+    for T in (2, 3, 7, 12):
+        for low, high in RANGES.values():
+            spikes = draw_spikes(rng, low, high, T, 30, 23)
+            hessian = sbc.SpikeHessian(neuron, backend=backend).update(spikes)
+            exact = exact_spike_sum(spikes, neuron)
+            fixed += "fixed point (38 bits of M'M)" in hessian.paths[0]
+            k = neuron.impulse_response(T)
+            M = np.array([[k[t - s] if t >= s else 0.0 for s in range(T)] for t in range(T)])
+            row_sum = np.abs(M.T @ M).sum(axis=1).max()
+            counts = np.abs(spikes).sum(axis=0).astype(np.float64)  # of one input in one sample
+            rounding = 2.0**-38 * row_sum * (counts.T @ counts) + 8 * eps(np.float64) * np.abs(
+                exact
+            )
+            assert_close(hessian.sum(), exact, 1.001 * rounding, "entry by entry")
+            whole = M.T @ M if low == 0 else np.abs(M.T) @ np.abs(M)  # what does not cancel
+            largest = np.einsum("tni,tu,uni->i", np.abs(spikes), whole, np.abs(spikes)).max()
+            assert_close(hessian.sum(), exact, 2.0**-36 * largest, "of the largest")
+    assert fixed >= 12
+
+
+@pytest.mark.parametrize(
+    "conv", [None, sbc.Conv((3, 3), padding=1, groups=2)], ids=["linear", "conv"]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_analog_input(conv: sbc.Conv | None, dtype: Any) -> None:
+    """Floats go through float64: within rounding of a plain float64 run, whatever their dtype."""
+    rng = np.random.default_rng(2)
+    shape = (5, 40, 17) if conv is None else (3, 6, 4, 5, 4)
+    spikes = rng.standard_normal(shape).astype(dtype)
+    for neuron in (None, sbc.LIF(2.0), sbc.LIF(3.0)):
+        hessian = sbc.SpikeHessian(neuron, conv=conv).update(spikes)
+        assert hessian.paths[0].startswith("float64 matrix products (spikes are not integers")
+        Y = np.abs(reference.filtered_input(np.abs(spikes), neuron, conv))
+        total = np.asarray(hessian.sum()).reshape(len(Y), Y.shape[2], -1)
+        bound = 2 * Y.shape[1] * eps(np.float64) * (Y.transpose(0, 2, 1) @ Y)
+        assert_close(total, reference.spike_sum(spikes, neuron, conv), bound, repr(neuron))
+
+
+@pytest.mark.parametrize("low", [0, -1])
+def test_every_backend_gives_the_same_bits(low: int) -> None:
+    spikes = draw_spikes(np.random.default_rng(3), low, 3, 6, 50, 90)
+    for neuron in (None, sbc.IF(), sbc.LIF(3.0), sbc.LIF(4.0)):
+        sums = [
+            sbc.SpikeHessian(neuron, backend=name).update(spikes).sum()
+            for name in sbc.available_backends()
+        ]
+        assert all(np.array_equal(total, sums[0]) for total in sums)
+
+
+@pytest.mark.parametrize("kind", ["integers", "analog"])
+def test_threads_and_repetition_change_nothing(
+    backend: str, kind: str, set_threads: Callable[[int], None]
+) -> None:
+    rng = np.random.default_rng(4)
+    flat = draw_spikes(rng, -1, 1, 4, 60, 300).astype(np.float64)
+    maps = draw_spikes(rng, 0, 1, 2, 9, 20, 7, 7).astype(np.float64)
+    if kind == "analog":
+        flat, maps = flat * 0.3, maps * 0.3
+    answers = []
+    for threads in (1, 2, 2):
+        set_threads(threads)
+        answers.append(
+            (
+                sbc.spike_gram(flat, sbc.LIF(2.0), backend=backend),
+                sbc.spike_gram(maps, sbc.IF(), conv=sbc.Conv((3, 3)), backend=backend),
+            )
+        )
+    assert np.array_equal(answers[1][0], answers[2][0])
+    assert np.array_equal(answers[1][1], answers[2][1])
+    if kind == "integers":
+        assert np.array_equal(answers[0][0], answers[1][0])
+        assert np.array_equal(answers[0][1], answers[1][1])
+
+
+INTEGER_DTYPES = ["bool", "uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+FLOAT_DTYPES = ["float16", "float32", "float64"]
+
+
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES + FLOAT_DTYPES)
+def test_numpy_dtypes(dtype: str) -> None:
+    binary = spike_train(np.random.default_rng(5), 4, 9, 20)
+    wanted = reference.spike_gram(binary, sbc.LIF(2.0))[0]
+    for name, spikes in layouts(binary.astype(dtype)).items():
+        gram = sbc.spike_gram(spikes, sbc.LIF(2.0))
+        assert isinstance(gram, np.ndarray)
+        assert gram.dtype == np.float64
+        assert np.array_equal(gram, wanted), name
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32"]
+)
+def test_torch_dtypes(dtype: str) -> None:
+    binary = spike_train(np.random.default_rng(6), 4, 9, 20)
+    wanted = reference.spike_gram(binary, sbc.LIF(2.0))[0]
+    tensor = torch.tensor(binary).to(getattr(torch, dtype))
+    forms = {
+        "plain": tensor,
+        "transposed": tensor.transpose(0, 2).contiguous().transpose(0, 2),
+        "strided": torch.stack([tensor, torch.ones_like(tensor)], 3)[..., 0],
+    }
+    if tensor.is_floating_point():
+        forms["requires grad"] = tensor.clone().requires_grad_()
+        forms["negated view"] = torch._neg_view(-tensor)
+    for name, spikes in forms.items():
+        gram = sbc.spike_gram(spikes, sbc.LIF(2.0))
+        assert isinstance(gram, torch.Tensor), name
+        assert gram.dtype == torch.float64
+        assert not gram.requires_grad
+        assert np.array_equal(gram.numpy(), wanted), name
+
+
+@pytest.mark.parametrize("value", [128, 200, 255, -129, 1000])
+def test_integers_beyond_a_byte_go_through_floats(value: int) -> None:
+    spikes = np.zeros((2, 3, 4), dtype=np.int32)
+    spikes[0, 0, :2] = value
+    hessian = sbc.SpikeHessian(sbc.IF()).update(spikes)
+    assert hessian.paths == [
+        "float64 matrix products (spikes are not integers in [-128, 127]): 1 batch(es)"
+    ]
+    assert np.array_equal(hessian.sum(), reference.spike_sum(spikes, sbc.IF())[0])
+    if 0 < value < 256:
+        unsigned = sbc.spike_gram(spikes.astype(np.uint8), sbc.IF())
+        assert np.array_equal(unsigned, hessian.matrix())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 5), (1, 6, 1), (7, 1, 1), (2, 1, 3, 1)])
+def test_one_element_and_silence(backend: str, shape: tuple[int, ...]) -> None:
+    for spikes in (np.ones(shape, bool), np.zeros(shape, bool), np.full(shape, 0.25)):
+        gram = sbc.spike_gram(spikes, sbc.IF(), backend=backend)
+        assert np.array_equal(gram, reference.spike_gram(spikes, sbc.IF())[0])
+
+
+def test_positions_share_the_weights() -> None:
+    """[T, N, positions, d_in]: positions add up, samples are averaged."""
+    spikes = spike_train(np.random.default_rng(7), 4, 6, 5, 11)
+    apart = sbc.SpikeHessian()
+    for p in range(5):
+        apart.update(spikes[:, :, p])
+    together = sbc.SpikeHessian().update(spikes)
+    assert np.array_equal(together.sum(), apart.sum())
+    assert together.num_samples == 6
+    assert np.array_equal(together.matrix(), reference.spike_gram(spikes)[0])
+
+
+def test_gram_is_symmetric_and_positive() -> None:
+    spikes = spike_train(np.random.default_rng(8), 5, 80, 40)
+    for neuron in (None, sbc.LIF(2.0), sbc.LIF(3.0)):
+        gram = sbc.spike_gram(spikes, neuron)
+        assert np.array_equal(gram, gram.T)
+        values = np.linalg.eigvalsh(gram)
+        assert values[0] >= -(2.0**-36) * values[-1]
+
+
+def test_gain_and_leak_limits() -> None:
+    """tau = 1 is the current Hessian; without decay_input it is tau^2 times as large."""
+    spikes = spike_train(np.random.default_rng(9), 6, 20, 12)
+    assert np.array_equal(sbc.spike_gram(spikes, sbc.LIF(1.0)), sbc.spike_gram(spikes))
+    with_decay, without = (sbc.spike_gram(spikes, sbc.LIF(2.0, decay)) for decay in (True, False))
+    assert np.array_equal(4 * with_decay, without)
