@@ -24,6 +24,7 @@ PYBIND11_MODULE(_native, module) {
   module.attr("with_cuda") = false;
 #endif
 
+  sbc::python::bind_common(module);
   sbc::python::bind_spike_gram(module);
   sbc::python::bind_obs_order(module);
   sbc::python::bind_obs_solve(module);

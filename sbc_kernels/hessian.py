@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
-from .arrays import Array, require_finite, to_numpy
+from .arrays import Array, exportable, require_finite, to_numpy
 from .conv import Conv, Region, linear_region, regions
 from .dispatch import resolve, thread_count
 from .gram_plan import GramPlan, MatchedFilter, matched_filter, plan_gram
@@ -242,7 +242,7 @@ class SpikeHessian:
         narrow = np.empty((T, N, P, C), dtype=np.int8)
         source = np.ascontiguousarray(values)
         integral, minimum, maximum = _native.narrow_spikes(
-            _exportable(source.reshape(T * N, C, P)), narrow.reshape(T * N, P, C), thread_count()
+            exportable(source.reshape(T * N, C, P)), narrow.reshape(T * N, P, C), thread_count()
         )
         return (narrow, minimum, maximum) if integral else None
 
@@ -264,7 +264,7 @@ class SpikeHessian:
         self._bound += plan.sum_bound * T * N * P
         for group in range(self.groups):
             run(
-                spikes=_exportable(narrow),
+                spikes=exportable(narrow),
                 first_channel=group * per_group,
                 channels=per_group,
                 pair_weights=plan.pair_weights,
@@ -374,10 +374,3 @@ def _assemble(
             if a != b:
                 matrix[:, b, :, a] += part_sums[shift]
     return matrix.reshape(d, d)
-
-
-def _exportable(values: Array) -> Array:
-    """Read-only arrays leave NumPy through DLPack 1 only, which NumPy < 2.1 does not speak."""
-    if not values.flags.writeable and np.lib.NumpyVersion(np.__version__) < "2.1.0":
-        return values.copy()
-    return values

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
-import pytest
-import torch
-from hypothesis import settings
+# NumPy's and SciPy's BLAS, before either is imported. Matrices here are small, and threads that
+# spin for one another cost 8 times the work on a busy machine. The kernels' own threads stay.
+for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
-import sbc_kernels as sbc
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+import sbc_kernels as sbc  # noqa: E402
 
 # The same examples in every run, nothing written next to the sources, no clock on a busy machine.
 settings.register_profile("sbc", deadline=None, derandomize=True, database=None, max_examples=40)

@@ -95,14 +95,19 @@ def exact_spike_sum(spikes: Array, neuron: Neuron | None) -> NDArray[np.float64]
     k = [Fraction(float(v)) for v in impulse_response(neuron, T)] if neuron else [Fraction(1)]
     unit = Fraction(1, max(v.denominator for v in k))
     taps = [int(v / unit) for v in k]
-    X = spikes.astype(object)
+    largest = sum(abs(v) for v in taps) * int(np.abs(spikes.astype(np.int64)).max())
+    narrow = largest**2 * (spikes.size // d) < 2**62
+    X = spikes.astype(np.int64 if narrow else object)
     Y = np.zeros_like(X)
     for t in range(T):
         for s in range(t + 1 if neuron else 1):
             Y[t] += taps[s] * X[t - s]
     flat = Y.reshape(-1, d)
     total = flat.T @ flat
-    return np.array([[float(v * unit * unit) for v in row] for row in total])
+    scale = unit * unit
+    if narrow:  # rounded once, to float64; the unit is a power of two
+        return total.astype(np.float64) * float(scale)
+    return np.array([[float(v * scale) for v in row] for row in total])
 
 
 # ---- OBS order ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Convolutions: the Gram that never unfolds, against unfolding in float64, and that against torch."""
+"""Convolutions: the Gram that never unfolds, against unfolding; and the unfolding against torch."""
 
 from __future__ import annotations
 

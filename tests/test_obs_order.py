@@ -178,7 +178,7 @@ def test_total_loss_is_the_loss_of_removing_all(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nearly_singular_stays_finite(backend: str, dtype: Any) -> None:
-    """Duplicates with next to no damping: rounding decides, but the order is whole, the loss real."""
+    """Duplicates with next to no damping: rounding decides, but the order is whole, losses real."""
     d = 80
     weight, G = _problem("duplicate", d, dtype, rows=3, damp=10 * eps(dtype))
     order, loss = run_obs_order(weight, G, d, backend=backend)

@@ -48,5 +48,11 @@ static inline void store(void* to, Vector<T> value) {
   __builtin_memcpy(to, &value, sizeof(value));
 }
 
+// x in every lane. The compiler may drop "- 0" but not "0 +", which would turn -0 into 0.
+template <class T>
+static inline Vector<T> broadcast(T x) {
+  return x - Vector<T>{};
+}
+
 }  // namespace SBC_ISA
 }  // namespace sbc

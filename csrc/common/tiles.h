@@ -58,7 +58,7 @@ static inline __attribute__((always_inline)) void micro_update(T* c, int64_t lef
       for (int v = 0; v < kMicroVectors; ++v) row[v] = load<T>(right + v * kLanes<T>);
 #pragma GCC unroll 8
       for (int r = 0; r < kMicroRows; ++r) {
-        const V factor = V{} + left[r];
+        const V factor = broadcast<T>(left[r]);
 #pragma GCC unroll 3
         for (int v = 0; v < kMicroVectors; ++v) sum[r][v] -= factor * row[v];
       }

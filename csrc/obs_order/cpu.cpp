@@ -51,9 +51,10 @@ struct Row {
   T unit;           // what one means in `weight`
 };
 
+// Whole pairs of tiles: eliminate() takes two at a time.
 template <class T>
 int64_t padded(int64_t d) {
-  return tile_count<T>(d) * kTile<T>;
+  return (tile_count<T>(d) + 1) / 2 * 2 * kTile<T>;
 }
 
 template <class T>
@@ -92,6 +93,7 @@ void start_row(const ObsOrderParams<T>& params, int64_t r, Row<T>& row) {
     const bool live = i < d;
     row.weight[i] = live ? params.weight[r * d + i] / row.unit : T(0);
     row.barred[i] = live ? T(0) : kInfinity<T>;
+    row.column[i] = T(0);
     row.diagonal[i] = live ? params.inverse_hessian[i * d + i] : T(1);
     row.floor[i] = row.diagonal[i] * epsilon;
     row.alive[i] = live ? T(1) : T(0);
@@ -133,12 +135,12 @@ struct IntegerOf<double> {
 template <class T>
 struct LeastScore {
   typedef typename IntegerOf<T>::type Integer;
-  Vector<T> score = Vector<T>{} + kInfinity<T>;
+  Vector<T> score = broadcast<T>(kInfinity<T>);
   Vector<Integer> place = Vector<Integer>{} - Integer{1};
 
   void see(Vector<T> weight, Vector<T> diagonal, Vector<T> barred, int64_t at) {
     const Vector<T> ratio = weight * weight / diagonal;
-    const Vector<T> largest = Vector<T>{} + kLargest<T>;  // also in place of a NaN: never "none left"
+    const Vector<T> largest = broadcast<T>(kLargest<T>);  // also in place of a NaN: never "none left"
     const Vector<T> candidate = (ratio < largest ? ratio : largest) + barred;
     const Vector<Integer> less = candidate < score;
     score = less ? candidate : score;
@@ -193,25 +195,31 @@ int64_t eliminate(Row<T>& row, int64_t p, int k) {
   row.barred[p] = kInfinity<T>;
   row.diagonal[p] = T(1);
   LeastScore<T> least;
-  for (int64_t it = 0; it < tiles; ++it) {
-    T* panel = row.panel + it * kMaxPanel * tile;
-    V sum[vectors];
-#pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v) sum[v] = load<T>(row.column + it * tile + v * lanes);
-    for (int j = 0; j < k; ++j) {
-      const V factor = V{} + factors[j];
-#pragma GCC unroll 3
-      for (int v = 0; v < vectors; ++v) sum[v] -= factor * load<T>(panel + j * tile + v * lanes);
+  // Two tiles at a time: their six sums are independent, which hides the latency of FMA.
+  for (int64_t it = 0; it < tiles; it += 2) {
+    T* panel[2] = {row.panel + it * kMaxPanel * tile, row.panel + (it + 1) * kMaxPanel * tile};
+    V sum[2][vectors];
+#pragma GCC unroll 6
+    for (int v = 0; v < 2 * vectors; ++v) {
+      sum[v / vectors][v % vectors] = load<T>(row.column + it * tile + v * lanes);
     }
-#pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v) {
+    for (int j = 0; j < k; ++j) {
+      const V factor = broadcast<T>(factors[j]);
+#pragma GCC unroll 6
+      for (int v = 0; v < 2 * vectors; ++v) {
+        sum[v / vectors][v % vectors] -=
+            factor * load<T>(panel[v / vectors] + j * tile + v % vectors * lanes);
+      }
+    }
+#pragma GCC unroll 6
+    for (int v = 0; v < 2 * vectors; ++v) {
       const int64_t at = it * tile + v * lanes;
-      const V l = sum[v] * scale * load<T>(row.alive + at);
+      const V l = sum[v / vectors][v % vectors] * scale * load<T>(row.alive + at);
       const V weight = load<T>(row.weight + at) - step * l;
       const V floor = load<T>(row.floor + at);
       V diagonal = load<T>(row.diagonal + at) - l * l;
       diagonal = diagonal > floor ? diagonal : floor;
-      store<T>(panel + k * tile + v * lanes, l);
+      store<T>(panel[v / vectors] + k * tile + v % vectors * lanes, l);
       store<T>(row.weight + at, weight);
       store<T>(row.diagonal + at, diagonal);
       least.see(weight, diagonal, load<T>(row.barred + at), at);

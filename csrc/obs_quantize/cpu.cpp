@@ -124,7 +124,7 @@ void round_panel(const SweepTile<T>& tile, const SweepPanel& panel) {
       for (int v = 0; v < kMicroVectors; ++v) {
         V level = target.lane[v] / scale.lane[v] + zero.lane[v];
         level = level > T(0) ? level : V{};
-        level = level < top ? level : V{} + top;
+        level = level < top ? level : broadcast<T>(top);
         code.lane[v] = round_to_even<T>(level);
         q.lane[v] = (code.lane[v] - zero.lane[v]) * scale.lane[v];
       }

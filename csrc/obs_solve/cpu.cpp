@@ -47,7 +47,7 @@ void solve_tile(const T* u, T* x) {
     Vector<T> sum[vectors];
     for (int v = 0; v < vectors; ++v) sum[v] = load<T>(x + i * tile + v * lanes);
     for (int k = 0; k < i; ++k) {
-      const Vector<T> factor = Vector<T>{} + u[k * tile + i];
+      const Vector<T> factor = broadcast<T>(u[k * tile + i]);
 #pragma GCC unroll 3
       for (int v = 0; v < vectors; ++v) sum[v] -= factor * load<T>(x + k * tile + v * lanes);
     }

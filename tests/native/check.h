@@ -1,6 +1,7 @@
 // What the checks share: deterministic numbers, and a tally in which NaN never passes.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <sstream>
@@ -65,13 +66,15 @@ class Case {
 template <class T>
 constexpr const char* kTypeName = sizeof(T) == 4 ? "float" : "double";
 template <class T>
-constexpr double kEpsilon = std::numeric_limits<T>::epsilon();
-template <class T>
 constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 
-// Errors of sums of n terms stay below this times n * epsilon * the size of the terms. The checks
-// reach about a tenth of it (the `worst` column); a wrong index or a lost term misses it by orders.
-constexpr double kThreshold = 4;
+// What n roundings of terms of size 1 may come to. They go up as often as down, so the sum grows with
+// sqrt(n); the checks reach a quarter of this (the last column), and a wrong index or a lost term misses
+// it by orders of magnitude.
+template <class T>
+double rounding(int64_t n) {
+  return 4 * std::sqrt(static_cast<double>(n)) * std::numeric_limits<T>::epsilon();
+}
 
 // Around every width the kernels use: 4 to 64 lanes, tiles of 4 to 48, panels of 24 and 48.
 std::vector<int64_t> ragged_sizes(bool quick);

@@ -62,10 +62,10 @@ void follow(Case& test, const Problem<T>& problem, int64_t row, const int32_t* o
   };
   double dearest = 0;
   for (int64_t i = 0; i < d; ++i) dearest = std::max(dearest, root_loss(i));
-  const double bound = kThreshold * d * kEpsilon<T> * dearest;
 
   for (int64_t step = 0; step < problem.num_pruned; ++step) {
     const int64_t p = order[step];
+    const double bound = rounding<T>(step + 1) * dearest;
     const std::string here = join("row ", row, ", step ", step);
     if (!test.expect(p >= 0 && p < d && may_go(p), join(here, ": ", p, " may not go"))) return;
     double cheapest = root_loss(p);

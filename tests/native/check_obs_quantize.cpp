@@ -137,8 +137,8 @@ class Follower {
     return row * problem_.shape.d + problem_.perm[step];
   }
   double& error(int64_t row, int64_t step) { return error_[row * problem_.shape.d + step]; }
-  double epsilon(int64_t terms) const {
-    return problem_.shape.exact ? 0.0 : kThreshold * (terms + 1) * kEpsilon<T>;
+  double slack(int64_t terms) const {
+    return problem_.shape.exact ? 0.0 : rounding<T>(terms);
   }
 
   // w_j + sum_{l<j} (w_l - q_l) R_lj / R_jj
@@ -157,7 +157,7 @@ class Follower {
     const int64_t here = at(row, step);
     const std::string where = join("row ", row, ", step ", step);
     const Sum want = target(row, step);
-    const double slack = epsilon(step + 1) * want.size, q = answer_.quantized[here];
+    const double error_bound = slack(step + 1) * want.size, q = answer_.quantized[here];
     const bool pruned = params.prunes() ? !answer_.kept[here]
                                         : problem_.shape.prune == Prune::mask && !problem_.mask[here];
     double level = want.value;
@@ -167,7 +167,7 @@ class Follower {
       const double top = (1 << params.bits) - 1, code = answer_.codes[here];
       level = std::clamp(want.value / scale + zero, 0.0, top);
       test_.within(std::abs(code - level) - 0.5,
-                   slack / scale + epsilon(2) * (std::abs(want.value) / scale + zero),
+                   error_bound / scale + slack(2) * (std::abs(want.value) / scale + zero),
                    where + ", code");
       if (problem_.shape.exact) test_.expect(code == std::nearbyint(level), where + ": tie not to even");
       level = static_cast<T>((code - zero) * scale);
@@ -177,7 +177,7 @@ class Follower {
     } else if (params.bits > 0) {
       test_.expect(q == level, where + ": not the value of its code");
     } else {
-      test_.within(std::abs(q - level), slack, where + ", free value");
+      test_.within(std::abs(q - level), error_bound, where + ", free value");
     }
     error(row, step) = static_cast<double>(problem_.weight[here]) - q;
   }
@@ -215,7 +215,7 @@ class Follower {
       size = std::max(size, scores[place].size);
     }
     test_.expect(gone == count, join("block ", first, ": ", gone, " pruned, expected are ", count));
-    test_.within(dearest_gone - cheapest_kept, epsilon(first + width) * size,
+    test_.within(dearest_gone - cheapest_kept, slack(first + width) * size,
                  join("block ", first, ", choice"));
     if (!problem_.shape.exact) return;
     if (!earlier_go) std::reverse(places.begin(), places.end());
@@ -259,7 +259,7 @@ class Follower {
       loss += 0.5 * sum.value * sum.value;
       size += 0.5 * std::pow(sum.size + 2 * weight, 2);
     }
-    test_.within(std::abs(answer_.loss[row] - loss), epsilon(problem_.shape.d) * size,
+    test_.within(std::abs(answer_.loss[row] - loss), slack(problem_.shape.d) * size,
                  join("row ", row, ", loss"));
   }
 

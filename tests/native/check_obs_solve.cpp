@@ -54,7 +54,8 @@ void check_row(Case& test, const Problem<T>& problem, int64_t row, const Answer<
   const T* x = answer.solution.data() + row * d;
   const uint8_t* select = problem.select.data() + row * d;
   test.expect(answer.failed[row] == 0, join("row ", row, " failed"));
-  double largest = 0, size = 0;
+  double largest = 0;
+  int64_t size = 0;
   for (int64_t j = 0; j < d; ++j) {
     if (!select[j]) test.expect(x[j] == T(0), join("row ", row, ": not zero outside the subset"));
     largest = std::max(largest, std::abs(static_cast<double>(x[j])));
@@ -70,7 +71,7 @@ void check_row(Case& test, const Problem<T>& problem, int64_t row, const Answer<
       row_sum += select[j] * std::abs(a);
     }
     test.within(std::abs(residual),
-                kThreshold * size * kEpsilon<T> * (row_sum * largest + std::abs(b)),
+                rounding<T>(size) * (row_sum * largest + std::abs(b)),
                 join("row ", row, ", residual ", i));
   }
 }

@@ -7,8 +7,8 @@
 # down to the opmasks, prints what it prints and exits with its status. For release checks and for work
 # on the vector code; not part of CI.
 #
-# Needs a Debian 12 or its like on x86-64 with apt's package lists, g++, CMake, Ninja and cpio, but no
-# root: Debian packages (about 45 MB) are fetched with apt and unpacked in a temporary directory, which
+# Needs a Debian 12 or its like on x86-64 with apt's package lists, g++, CMake and Ninja, but no root:
+# Debian packages (about 45 MB) are fetched with apt and unpacked in a temporary directory, which
 # is removed at the end. Takes about @@ minutes on one core, most of it the build.
 set -euo pipefail
 
@@ -44,7 +44,7 @@ echo "exit status \$?"
 /busybox reboot -f
 INIT
 chmod +x init
-find . | cpio --quiet -o -H newc >"$work/iso/initrd"
+find . | ./busybox cpio -o -H newc >"$work/iso/initrd" 2>>"$work/log"
 cp "$work/root"/boot/vmlinuz-* "$work/iso/vmlinuz"
 cp "$work/root/usr/lib/ISOLINUX/isolinux.bin" \
   "$work/root/usr/lib/syslinux/modules/bios/ldlinux.c32" "$work/iso"
