@@ -14,9 +14,7 @@ STEPS = 24  # of the rival's d, scaled up: its steps all cost the same
 
 
 @pytest.mark.parametrize(("rows", "d", "target"), [(64, 512, 80), (64, 1152, 150)])
-def test_all_removed(
-    versus: Any, sgemm_rate: float, rows: int, d: int, target: int
-) -> None:
+def test_all_removed(versus: Any, sgemm_rate: float, rows: int, d: int, target: int) -> None:
     weight, hessian = problem(rows, d)
     G = inverse(hessian)
     versus(

@@ -17,7 +17,7 @@ NEURONS = {"LIF2": sbc.LIF(2.0), "IF": sbc.IF(), "LIF1.7": sbc.LIF(1.7)}
 
 def spikes(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return (torch.rand(*shape, generator=generator) < DENSITY)
+    return torch.rand(*shape, generator=generator) < DENSITY
 
 
 def response(neuron: Any, T: int) -> torch.Tensor:

@@ -87,7 +87,9 @@ def gptq(
         U1 = U[first:last, first:last]
         for i in range(last - first):
             w, d = W1[:, i], U1[i, i]
-            q = (scale * (torch.clamp(torch.round(w.unsqueeze(1) / scale) + zero, 0, maxq) - zero)).flatten()
+            q = (
+                scale * (torch.clamp(torch.round(w.unsqueeze(1) / scale) + zero, 0, maxq) - zero)
+            ).flatten()
             Q1[:, i] = q
             error = (w - q) / d
             W1[:, i:] -= error.unsqueeze(1).matmul(U1[i, i:].unsqueeze(0))

@@ -28,7 +28,9 @@ def row(benchmark: dict[str, Any]) -> str:
     ratio, rival_time = "-", "-"
     if "ratio" in info:
         ratio, rival_time = f"{info['ratio']:.1f}×", seconds(info["rival_seconds"])
-    wanted = "-" if target is None else f"{target}× {'met' if info['ratio'] >= target else 'MISSED'}"
+    wanted = (
+        "-" if target is None else f"{target}× {'met' if info['ratio'] >= target else 'MISSED'}"
+    )
     case = info["case"] + (f" ({info['note']})" if info["note"] else "")
     cells = (
         case,

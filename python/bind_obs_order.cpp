@@ -20,7 +20,8 @@ void check_quota(const ObsOrderParams<T>& params) {
   std::vector<int64_t> members(params.num_groups);
   for (int64_t i = 0; i < params.d; ++i) {
     const int32_t group = params.group[i];
-    if (group < 0 || group >= params.num_groups) throw std::invalid_argument("group is out of range");
+    if (group < 0 || group >= params.num_groups)
+      throw std::invalid_argument("group is out of range");
     ++members[group];
   }
   int64_t admitted = 0;
@@ -30,13 +31,15 @@ void check_quota(const ObsOrderParams<T>& params) {
   }
   if (admitted < params.num_pruned) {
     throw std::invalid_argument("the quotas admit " + std::to_string(admitted) +
-                                " removals a row; order holds " + std::to_string(params.num_pruned));
+                                " removals a row; order holds " +
+                                std::to_string(params.num_pruned));
   }
 }
 
 void obs_order(const py::object& weight, const py::object& inverse_hessian,
                const std::optional<py::object>& group, const std::optional<py::object>& quota,
-               const py::object& order, const py::object& loss, const std::string& isa, int threads) {
+               const py::object& order, const py::object& loss, const std::string& isa,
+               int threads) {
   const Tensor w(weight, "weight"), g(inverse_hessian, "inverse_hessian");
   const Tensor sequence(order, "order", Access::write), losses(loss, "loss", Access::write);
   const auto groups = group ? std::make_unique<Tensor>(*group, "group") : nullptr;
@@ -75,7 +78,8 @@ void obs_order(const py::object& weight, const py::object& inverse_hessian,
 
 void bind_obs_order(py::module_& module) {
   module.def("obs_order", &obs_order, py::arg("weight"), py::arg("inverse_hessian"),
-             py::arg("group"), py::arg("quota"), py::arg("order"), py::arg("loss"), py::arg("isa"), py::arg("threads"));
+             py::arg("group"), py::arg("quota"), py::arg("order"), py::arg("loss"), py::arg("isa"),
+             py::arg("threads"));
 }
 
 }  // namespace sbc::python

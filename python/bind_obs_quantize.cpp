@@ -21,7 +21,8 @@ std::unique_ptr<Tensor> take(const Optional& array, const char* name, Access acc
 void expect_below(const Tensor& indices, int64_t end, const char* name) {
   for (int64_t i = 0; i < indices.count(); ++i) {
     const int32_t index = indices.data<int32_t>()[i];
-    if (index < 0 || index >= end) throw std::invalid_argument(std::string(name) + " is out of range");
+    if (index < 0 || index >= end)
+      throw std::invalid_argument(std::string(name) + " is out of range");
   }
 }
 
@@ -29,7 +30,8 @@ void obs_quantize(const py::object& weight, const py::object& factor, const py::
                   int64_t block_size, int bits, const Optional& scale, const Optional& zero_point,
                   const Optional& group, const Optional& mask, int64_t num_pruned, int64_t keep_n,
                   int64_t of_m, const py::object& quantized, const Optional& codes,
-                  const Optional& kept, const py::object& loss, const std::string& isa, int threads) {
+                  const Optional& kept, const py::object& loss, const std::string& isa,
+                  int threads) {
   const Tensor w(weight, "weight"), r(factor, "factor"), steps(perm, "perm");
   const Tensor q(quantized, "quantized", Access::write), losses(loss, "loss", Access::write);
   const auto scales = take(scale, "scale", Access::read);
@@ -57,7 +59,8 @@ void obs_quantize(const py::object& weight, const py::object& factor, const py::
     params.loss = losses.data<T>();
     if (block_size < 1 || bits < 0 || bits > 8 || num_pruned < 0 || num_pruned > rows * d ||
         keep_n < 0 || keep_n > of_m || threads < 1) {
-      throw std::invalid_argument("block_size, bits, num_pruned, keep_n or threads is out of range");
+      throw std::invalid_argument(
+          "block_size, bits, num_pruned, keep_n or threads is out of range");
     }
     params.bits = bits;
     if (bits > 0) {

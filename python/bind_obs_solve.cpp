@@ -21,8 +21,8 @@ void obs_solve(const py::object& matrix, const py::object& rhs, const py::object
     x.expect(b.dtype().c_str(), {rows, d});
     flags.expect("int32", {rows});
     if (threads < 1) throw std::invalid_argument("threads < 1");
-    const ObsSolveParams<T> params{a.data<T>(), b.data<T>(), chosen.data<uint8_t>(), rows, d,
-                                   x.data<T>(), flags.data<int32_t>()};
+    const ObsSolveParams<T> params{a.data<T>(), b.data<T>(), chosen.data<uint8_t>(), rows,
+                                   d,           x.data<T>(), flags.data<int32_t>()};
     const Isa which = parse_isa(isa);
     py::gil_scoped_release unlocked;
     sbc::obs_solve(params, which, threads);

@@ -26,27 +26,39 @@ py::tuple narrow_spikes(const py::object& spikes, const py::object& to, int thre
     result = sbc::narrow_spikes<T>(from.data<T>(), outer, C, P, narrow.data<int8_t>(), threads);
   };
   const std::string& dtype = from.dtype();
-  if (dtype == "bool") run(uint8_t{});  // a byte of 0 or 1
-  else if (dtype == "uint8") run(uint8_t{});
-  else if (dtype == "int8") run(int8_t{});
-  else if (dtype == "uint16") run(uint16_t{});
-  else if (dtype == "int16") run(int16_t{});
-  else if (dtype == "uint32") run(uint32_t{});
-  else if (dtype == "int32") run(int32_t{});
-  else if (dtype == "uint64") run(uint64_t{});
-  else if (dtype == "int64") run(int64_t{});
-  else if (dtype == "float32") run(float{});
-  else if (dtype == "float64") run(double{});
-  else throw py::type_error("spikes is " + dtype + "; accepted are bool, integers, float32, float64");
+  if (dtype == "bool")
+    run(uint8_t{});  // a byte of 0 or 1
+  else if (dtype == "uint8")
+    run(uint8_t{});
+  else if (dtype == "int8")
+    run(int8_t{});
+  else if (dtype == "uint16")
+    run(uint16_t{});
+  else if (dtype == "int16")
+    run(int16_t{});
+  else if (dtype == "uint32")
+    run(uint32_t{});
+  else if (dtype == "int32")
+    run(int32_t{});
+  else if (dtype == "uint64")
+    run(uint64_t{});
+  else if (dtype == "int64")
+    run(int64_t{});
+  else if (dtype == "float32")
+    run(float{});
+  else if (dtype == "float64")
+    run(double{});
+  else
+    throw py::type_error("spikes is " + dtype + "; accepted are bool, integers, float32, float64");
   return py::make_tuple(result.integral, result.minimum, result.maximum);
 }
 
 void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channels,
                 const std::optional<py::object>& pair_weights,
-                const std::optional<py::object>& matched_filter, int lane_bytes, int planes, bool is_signed,
-                int64_t max_term, bool triangle, const std::vector<py::object>& positions,
-                const std::vector<py::object>& neighbours, const std::vector<py::object>& sums,
-                const std::string& isa, int threads) {
+                const std::optional<py::object>& matched_filter, int lane_bytes, int planes,
+                bool is_signed, int64_t max_term, bool triangle,
+                const std::vector<py::object>& positions, const std::vector<py::object>& neighbours,
+                const std::vector<py::object>& sums, const std::string& isa, int threads) {
   const Tensor x(spikes, "spikes");
   x.expect("int8", {-1, -1, -1, -1});
   GramParams params{};
@@ -58,12 +70,14 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
     throw std::invalid_argument("either pair_weights or matched_filter is to be given");
   }
   if (pair_weights) {
-    const Tensor& weights = *alive.emplace_back(std::make_unique<Tensor>(*pair_weights, "pair_weights"));
+    const Tensor& weights =
+        *alive.emplace_back(std::make_unique<Tensor>(*pair_weights, "pair_weights"));
     weights.expect("float64", {params.T, params.T});
     params.pair_weights = weights.data<double>();
     lane_bytes = planes = 1, is_signed = false, max_term = 1;
   } else {
-    const Tensor& filter = *alive.emplace_back(std::make_unique<Tensor>(*matched_filter, "matched_filter"));
+    const Tensor& filter =
+        *alive.emplace_back(std::make_unique<Tensor>(*matched_filter, "matched_filter"));
     filter.expect("int64", {params.T, params.T});
     params.matched_filter = filter.data<int64_t>();
   }
@@ -83,8 +97,10 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
   std::vector<GramRegion> regions;
   for (size_t r = 0; r < positions.size(); ++r) {
     const Tensor& where = *alive.emplace_back(std::make_unique<Tensor>(positions[r], "positions"));
-    const Tensor& around = *alive.emplace_back(std::make_unique<Tensor>(neighbours[r], "neighbours"));
-    const Tensor& out = *alive.emplace_back(std::make_unique<Tensor>(sums[r], "sums", Access::write));
+    const Tensor& around =
+        *alive.emplace_back(std::make_unique<Tensor>(neighbours[r], "neighbours"));
+    const Tensor& out =
+        *alive.emplace_back(std::make_unique<Tensor>(sums[r], "sums", Access::write));
     where.expect("int32", {-1});
     around.expect("int32", {-1, params.P});
     out.expect("float64", {around.size(0), channels, channels});
@@ -94,7 +110,8 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
       }
     }
     for (int64_t i = 0; i < around.count(); ++i) {
-      if (around.data<int32_t>()[i] >= params.P) throw std::invalid_argument("neighbours leave the map");
+      if (around.data<int32_t>()[i] >= params.P)
+        throw std::invalid_argument("neighbours leave the map");
     }
     if (where.count() == 0 || around.count() == 0) continue;
     regions.push_back({where.data<int32_t>(), where.count(), around.data<int32_t>(), around.size(0),
@@ -119,12 +136,13 @@ void mirror_upper(const py::object& matrix, double factor, int threads) {
 
 void bind_spike_gram(py::module_& module) {
   module.def("narrow_spikes", &narrow_spikes, py::arg("spikes"), py::arg("to"), py::arg("threads"));
-  module.def("mirror_upper", &mirror_upper, py::arg("matrix"), py::arg("factor"), py::arg("threads"));
+  module.def("mirror_upper", &mirror_upper, py::arg("matrix"), py::arg("factor"),
+             py::arg("threads"));
   module.def("spike_gram", &spike_gram, py::arg("spikes"), py::arg("first_channel"),
              py::arg("channels"), py::arg("pair_weights"), py::arg("matched_filter"),
-             py::arg("lane_bytes"), py::arg("planes"),
-             py::arg("is_signed"), py::arg("max_term"), py::arg("triangle"), py::arg("positions"),
-             py::arg("neighbours"), py::arg("sums"), py::arg("isa"), py::arg("threads"));
+             py::arg("lane_bytes"), py::arg("planes"), py::arg("is_signed"), py::arg("max_term"),
+             py::arg("triangle"), py::arg("positions"), py::arg("neighbours"), py::arg("sums"),
+             py::arg("isa"), py::arg("threads"));
 }
 
 }  // namespace sbc::python

@@ -11,11 +11,14 @@ namespace py = pybind11;
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Kernels of sbc_kernels. Arrays come and go through DLPack.";
 
-  module.def("available_isas", [] {
-    py::list names;
-    for (sbc::Isa isa : sbc::available_isas()) names.append(sbc::isa_name(isa));
-    return names;
-  }, "Instruction sets this processor runs, slowest first.");
+  module.def(
+      "available_isas",
+      [] {
+        py::list names;
+        for (sbc::Isa isa : sbc::available_isas()) names.append(sbc::isa_name(isa));
+        return names;
+      },
+      "Instruction sets this processor runs, slowest first.");
 
 #if defined(SBC_WITH_CUDA)
   module.attr("with_cuda") = true;

@@ -43,11 +43,12 @@ Tensor::Tensor(const py::object& array, const char* name, Access access) : name_
   }
   capsule_ = take_capsule(array);
   if (PyCapsule_IsValid(capsule_.ptr(), kVersioned)) {
-    auto* managed = static_cast<DLManagedTensorVersioned*>(
-        PyCapsule_GetPointer(capsule_.ptr(), kVersioned));
-    if (managed->version.major != 1) throw std::invalid_argument(
-        std::string(name) + " exports DLPack " + std::to_string(managed->version.major) +
-        "; accepted are versions 0 and 1");
+    auto* managed =
+        static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule_.ptr(), kVersioned));
+    if (managed->version.major != 1)
+      throw std::invalid_argument(std::string(name) + " exports DLPack " +
+                                  std::to_string(managed->version.major) +
+                                  "; accepted are versions 0 and 1");
     dl_ = &managed->dl_tensor;
     if (access == Access::write && (managed->flags & kReadOnly) != 0) fail("a writable array");
   } else if (PyCapsule_IsValid(capsule_.ptr(), kLegacy)) {
@@ -90,12 +91,14 @@ void Tensor::expect(const char* dtype, std::initializer_list<int64_t> shape) con
 
 std::string Tensor::describe() const {
   std::string text = dtype_ + " [";
-  for (int dim = 0; dim < dl_->ndim; ++dim) text += (dim > 0 ? ", " : "") + std::to_string(size(dim));
+  for (int dim = 0; dim < dl_->ndim; ++dim)
+    text += (dim > 0 ? ", " : "") + std::to_string(size(dim));
   return text + "]";
 }
 
 void Tensor::fail(const std::string& accepted) const {
-  throw std::invalid_argument(std::string(name_) + " is " + describe() + "; accepted is " + accepted);
+  throw std::invalid_argument(std::string(name_) + " is " + describe() + "; accepted is " +
+                              accepted);
 }
 
 }  // namespace sbc::python

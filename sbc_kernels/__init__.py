@@ -1,7 +1,7 @@
 """Spiking Brain Compression: prune or quantize a trained spiking network in one pass.
 
-    import sbc_kernels as sbc
-    out = sbc.compress_layer(W, spikes, neuron=sbc.LIF(tau=2.0), sparsity=0.97)
+import sbc_kernels as sbc
+out = sbc.compress_layer(W, spikes, neuron=sbc.LIF(tau=2.0), sparsity=0.97)
 """
 
 from importlib.metadata import PackageNotFoundError, version

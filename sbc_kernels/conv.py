@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pair = tuple[int, int]
+Classes = dict[tuple[int, ...], list[int]]  # positions of one axis by the taps that can lie there
 
 
 def _pair(value: Any, name: str, dims: int, least: int) -> tuple[int, ...]:
@@ -71,10 +72,20 @@ class Conv:
                 raise ValueError(
                     f"padding is {self.padding!r}; accepted are integers, 'same' and 'valid'"
                 )
-            if self.padding == "same" and any(s != 1 for s in self.stride):  # type: ignore[union-attr]
-                raise ValueError(f"padding is 'same' with stride {self.stride}; accepted is stride 1")
+            if self.padding == "same" and any(s != 1 for s in self.strides):
+                raise ValueError(
+                    f"padding is 'same' with stride {self.stride}; accepted is stride 1"
+                )
         else:
             set_(self, "padding", _pair(self.padding, "padding", dims, 0))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return cast(tuple[int, ...], self.stride)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return cast(tuple[int, ...], self.dilation)
 
     @property
     def dims(self) -> int:
@@ -86,27 +97,28 @@ class Conv:
 
     def pads(self) -> list[Pair]:
         """(before, after) of each dimension. "same" puts the odd one after, as PyTorch does."""
-        pads = []
+        pads: list[Pair] = []
         for dim in range(self.dims):
             if self.padding == "same":
-                total = self.dilation[dim] * (self.kernel_size[dim] - 1)  # type: ignore[index]
+                total = self.dilations[dim] * (self.kernel_size[dim] - 1)
                 pads.append((total // 2, total - total // 2))
             elif self.padding == "valid":
                 pads.append((0, 0))
             else:
-                pads.append((self.padding[dim],) * 2)  # type: ignore[index,arg-type]
+                before = cast(tuple[int, ...], self.padding)[dim]
+                pads.append((before, before))
         return pads
 
     def axis_output(self, dim: int, extent: int) -> int:
         """Output size along one dimension. Raises ValueError where the kernel does not fit."""
-        reach = self.dilation[dim] * (self.kernel_size[dim] - 1) + 1  # type: ignore[index]
+        reach = self.dilations[dim] * (self.kernel_size[dim] - 1) + 1
         free = extent + sum(self.pads()[dim]) - reach
         if free < 0:
             raise ValueError(
                 f"spikes has {extent} positions along dimension {dim}; with padding {self.padding} "
                 f"the kernel {self.kernel_size} at dilation {self.dilation} does not fit"
             )
-        return free // self.stride[dim] + 1  # type: ignore[index]
+        return free // self.strides[dim] + 1
 
     def output_size(self, input_size: tuple[int, ...]) -> tuple[int, ...]:
         """Spatial output size. Raises ValueError where the kernel does not fit."""
@@ -121,12 +133,11 @@ class Region(NamedTuple):
     blocks: tuple[tuple[int, int, int], ...]  # (shift, tap a, tap b) with b - a the shift
 
 
-def _axis(conv: Conv, dim: int, extent: int) -> dict[tuple[int, ...], list[int]]:
-    """Positions of one axis by the taps that can lie on them."""
-    stride, dilation = conv.stride[dim], conv.dilation[dim]  # type: ignore[index]
+def _axis(conv: Conv, dim: int, extent: int) -> Classes:
+    stride, dilation = conv.strides[dim], conv.dilations[dim]
     before = conv.pads()[dim][0]
     outputs = conv.axis_output(dim, extent)
-    classes: dict[tuple[int, ...], list[int]] = {}
+    classes: Classes = {}
     for position in range(extent):
         taps = tuple(
             tap
@@ -142,14 +153,11 @@ def _axis(conv: Conv, dim: int, extent: int) -> dict[tuple[int, ...], list[int]]
 @lru_cache(maxsize=64)
 def regions(conv: Conv, input_size: tuple[int, ...]) -> tuple[Region, ...]:
     """Partition of the map. Every block (a, b) with b >= a is in exactly the regions where a can be."""
-    if conv.dims == 1:
-        height, width = 1, input_size[0]
-        rows, columns = {(0,): [0]}, _axis(conv, 0, width)
-        reach_y, reach_x, dy, dx = 1, conv.kernel_size[0], 1, conv.dilation[0]  # type: ignore[index]
-    else:
-        height, width = input_size
-        rows, columns = _axis(conv, 0, height), _axis(conv, 1, width)
-        (reach_y, reach_x), (dy, dx) = conv.kernel_size, conv.dilation  # type: ignore[misc]
+    height, width = (1, *input_size)[-2:]
+    columns = _axis(conv, conv.dims - 1, width)
+    rows: Classes = _axis(conv, 0, height) if conv.dims == 2 else {(0,): [0]}
+    reach_y, reach_x = (1, *conv.kernel_size)[-2:]
+    dy, dx = (1, *conv.dilations)[-2:]
     y, x = np.divmod(np.arange(height * width, dtype=np.int32), width)
     found = []
     for taps_y, ys in rows.items():
@@ -163,16 +171,15 @@ def regions(conv: Conv, input_size: tuple[int, ...]) -> tuple[Region, ...]:
                             if (by, bx) >= (ay, ax):
                                 pair = (ay * reach_x + ax, by * reach_x + bx)
                                 blocks.setdefault((by - ay, bx - ax), []).append(pair)
-            neighbours, listed = [], []
+            neighbours: list[NDArray[np.int32]] = []
+            listed: list[tuple[int, int, int]] = []
             for (sy, sx), pairs in blocks.items():
                 ny, nx = y + sy * dy, x + sx * dx
-                inside = (0 <= ny) & (ny < height) & (0 <= nx) & (nx < width)
+                inside = (ny >= 0) & (ny < height) & (nx >= 0) & (nx < width)
                 if inside[positions].any():  # a shift off the map everywhere adds nothing
                     listed += [(len(neighbours), a, b) for a, b in pairs]
                     neighbours.append(np.where(inside, ny * width + nx, -1).astype(np.int32))
-            found.append(
-                Region(positions.astype(np.int32), np.stack(neighbours), tuple(listed))
-            )
+            found.append(Region(positions.astype(np.int32), np.stack(neighbours), tuple(listed)))
     return tuple(found)
 
 

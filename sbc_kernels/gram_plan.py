@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,7 @@ def matched_filter(neuron: Neuron | None, T: int) -> MatchedFilter:
     return MatchedFilter(integers64, float(np.ldexp(1.0, -exponent)), False)
 
 
-def _autocorrelation(k: NDArray) -> NDArray:  # type: ignore[type-arg]
+def _autocorrelation(k: NDArray[Any]) -> NDArray[Any]:
     """``(M'M)[t, u] = sum_s k[s - t] k[s - u]``, in k's own arithmetic."""
     T = len(k)
     matrix = np.zeros((T, T), dtype=k.dtype)
@@ -139,7 +140,16 @@ def plan_gram(
         kind = "exact integers" if filter_.exact else "counts weighted in float64"
         bound = float(np.abs(weights).sum())
         return GramPlan(
-            weights, None, factor, 1, 1, False, 1, bound, filter_.exact, f"{kind}, by pairs of times"
+            weights,
+            None,
+            factor,
+            1,
+            1,
+            False,
+            1,
+            bound,
+            filter_.exact,
+            f"{kind}, by pairs of times",
         )
     return lanes
 
@@ -159,9 +169,21 @@ def _plan_lanes(filter_: MatchedFilter, minimum: int, maximum: int) -> GramPlan 
         if lane_bytes == 1 and negative:
             continue
         if PASS_SAMPLES * max_term < 1 << bits:
-            kind = "exact integers" if filter_.exact else f"fixed point ({FIXED_POINT_BITS} bits of M'M)"
+            kind = (
+                "exact integers"
+                if filter_.exact
+                else f"fixed point ({FIXED_POINT_BITS} bits of M'M)"
+            )
             return GramPlan(
-                None, filter_.integers, filter_.factor, lane_bytes, planes, is_signed, max_term,
-                float(value * largest), filter_.exact, f"{kind} in {8 * lane_bytes}-bit lanes",
+                None,
+                filter_.integers,
+                filter_.factor,
+                lane_bytes,
+                planes,
+                is_signed,
+                max_term,
+                float(value * largest),
+                filter_.exact,
+                f"{kind} in {8 * lane_bytes}-bit lanes",
             )
     return None

@@ -119,7 +119,7 @@ def fit_grid(
         return _levels(low * shrink, high * shrink, int(bits), sym)
 
     if kind == "absmax":
-        scale, zero = levels(np.float32(1.0))
+        scale, zero = levels(np.ones_like(low))
         return Grid(int(bits), scale, zero, int(group_size))
     best_shrink = np.ones((d_out, groups), dtype=np.float32)
     best_error = np.full((d_out, groups), np.inf, dtype=np.float32)

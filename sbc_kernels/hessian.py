@@ -186,7 +186,9 @@ class SpikeHessian:
         whole sum is below 2^53, where float64 holds every integer."""
         said = self._paths.items()
         if self._bound >= _EXACT_SUM:
-            said = {p.replace("exact integers", "integers of over 53 bits"): n for p, n in said}.items()
+            said = {
+                p.replace("exact integers", "integers of over 53 bits"): n for p, n in said
+            }.items()
         return [f"{path}: {batches} batch(es)" for path, batches in said]
 
     # ---- input ---------------------------------------------------------------------------------
@@ -310,11 +312,11 @@ class SpikeHessian:
         conv, per_group = self.conv, self._channels // self.groups
         maps = maps[:, group * per_group : (group + 1) * per_group]
         maps = np.pad(maps, [(0, 0), (0, 0), *conv.pads()])
-        reach = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]  # type: ignore[arg-type]
+        reach = [d * (k - 1) + 1 for d, k in zip(conv.dilations, conv.kernel_size, strict=True)]
         axes = tuple(range(2, 2 + conv.dims))
-        windows = np.lib.stride_tricks.sliding_window_view(maps, reach, axis=axes)  # type: ignore[call-overload]
-        steps = (slice(None), slice(None)) + tuple(slice(None, None, s) for s in conv.stride)  # type: ignore[union-attr]
-        steps += tuple(slice(None, None, d) for d in conv.dilation)  # type: ignore[union-attr]
+        windows = np.lib.stride_tricks.sliding_window_view(maps, reach, axis=axes)
+        steps = (slice(None), slice(None)) + tuple(slice(None, None, s) for s in conv.strides)
+        steps += tuple(slice(None, None, d) for d in conv.dilations)
         windows = windows[steps]
         order = (0, *axes, 1, *range(2 + conv.dims, 2 + 2 * conv.dims))
         return np.ascontiguousarray(windows.transpose(order)).reshape(-1, per_group * conv.taps)

@@ -187,16 +187,17 @@ def compress_layer(
 
     rows = len(values) // len(stack)
     flat = np.ascontiguousarray(values.reshape(len(values), -1))
-    parts = [
-        _Group(flat[g * rows : (g + 1) * rows], matrix) for g, matrix in enumerate(stack)
-    ]
+    parts = [_Group(flat[g * rows : (g + 1) * rows], matrix) for g, matrix in enumerate(stack)]
     for part in parts:
         if options.pattern is not None:
             options.pattern.require_fits(part.weight.shape)
         silent = int((~part.live).sum())
         if silent == part.live.size:
-            _warn(log, "no input spiked in calibration: there is nothing to weigh, so weights are "
-                       "compared by magnitude and rounded to the nearest level")
+            _warn(
+                log,
+                "no input spiked in calibration: there is nothing to weigh, so weights are "
+                "compared by magnitude and rounded to the nearest level",
+            )
         elif silent:
             log.append(f"{silent} of {part.live.size} inputs never spiked in calibration")
 
@@ -275,7 +276,9 @@ def _checked_options(
         raise ValueError(f"damp_percent is {damp_percent!r}; accepted is a number of at least 0")
     natural = method == "blocked" and pattern is not None and pattern.of_m > 0
     if natural and act_order:
-        raise ValueError("act_order is True with method 'blocked' and an N:M pattern; accepted is False")
+        raise ValueError(
+            "act_order is True with method 'blocked' and an N:M pattern; accepted is False"
+        )
     if natural and pattern is not None:
         block_size = -(-block_size // pattern.of_m) * pattern.of_m
     return _Options(
@@ -292,14 +295,22 @@ def _checked_options(
     )
 
 
-def _checked_conv(values: Array, stride: Any, padding: Any, dilation: Any, groups: int) -> Conv | None:
+def _checked_conv(
+    values: Array, stride: Any, padding: Any, dilation: Any, groups: int
+) -> Conv | None:
     if values.ndim == 2:
-        given = {"stride": stride != 1, "padding": padding != 0, "dilation": dilation != 1,
-                 "groups": groups != 1}
+        given = {
+            "stride": stride != 1,
+            "padding": padding != 0,
+            "dilation": dilation != 1,
+            "groups": groups != 1,
+        }
         for name, wrong in given.items():
             if wrong:
-                raise ValueError(f"{name} is given for W of shape {list(values.shape)}; accepted is a "
-                                 "convolution's weight of 3 or 4 dimensions with it")
+                raise ValueError(
+                    f"{name} is given for W of shape {list(values.shape)}; accepted is a "
+                    "convolution's weight of 3 or 4 dimensions with it"
+                )
         return None
     conv = Conv(values.shape[2:], stride, padding, dilation, groups)
     if len(values) % conv.groups:
@@ -323,11 +334,15 @@ def _hessian_of(
     d = int(np.prod(values.shape[1:]))
     if isinstance(spikes, SpikeHessian):
         if neuron is not None and neuron != spikes.neuron:
-            raise ValueError(f"neuron is {neuron!r} and spikes was fed with {spikes.neuron!r}; accepted "
-                             "is None or the same")
+            raise ValueError(
+                f"neuron is {neuron!r} and spikes was fed with {spikes.neuron!r}; accepted "
+                "is None or the same"
+            )
         if hessian == "current" and spikes.neuron is not None:
-            raise ValueError("hessian is 'current' and spikes was fed with a neuron; accepted is a "
-                             "SpikeHessian with neuron=None")
+            raise ValueError(
+                "hessian is 'current' and spikes was fed with a neuron; accepted is a "
+                "SpikeHessian with neuron=None"
+            )
         if spikes.conv != conv:
             raise ValueError(f"spikes was fed for {spikes.conv!r}; accepted for this W is {conv!r}")
         source = spikes
@@ -337,16 +352,22 @@ def _hessian_of(
             neuron = LIF(tau=2.0)
             log.append("no neuron given: LIF(tau=2.0)")
         source = SpikeHessian(
-            neuron if hessian == "smp" else None, conv=conv, backend=options.backend,
+            neuron if hessian == "smp" else None,
+            conv=conv,
+            backend=options.backend,
             in_features=d if conv is None else None,
             in_channels=None if conv is None else values.shape[1] * conv.groups,
         )
         source.update(spikes)
     if source.in_features is not None and source.in_features != d:
-        raise ValueError(f"W has {d} inputs and spikes was fed {source.in_features}; accepted are equal")
+        raise ValueError(
+            f"W has {d} inputs and spikes was fed {source.in_features}; accepted are equal"
+        )
     stack = source.stacked()
-    log.append(f"Hessian: {'current' if source.neuron is None else repr(source.neuron)}, "
-               f"{source.num_samples} samples, " + "; ".join(source.paths))
+    log.append(
+        f"Hessian: {'current' if source.neuron is None else repr(source.neuron)}, "
+        f"{source.num_samples} samples, " + "; ".join(source.paths)
+    )
     return stack
 
 
@@ -382,8 +403,11 @@ def _with_damping(
                     f"{error}; {MAX_RETRIES} retries up to damp_percent {percent:g} did not help"
                 ) from error
             larger = 10 * percent if percent > 0 else 1e-4
-            _warn(log, f"Cholesky failed at damp_percent {percent:g} ({error}); retry {retry + 1} with "
-                       f"{larger:g}")
+            _warn(
+                log,
+                f"Cholesky failed at damp_percent {percent:g} ({error}); retry {retry + 1} with "
+                f"{larger:g}",
+            )
             percent = larger
     raise AssertionError("unreachable")
 
@@ -418,6 +442,7 @@ def _prune_exact(parts: list[_Group], options: _Options, log: list[str]) -> floa
     assert pattern is not None
     percents, orders, inverses, dampeds = [], [], [], []
     for part in parts:
+
         def attempt(matrix: NDArray[np.float64], part: _Group = part) -> Any:
             live = np.flatnonzero(part.live)
             return matrix, inverse(matrix[np.ix_(live, live)])
@@ -428,7 +453,10 @@ def _prune_exact(parts: list[_Group], options: _Options, log: list[str]) -> floa
         percents.append(percent)
         orders.append(_order(part, G, pattern, options.backend))
     if pattern.of_m:
-        masks = [_mask_of_steps(part, order, None) for part, (order, _) in zip(parts, orders, strict=True)]
+        masks = [
+            _mask_of_steps(part, order, None)
+            for part, (order, _) in zip(parts, orders, strict=True)
+        ]
         for part, mask in zip(parts, masks, strict=True):
             _prune_silent_in_groups(part, mask, pattern)
     else:
@@ -466,12 +494,18 @@ def _order(
     dead = np.bincount(np.flatnonzero(~part.live) // pattern.of_m, minlength=d // pattern.of_m)
     quota = np.maximum(pattern.of_m - pattern.keep_n - dead, 0).astype(np.int32)
     return run_obs_order(
-        weight, G, int(quota.sum()), group=(live // pattern.of_m).astype(np.int32), quota=quota,
+        weight,
+        G,
+        int(quota.sum()),
+        group=(live // pattern.of_m).astype(np.int32),
+        quota=quota,
         backend=backend,
     )
 
 
-def _share_quota(parts: list[_Group], losses: list[Array], pattern: Pattern) -> list[NDArray[np.int64]]:
+def _share_quota(
+    parts: list[_Group], losses: list[Array], pattern: Pattern
+) -> list[NDArray[np.int64]]:
     """How many live weights each row gives up: the layer's quota goes to the least losses."""
     size = sum(part.weight.size for part in parts)
     dead = sum(len(part.weight) * int((~part.live).sum()) for part in parts)
@@ -503,9 +537,7 @@ def _prune_silent(parts: list[_Group], masks: list[NDArray[np.bool_]], pattern: 
     """Dead inputs' weights cost nothing: they fill the quota, the smallest first."""
     size = sum(part.weight.size for part in parts)
     missing = pattern.num_pruned(size) - sum(int((~mask).sum()) for mask in masks)
-    sizes = [
-        np.where(part.live[None, :], np.inf, np.abs(part.weight)).ravel() for part in parts
-    ]
+    sizes = [np.where(part.live[None, :], np.inf, np.abs(part.weight)).ravel() for part in parts]
     least = np.argsort(np.concatenate(sizes), kind="stable")[: max(missing, 0)]
     at = 0
     for mask in masks:
@@ -544,16 +576,22 @@ def _quantize(parts: list[_Group], options: _Options, log: list[str]) -> float:
                 part.result = np.where(part.mask, part.result, 0).astype(part.weight.dtype)
         else:
             percent = max(percent, _sweep(part, options, grid, log))
-    log.append(f"quantized to {options.bits} bits, {options.grid} grid, "
-               f"{'symmetric' if options.sym else 'asymmetric'}, group_size {options.group_size}"
-               + (", rounded to nearest" if options.method in ("rtn", "magnitude") else ""))
+    log.append(
+        f"quantized to {options.bits} bits, {options.grid} grid, "
+        f"{'symmetric' if options.sym else 'asymmetric'}, group_size {options.group_size}"
+        + (", rounded to nearest" if options.method in ("rtn", "magnitude") else "")
+    )
     return percent
 
 
 def _fit(part: _Group, options: _Options) -> Grid:
     assert options.bits is not None
     return fit_grid(
-        part.result, options.bits, kind=options.grid, sym=options.sym, group_size=options.group_size,
+        part.result,
+        options.bits,
+        kind=options.grid,
+        sym=options.sym,
+        group_size=options.group_size,
         importance=None if options.method in ("rtn", "magnitude") else np.diagonal(part.hessian),
         mask=part.mask,
     )
@@ -568,8 +606,14 @@ def _sweep(part: _Group, options: _Options, grid: Grid | None, log: list[str]) -
 
     def attempt(matrix: NDArray[np.float64]) -> Any:
         return run_obs_quantize(
-            weight, matrix, grid, block_size=options.block_size, act_order=options.act_order,
-            mask=part.mask, pattern=pattern, backend=options.backend,
+            weight,
+            matrix,
+            grid,
+            block_size=options.block_size,
+            act_order=options.act_order,
+            mask=part.mask,
+            pattern=pattern,
+            backend=options.backend,
         )
 
     answer, percent = _with_damping(part, options, log, attempt)

@@ -20,8 +20,9 @@ def inverse(matrix: Matrix) -> NDArray[np.float64]:
     if info == 0:
         factor, info = lapack.dpotri(factor, lower=False, overwrite_c=True)
     _require_positive(info)
-    upper = np.triu(factor)
-    return upper + np.triu(upper, 1).T
+    upper: NDArray[np.float64] = np.triu(factor)
+    upper += np.triu(upper, 1).T
+    return upper
 
 
 def upper_factor(matrix: Matrix) -> NDArray[np.float64]:

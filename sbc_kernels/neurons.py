@@ -174,8 +174,12 @@ class Alpha:
     def __post_init__(self) -> None:
         _number("alpha", self.alpha, "0 < beta < alpha < 1", 0.0, 1.0)
         _number("beta", self.beta, "0 < beta < alpha < 1", 0.0, 1.0)
-        _require(0.0 < self.beta < self.alpha < 1.0, "(alpha, beta)", (self.alpha, self.beta),
-                 "0 < beta < alpha < 1")
+        _require(
+            0.0 < self.beta < self.alpha < 1.0,
+            "(alpha, beta)",
+            (self.alpha, self.beta),
+            "0 < beta < alpha < 1",
+        )
 
     def impulse_response(self, T: int) -> Response:
         gain = math.log(self.beta) / (math.log(self.beta) - math.log(self.alpha))
@@ -312,7 +316,8 @@ class Kernel:
     def impulse_response(self, T: int) -> Response:
         _steps(T)
         _require(self.k.size >= T, "k", f"{self.k.size} values", f"at least T = {T} values")
-        return self.k[:T].copy()
+        response: Response = self.k[:T].copy()
+        return response
 
 
 def membrane_matrix(neuron: Neuron | None, T: int) -> Response:
@@ -333,5 +338,7 @@ def impulse_response(neuron: Neuron, T: int) -> Response:
         )
     k = np.asarray(neuron.impulse_response(T), dtype=np.float64)
     _require(k.shape == (T,), "neuron.impulse_response(T)", f"shape {k.shape}", f"shape ({T},)")
-    _require(bool(np.isfinite(k).all()), "neuron.impulse_response(T)", "not finite", "finite values")
+    _require(
+        bool(np.isfinite(k).all()), "neuron.impulse_response(T)", "not finite", "finite values"
+    )
     return k

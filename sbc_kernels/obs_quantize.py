@@ -103,7 +103,9 @@ def obs_quantize(
             raise TypeError(f"mask has dtype {keep.dtype}; accepted is bool, True = kept")
     if pattern is not None:
         if not isinstance(pattern, Pattern):
-            raise TypeError(f"pattern is a {type(pattern).__name__}; accepted is a Pattern, or None")
+            raise TypeError(
+                f"pattern is a {type(pattern).__name__}; accepted is a Pattern, or None"
+            )
         pattern.require_fits(w.shape)
         if pattern.of_m and act_order:
             raise ValueError("act_order is True with an N:M pattern; accepted is False")
@@ -112,7 +114,13 @@ def obs_quantize(
                 f"block_size is {block_size}; accepted is a multiple of M = {pattern.of_m}"
             )
     answer = run_obs_quantize(
-        w, h, grid, block_size=int(block_size), act_order=act_order, mask=keep, pattern=pattern,
+        w,
+        h,
+        grid,
+        block_size=int(block_size),
+        act_order=act_order,
+        mask=keep,
+        pattern=pattern,
         backend=backend,
     )
     return QuantizedRows(*(None if part is None else restore(part) for part in answer))

@@ -78,7 +78,9 @@ def run_obs_solve(
         small[:] = False
     if small.any():
         g = inverse(hessian) if inverse_hessian is None else inverse_hessian
-        answer = _solve_subsets(g.astype(weight.dtype, copy=False), weight[small], ~mask[small], backend)
+        answer = _solve_subsets(
+            g.astype(weight.dtype, copy=False), weight[small], ~mask[small], backend
+        )
         solution[small] -= answer @ g.astype(weight.dtype, copy=False)
     large = touched & ~small
     if large.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,23 +51,25 @@ def parse_sparsity(sparsity: float | str) -> Pattern:
         if keep_n > of_m or of_m < 1:
             raise ValueError(f"sparsity is {sparsity!r}; accepted is {accepted}")
         return Pattern(1.0 - keep_n / of_m, keep_n, of_m)
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float, np.floating, np.integer)):
+    if isinstance(sparsity, bool) or not isinstance(
+        sparsity, (int, float, np.floating, np.integer)
+    ):
         raise TypeError(f"sparsity is a {type(sparsity).__name__}; accepted is {accepted}")
     if not 0.0 <= sparsity <= 1.0:
         raise ValueError(f"sparsity is {sparsity!r}; accepted is {accepted}")
     return Pattern(float(sparsity))
 
 
-def prune_least(scores: NDArray, pattern: Pattern) -> NDArray[np.bool_]:  # type: ignore[type-arg]
-    """Mask, True = kept, that prunes the least scores [d_out, d_in]; ties go to the earlier weight."""
+def prune_least(scores: NDArray[Any], pattern: Pattern) -> NDArray[np.bool_]:
+    """Mask, True = kept, that prunes the least scores [d_out, d_in]; ties go to the earlier one."""
     rows, d = scores.shape
     if pattern.of_m:
-        grouped = scores.reshape(rows, d // pattern.of_m, pattern.of_m)
-        order = np.argsort(grouped, axis=2, kind="stable")
-        keep = np.ones(grouped.shape, dtype=np.bool_)
+        shape = (rows, d // pattern.of_m, pattern.of_m)
+        order = np.argsort(scores.reshape(shape), axis=2, kind="stable")
+        keep = np.ones(shape, dtype=np.bool_)
         np.put_along_axis(keep, order[:, :, : pattern.of_m - pattern.keep_n], False, axis=2)
         return keep.reshape(rows, d)
-    keep = np.ones(scores.size, dtype=np.bool_)
-    order = np.argsort(scores, axis=None, kind="stable")
-    keep[order[: pattern.num_pruned(scores.size)]] = False
-    return keep.reshape(rows, d)
+    kept = np.ones(scores.size, dtype=np.bool_)
+    ranked = np.argsort(scores, axis=None, kind="stable")
+    kept[ranked[: pattern.num_pruned(scores.size)]] = False
+    return kept.reshape(rows, d)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ from .neurons import Neuron, membrane_matrix
 Matrix = NDArray[np.float64]
 
 
-def unfold(maps: NDArray, conv: Conv) -> Matrix:  # type: ignore[type-arg]
+def unfold(maps: NDArray[Any], conv: Conv) -> Matrix:
     """[S, C, *map] to [S, outputs, C * taps]: what each output position sees."""
     padded = np.pad(maps.astype(np.float64), [(0, 0), (0, 0), *conv.pads()])
     outputs = conv.output_size(maps.shape[2:])
@@ -20,14 +22,15 @@ def unfold(maps: NDArray, conv: Conv) -> Matrix:  # type: ignore[type-arg]
     for tap in np.ndindex(*conv.kernel_size):
         window: tuple[slice, ...] = (slice(None), slice(None))
         for dim, a in enumerate(tap):
-            start, step = a * conv.dilation[dim], conv.stride[dim]  # type: ignore[index]
+            start, step = a * conv.dilations[dim], conv.strides[dim]
             window += (slice(start, start + step * (outputs[dim] - 1) + 1, step),)
         columns.append(padded[window].reshape(*maps.shape[:2], -1))
     stacked = np.stack(columns, axis=2)  # [S, C, taps, outputs]
-    return stacked.reshape(len(maps), -1, stacked.shape[3]).transpose(0, 2, 1)
+    unfolded: Matrix = stacked.reshape(len(maps), -1, stacked.shape[3]).transpose(0, 2, 1)
+    return unfolded
 
 
-def filtered_input(spikes: NDArray, neuron: Neuron | None, conv: Conv | None) -> Matrix:  # type: ignore[type-arg]
+def filtered_input(spikes: NDArray[Any], neuron: Neuron | None, conv: Conv | None) -> Matrix:
     """Y [groups, samples, d_in] of a layer, every time step and position a sample."""
     T, N = spikes.shape[:2]
     M = membrane_matrix(neuron, T)
@@ -43,15 +46,21 @@ def filtered_input(spikes: NDArray, neuron: Neuron | None, conv: Conv | None) ->
     )
 
 
-def spike_sum(spikes: NDArray, neuron: Neuron | None = None, conv: Conv | None = None) -> Matrix:  # type: ignore[type-arg]
+def spike_sum(
+    spikes: NDArray[Any], neuron: Neuron | None = None, conv: Conv | None = None
+) -> Matrix:
     """``sum_n Y_n' Y_n`` [groups, d_in, d_in]."""
     Y = filtered_input(spikes, neuron, conv)
-    return Y.transpose(0, 2, 1) @ Y
+    total: Matrix = Y.transpose(0, 2, 1) @ Y
+    return total
 
 
-def spike_gram(spikes: NDArray, neuron: Neuron | None = None, conv: Conv | None = None) -> Matrix:  # type: ignore[type-arg]
+def spike_gram(
+    spikes: NDArray[Any], neuron: Neuron | None = None, conv: Conv | None = None
+) -> Matrix:
     """``2 E_n[Y_n' Y_n]`` [groups, d_in, d_in]."""
-    return 2.0 / spikes.shape[1] * spike_sum(spikes, neuron, conv)
+    mean: Matrix = 2.0 / spikes.shape[1] * spike_sum(spikes, neuron, conv)
+    return mean
 
 
 def obs_order(
@@ -105,7 +114,7 @@ def obs_quantize(
     act_order: bool = True,
     mask: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.uint8], Matrix, Matrix]:
-    """GPTQ as published: U with ``H^-1 = U' U``, one column after the other, every later one updated."""
+    """GPTQ as published: ``H^-1 = U' U``, column by column, every later one updated."""
     rows, d = weight.shape
     H = hessian.astype(np.float64)
     perm = np.argsort(-np.diagonal(H), kind="stable") if act_order else np.arange(d)
@@ -128,14 +137,17 @@ def obs_quantize(
 
 
 def output_error(
-    weight: NDArray,  # type: ignore[type-arg]
-    changed: NDArray,  # type: ignore[type-arg]
-    spikes: NDArray,  # type: ignore[type-arg]
+    weight: NDArray[Any],
+    changed: NDArray[Any],
+    spikes: NDArray[Any],
     neuron: Neuron | None = None,
     conv: Conv | None = None,
 ) -> Matrix:
-    """``E_n |Y_n (w' - w)|^2`` of each output row, measured on the spikes: what the loss predicts."""
+    """``E_n |Y_n (w' - w)|^2`` of each output row, on the spikes: what the loss predicts."""
     Y = filtered_input(spikes, neuron, conv)
-    change = (changed.astype(np.float64) - weight.astype(np.float64)).reshape(len(Y), -1, Y.shape[2])
+    change = (changed.astype(np.float64) - weight.astype(np.float64)).reshape(
+        len(Y), -1, Y.shape[2]
+    )
     errors = np.einsum("gsi,gri->gsr", Y, change)
-    return (errors**2).sum(axis=1).ravel() / spikes.shape[1]
+    mean: Matrix = (errors**2).sum(axis=1).ravel() / spikes.shape[1]
+    return mean

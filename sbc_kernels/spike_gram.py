@@ -12,7 +12,11 @@ __all__ = ["spike_gram"]
 
 
 def spike_gram(
-    spikes: Any, neuron: Neuron | None = None, *, conv: Conv | None = None, backend: str | None = None
+    spikes: Any,
+    neuron: Neuron | None = None,
+    *,
+    conv: Conv | None = None,
+    backend: str | None = None,
 ) -> Any:
     """``2 E_n[Y_n' Y_n]`` with ``Y_n = M X_n``: the SMP Hessian of a layer (SBC, eq. 6).
 

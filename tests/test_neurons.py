@@ -242,7 +242,14 @@ def test_own_neuron_and_kernel() -> None:
 
 @pytest.mark.parametrize("scalar", [np.float32, np.float64, np.int64, int])
 def test_numpy_numbers_are_numbers(scalar: Callable[[float], Any]) -> None:
-    assert np.array_equal(sbc.LIF(scalar(2)).impulse_response(3), [0.5, 0.25, 0.125])
+    """Also in precision: 1/3 is not to be rounded to the 24 bits of the number it came from."""
+    for tau in (2, 3):
+        response = sbc.LIF(scalar(tau)).impulse_response(5)
+        assert np.array_equal(response, sbc.LIF(float(tau)).impulse_response(5))
+    assert np.array_equal(
+        sbc.CubaLIF(np.float32(0.5), np.float32(0.25)).impulse_response(9),
+        sbc.CubaLIF(0.5, 0.25).impulse_response(9),
+    )
 
 
 @pytest.mark.parametrize(

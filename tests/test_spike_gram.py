@@ -57,7 +57,7 @@ def test_exact_reference_agrees_with_the_reference() -> None:
 
 
 def test_exact_paths_are_exact(backend: str) -> None:
-    """Binary, ternary, counts to 127 and down to -128, T from 1 to 12: bit for bit, in every way."""
+    """Binary, ternary, counts to 127 and down to -128, T from 1 to 12: bit for bit, every way."""
     rng = np.random.default_rng(0)
     reached: dict[str, int] = {}
     for neuron, (low, high), T, d in itertools.product(

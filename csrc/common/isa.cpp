@@ -35,8 +35,8 @@ Isa parse_isa(const std::string& name) {
     if (name == isa_name(isa)) return isa;
     known += std::string(known.empty() ? "" : ", ") + isa_name(isa);
   }
-  throw std::invalid_argument("instruction set '" + name + "' does not run here; this processor has: " +
-                              known);
+  throw std::invalid_argument("instruction set '" + name +
+                              "' does not run here; this processor has: " + known);
 }
 
 }  // namespace sbc

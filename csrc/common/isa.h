@@ -25,9 +25,9 @@ Isa parse_isa(const std::string& name);
 
 // Picks the twin of `function` that was built for `isa`.
 #if defined(SBC_X86)
-#define SBC_SELECT_ISA(isa, function)                   \
-  ((isa) == ::sbc::Isa::avx512 ? avx512::function       \
-   : (isa) == ::sbc::Isa::avx2 ? avx2::function         \
+#define SBC_SELECT_ISA(isa, function)             \
+  ((isa) == ::sbc::Isa::avx512 ? avx512::function \
+   : (isa) == ::sbc::Isa::avx2 ? avx2::function   \
                                : portable::function)
 #else
 // A choice of one, because a comma expression would not resolve a template's address.

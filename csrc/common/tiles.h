@@ -13,7 +13,7 @@ namespace SBC_ISA {
 template <class T>
 constexpr int kTile = kMicroVectors * kLanes<T>;
 template <class T>
-constexpr int kTileElements = kTile<T>* kTile<T>;
+constexpr int kTileElements = kTile<T> * kTile<T>;
 
 template <class T>
 static inline int64_t tile_count(int64_t d) {
@@ -35,9 +35,9 @@ struct TileTriangle {
   }
 };
 
-// c[0..kMicroRows)[0..kTile) -= sum over segments of left' right, where segment(s, left, right) says
-// where `left` [depth, left_stride] and `right` [depth, kTile] of segment s lie. The accumulators
-// stay in registers for the whole sum.
+// c[0..kMicroRows)[0..kTile) -= sum over segments of left' right, where segment(s, left, right)
+// says where `left` [depth, left_stride] and `right` [depth, kTile] of segment s lie. The
+// accumulators stay in registers for the whole sum.
 template <class T, class Segment>
 static inline __attribute__((always_inline)) void micro_update(T* c, int64_t left_stride,
                                                                int64_t depth, int64_t segments,

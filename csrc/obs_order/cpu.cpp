@@ -3,8 +3,8 @@
 #include "common/scalar_math.h"
 #include "common/tiles.h"
 
-// Removing weights one at a time is a pivoted Cholesky factorisation of G = H^-1 whose pivot rule is
-// the least w_p^2 / G_pp, so it is blocked the way LAPACK blocks pivoted Cholesky (xPSTRF):
+// Removing weights one at a time is a pivoted Cholesky factorisation of G = H^-1 whose pivot rule
+// is the least w_p^2 / G_pp, so it is blocked the way LAPACK blocks pivoted Cholesky (xPSTRF):
 //
 //   panel     up to kPanel pivots. A pivot's column of the trailing matrix is read as it was before
 //             the panel and corrected against the panel's earlier columns only; weights, diagonal
@@ -35,14 +35,14 @@ struct Move {
 template <class T>
 struct Row {
   TileTriangle<T> triangle;
-  T* panel;     // [tiles][kMaxPanel][kTile]: the columns of L, tile by tile
-  T* moved;     // [kMaxPanel][padded d]: columns of the triangle on the move
-  T* weight;    // [padded d]
-  T* diagonal;  // [padded d] of the trailing matrix
-  T* floor;     // [padded d]: what rounding may leave of the diagonal
-  T* alive;     // [padded d]: 1 or 0
-  T* barred;    // [padded d], added to a score: 0, or infinite where nothing may be removed
-  T* column;    // [padded d]
+  T* panel;         // [tiles][kMaxPanel][kTile]: the columns of L, tile by tile
+  T* moved;         // [kMaxPanel][padded d]: columns of the triangle on the move
+  T* weight;        // [padded d]
+  T* diagonal;      // [padded d] of the trailing matrix
+  T* floor;         // [padded d]: what rounding may leave of the diagonal
+  T* alive;         // [padded d]: 1 or 0
+  T* barred;        // [padded d], added to a score: 0, or infinite where nothing may be removed
+  T* column;        // [padded d]
   int64_t* ids;     // [d]: the weight that stands at each place
   int64_t* place;   // [d]: where each weight stands
   int64_t* source;  // [d]: where a place's survivor comes from
@@ -140,7 +140,8 @@ struct LeastScore {
 
   void see(Vector<T> weight, Vector<T> diagonal, Vector<T> barred, int64_t at) {
     const Vector<T> ratio = weight * weight / diagonal;
-    const Vector<T> largest = broadcast<T>(kLargest<T>);  // also in place of a NaN: never "none left"
+    const Vector<T> largest =
+        broadcast<T>(kLargest<T>);  // also in place of a NaN: never "none left"
     const Vector<T> candidate = (ratio < largest ? ratio : largest) + barred;
     const Vector<Integer> less = candidate < score;
     score = less ? candidate : score;
@@ -278,8 +279,8 @@ void move_vectors(Row<T>& row, int k, const Move* moves, int count) {
   }
 }
 
-// Writes the moved columns into the tile (it, jt): as columns where `to` lies in jt, as rows where it
-// lies in it. `first` to `last` are the moves into each tile, `to` ascends.
+// Writes the moved columns into the tile (it, jt): as columns where `to` lies in jt, as rows where
+// it lies in it. `first` to `last` are the moves into each tile, `to` ascends.
 template <class T>
 void patch_tile(const Row<T>& row, const Move* moves, int64_t stride, int64_t it, int64_t jt,
                 const int32_t* first) {

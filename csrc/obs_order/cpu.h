@@ -6,11 +6,11 @@
 
 namespace sbc {
 
-#define SBC_DECLARE(isa)                                                                \
-  namespace isa {                                                                       \
-  template <class T>                                                                    \
-  int64_t order_scratch_elements(int64_t d);                                            \
-  template <class T>                                                                    \
+#define SBC_DECLARE(isa)                                                                     \
+  namespace isa {                                                                            \
+  template <class T>                                                                         \
+  int64_t order_scratch_elements(int64_t d);                                                 \
+  template <class T>                                                                         \
   void order_row(const ObsOrderParams<T>& params, int64_t row, T* scratch, int64_t* places); \
   }
 SBC_FOR_EACH_ISA(SBC_DECLARE)

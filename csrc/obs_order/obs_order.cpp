@@ -10,7 +10,8 @@ template <class T>
 void obs_order(const ObsOrderParams<T>& params, Isa isa, int threads) {
   const auto order_row = SBC_SELECT_ISA(isa, order_row<T>);
   const int64_t elements = SBC_SELECT_ISA(isa, order_scratch_elements<T>)(params.d);
-  const int workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, params.rows)));
+  const int workers =
+      static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, params.rows)));
   std::vector<AlignedArray<T>> scratch(workers);
   std::vector<AlignedArray<int64_t>> places(workers);
   for (int worker = 0; worker < workers; ++worker) {

@@ -15,8 +15,8 @@ struct ObsOrderParams {
   const int32_t* group;  // [d], each in [0, num_groups)
   const int32_t* quota;  // [num_groups]
   int64_t num_groups;
-  int32_t* order;      // [rows, num_pruned]: which weight goes, first to last
-  T* loss;             // [rows, num_pruned]: w_p^2 / (2 G_pp) at its turn
+  int32_t* order;  // [rows, num_pruned]: which weight goes, first to last
+  T* loss;         // [rows, num_pruned]: w_p^2 / (2 G_pp) at its turn
 };
 
 }  // namespace sbc

@@ -30,10 +30,11 @@ template <class T>
 void carry_errors(const SweepTile<T>& tile, const SweepPanel& panel, T* carried) {
   __builtin_memset(carried, 0, kMicroRows * kTile<T> * sizeof(T));
   const T* packed = tile.packed + panel.offset;
-  micro_update<T>(carried, kMicroRows, panel.first, 1, [&](int64_t, const T*& left, const T*& right) {
-    left = packed;
-    right = tile.errors;
-  });
+  micro_update<T>(carried, kMicroRows, panel.first, 1,
+                  [&](int64_t, const T*& left, const T*& right) {
+                    left = packed;
+                    right = tile.errors;
+                  });
 }
 
 // Calls visit(column, R_jj, weight, target) for each column of the panel; visit returns q.
@@ -43,7 +44,8 @@ void sweep_panel(const SweepTile<T>& tile, const SweepPanel& panel, Visit visit)
   const ObsQuantizeParams<T>& params = *tile.params;
   alignas(64) T carried[kMicroRows * kTile<T>];
   carry_errors(tile, panel, carried);
-  const T* rows = tile.packed + panel.offset + panel.first * kMicroRows;  // R of the panel's own rows
+  const T* rows =
+      tile.packed + panel.offset + panel.first * kMicroRows;  // R of the panel's own rows
   for (int m = 0; m < panel.width; ++m) {
     const int64_t step = panel.first + m;
     const Column<T> weight = gather_rows(tile, params.weight + params.perm[step], params.d, T(0));
@@ -153,9 +155,9 @@ void round_panel(const SweepTile<T>& tile, const SweepPanel& panel) {
   });
 }
 
-#define SBC_INSTANTIATE(T)                                                          \
-  template int64_t sweep_tile_rows<T>();                                            \
-  template void score_panel<T>(const SweepTile<T>&, const SweepPanel&, int64_t);    \
+#define SBC_INSTANTIATE(T)                                                       \
+  template int64_t sweep_tile_rows<T>();                                         \
+  template void score_panel<T>(const SweepTile<T>&, const SweepPanel&, int64_t); \
   template void round_panel<T>(const SweepTile<T>&, const SweepPanel&);
 SBC_INSTANTIATE(float)
 SBC_INSTANTIATE(double)

@@ -24,15 +24,15 @@ struct SweepTile {
   T* loss;    // [tile_rows]
 };
 
-#define SBC_DECLARE(isa)                                                                      \
-  namespace isa {                                                                             \
-  extern const int sweep_panel_columns;                                                       \
-  template <class T>                                                                          \
-  int64_t sweep_tile_rows();                                                                  \
-  template <class T>                                                                          \
-  void score_panel(const SweepTile<T>& tile, const SweepPanel& panel, int64_t block_first);   \
-  template <class T>                                                                          \
-  void round_panel(const SweepTile<T>& tile, const SweepPanel& panel);                        \
+#define SBC_DECLARE(isa)                                                                    \
+  namespace isa {                                                                           \
+  extern const int sweep_panel_columns;                                                     \
+  template <class T>                                                                        \
+  int64_t sweep_tile_rows();                                                                \
+  template <class T>                                                                        \
+  void score_panel(const SweepTile<T>& tile, const SweepPanel& panel, int64_t block_first); \
+  template <class T>                                                                        \
+  void round_panel(const SweepTile<T>& tile, const SweepPanel& panel);                      \
   }
 SBC_FOR_EACH_ISA(SBC_DECLARE)
 #undef SBC_DECLARE

@@ -34,7 +34,8 @@ void pack_panel(const ObsQuantizeParams<T>& params, const SweepPanel& panel, int
   }
 }
 
-// A score that overflowed to NaN would break the order that sorting relies on: it counts as the largest.
+// A score that overflowed to NaN would break the order that sorting relies on: it counts as the
+// largest.
 template <class T>
 T ordered(T score) {
   return score == score ? score : std::numeric_limits<T>::infinity();
@@ -86,7 +87,8 @@ void obs_quantize(const ObsQuantizeParams<T>& params, Isa isa, int threads) {
 
   const std::vector<SweepPanel> panels = plan_panels(d, params.block_size, columns);
   const int64_t packed_size =
-      panels.empty() ? 0 : panels.back().offset + (panels.back().first + panels.back().width) * columns;
+      panels.empty() ? 0
+                     : panels.back().offset + (panels.back().first + panels.back().width) * columns;
   const AlignedArray<T> packed = aligned_array<T>(packed_size);
   parallel_for(static_cast<int64_t>(panels.size()), threads, [&](int64_t p, int) {
     pack_panel(params, panels[p], columns, packed.get() + panels[p].offset);
@@ -100,8 +102,9 @@ void obs_quantize(const ObsQuantizeParams<T>& params, Isa isa, int threads) {
   const AlignedArray<T> scores =
       aligned_array<T>(prunes(params) ? params.rows * params.block_size : 0);
   const auto tile_at = [&](int64_t tile, int64_t slot) {
-    return SweepTile<T>{&params,      packed.get(), tile * tile_rows, errors.get() + slot * d * tile_rows,
-                        scores.get(), losses.get() + tile * tile_rows};
+    return SweepTile<T>{&params,          packed.get(),
+                        tile * tile_rows, errors.get() + slot * d * tile_rows,
+                        scores.get(),     losses.get() + tile * tile_rows};
   };
 
   if (!prunes(params)) {
@@ -125,8 +128,8 @@ void obs_quantize(const ObsQuantizeParams<T>& params, Isa isa, int threads) {
         });
       } else {
         // Each block carries its share of the quota, so that the last one ends exactly on it.
-        const int64_t due = static_cast<int64_t>(static_cast<long double>(params.num_pruned) *
-                                                 (first + width) / d + 0.5L);
+        const int64_t due = static_cast<int64_t>(
+            static_cast<long double>(params.num_pruned) * (first + width) / d + 0.5L);
         const int64_t count = std::min(due - pruned, params.rows * width);
         prune_least(params, scores.get(), first, width, count);
         pruned += count;

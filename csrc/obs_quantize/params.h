@@ -5,11 +5,11 @@
 
 namespace sbc {
 
-// H, its rows and columns in the order of the sweep, is R R' with R upper triangular. Step j looks at
-// weight column perm[j] and rounds
+// H, its rows and columns in the order of the sweep, is R R' with R upper triangular. Step j looks
+// at weight column perm[j] and rounds
 //   target_j = w_j + sum_{l<j} (w_l - q_l) R_lj / R_jj
-// which is what GPTQ rounds (there with U = R^-1 and updated weights); the triangular inverse and the
-// running update of all later columns are not needed.
+// which is what GPTQ rounds (there with U = R^-1 and updated weights); the triangular inverse and
+// the running update of all later columns are not needed.
 template <class T>
 struct ObsQuantizeParams {
   const T* weight;      // [rows, d]
@@ -17,21 +17,20 @@ struct ObsQuantizeParams {
   const int32_t* perm;  // [d]
   int64_t rows, d, block_size;
 
-  int bits;              // 1 to 8, or 0: do not round
-  const T* scale;        // [rows, groups], positive
-  const T* zero_point;   // [rows, groups]
+  int bits;             // 1 to 8, or 0: do not round
+  const T* scale;       // [rows, groups], positive
+  const T* zero_point;  // [rows, groups]
   int64_t groups;
   const int32_t* group;  // [d]: of each weight column
 
-  const uint8_t* mask;  // [rows, d], 1 = kept; null: nothing is pruned beforehand
-  int64_t num_pruned;   // of rows * d, chosen block by block; 0: none
+  const uint8_t* mask;   // [rows, d], 1 = kept; null: nothing is pruned beforehand
+  int64_t num_pruned;    // of rows * d, chosen block by block; 0: none
   int64_t keep_n, of_m;  // keep_n of every of_m consecutive columns; of_m = 0: no such pattern
 
-  T* quantized;       // [rows, d]
-  uint8_t* codes;     // [rows, d], written if bits > 0
-  uint8_t* kept;      // [rows, d], written if anything is pruned by this sweep
-  T* loss;            // [rows]: 1/2 (w - q) H (w - q)'
-
+  T* quantized;    // [rows, d]
+  uint8_t* codes;  // [rows, d], written if bits > 0
+  uint8_t* kept;   // [rows, d], written if anything is pruned by this sweep
+  T* loss;         // [rows]: 1/2 (w - q) H (w - q)'
 };
 
 // Internal linkage, as for all that the files of every instruction set share: see common/simd.h.

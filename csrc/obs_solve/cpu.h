@@ -6,12 +6,12 @@
 
 namespace sbc {
 
-#define SBC_DECLARE(isa)                                                                         \
-  namespace isa {                                                                                \
-  template <class T>                                                                             \
-  int64_t solve_scratch_elements(int64_t largest_subset);                                        \
-  template <class T>                                                                             \
-  void solve_row(const ObsSolveParams<T>& params, int64_t row, T* scratch, int32_t* subset);     \
+#define SBC_DECLARE(isa)                                                                     \
+  namespace isa {                                                                            \
+  template <class T>                                                                         \
+  int64_t solve_scratch_elements(int64_t largest_subset);                                    \
+  template <class T>                                                                         \
+  void solve_row(const ObsSolveParams<T>& params, int64_t row, T* scratch, int32_t* subset); \
   }
 SBC_FOR_EACH_ISA(SBC_DECLARE)
 #undef SBC_DECLARE

@@ -22,7 +22,8 @@ void obs_solve(const ObsSolveParams<T>& params, Isa isa, int threads) {
                    [&](int64_t a, int64_t b) { return size[a] > size[b]; });
   const int64_t largest = params.rows > 0 ? size[by_size[0]] : 0;
   const int64_t elements = SBC_SELECT_ISA(isa, solve_scratch_elements<T>)(largest);
-  const int workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, params.rows)));
+  const int workers =
+      static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, params.rows)));
   std::vector<AlignedArray<T>> scratch(workers);
   std::vector<AlignedArray<int32_t>> subset(workers);
   for (int worker = 0; worker < workers; ++worker) {

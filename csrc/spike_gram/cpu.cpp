@@ -68,7 +68,7 @@ struct Shape<NibblePair> {
   static constexpr int columns = 2 * kTileBytes, group_samples = 5, pass_groups = 12;
 };
 template <class Lane>
-constexpr int kPassSamples = Shape<Lane>::group_samples* Shape<Lane>::pass_groups;
+constexpr int kPassSamples = Shape<Lane>::group_samples * Shape<Lane>::pass_groups;
 template <class Lane>
 constexpr int64_t kTableBytes = int64_t{kTileBytes} << Shape<Lane>::group_samples;
 
@@ -246,8 +246,8 @@ void flush_to_output(const GramBlock& block, const GramTile& tile, const Wide* s
   }
 }
 
-// A tile's sums on their way: first sums, flushed into wide ones before they could overflow, flushed
-// by `drain` in their turn.
+// A tile's sums on their way: first sums, flushed into wide ones before they could overflow,
+// flushed by `drain` in their turn.
 template <class Lane, class Drain>
 class Passes {
  public:
@@ -330,8 +330,8 @@ void run_by_filter(const GramBlock& block, const GramTile& tile) {
   passes.finish();
 }
 
-// sum over t <= u of K[t, u] (X_u' Z_t + X_t' Z_u), once where t = u. The weighted total of the tile
-// stays in second-level cache over all pairs.
+// sum over t <= u of K[t, u] (X_u' Z_t + X_t' Z_u), once where t = u. The weighted total of the
+// tile stays in second-level cache over all pairs.
 void run_by_pairs(const GramBlock& block, const GramTile& tile) {
   const GramParams& params = *block.params;
   const int64_t T = params.T, cells = (tile.last_row - tile.first_row) * 128;

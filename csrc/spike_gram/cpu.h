@@ -1,14 +1,14 @@
 // The inner loops of spike_gram, once for each instruction set.
 //
 // Method of four Russians. Six samples of a tile of Z columns make a table of their 64 subset sums;
-// for each row of X its six bits are an index, and one table row is what six samples add to 64 bytes
-// of the answer. No multiplication, no popcount, no unpacking: a load and an add for
-// 6 * (64 / lane_bytes) products. Loads are what runs out first (two a cycle), so a row's bits of a
-// whole pass come in one 64-bit word.
+// for each row of X its six bits are an index, and one table row is what six samples add to 64
+// bytes of the answer. No multiplication, no popcount, no unpacking: a load and an add for 6 * (64
+// / lane_bytes) products. Loads are what runs out first (two a cycle), so a row's bits of a whole
+// pass come in one 64-bit word.
 //
-// By pairs X and Z are both binary, and two columns share a byte (NibblePair): five samples a table, so that
-// three tables add up to at most 15 in a nibble before they are parted. A load then yields
-// 5 * 128 products, and a table of 32 entries is built in a third of the stores a product.
+// By pairs X and Z are both binary, and two columns share a byte (NibblePair): five samples a
+// table, so that three tables add up to at most 15 in a nibble before they are parted. A load then
+// yields 5 * 128 products, and a table of 32 entries is built in a third of the stores a product.
 #pragma once
 
 #include "common/isa.h"
@@ -16,7 +16,7 @@
 
 namespace sbc {
 
-constexpr int kTileBytes = 64;  // of one table entry: a cache line
+constexpr int kTileBytes = 64;              // of one table entry: a cache line
 constexpr int64_t kTablesBytes = 24 << 10;  // in use at once, of 32 KiB first-level cache
 
 // How a Gram is cut into tiles and tables, by the kind of its sums.
@@ -35,15 +35,16 @@ static inline GramShape gram_shape(const GramParams& params) {
 }
 
 // The samples of one region in one block: num_images * num_positions places and T time steps. By
-// filter a sample is a place and a time, time innermost, and there is one layer; by pairs a sample is
-// a place, and each time step is a layer.
+// filter a sample is a place and a time, time innermost, and there is one layer; by pairs a sample
+// is a place, and each time step is a layer.
 struct GramBlock {
   const GramParams* params;
   const GramRegion* region;
   int64_t first_image, num_images;
   int64_t num_samples;  // of a layer
   int64_t num_passes;   // of a layer: ceil(num_samples / pass_samples); silence fills the last one
-  uint64_t* index;  // [planes or T, num_passes, num_shifts * channels]: bit s is the pass's sample s
+  uint64_t*
+      index;  // [planes or T, num_passes, num_shifts * channels]: bit s is the pass's sample s
   const int8_t* zero_row;  // [channels] of silence, where a shift leaves the map
 };
 
@@ -57,10 +58,10 @@ struct GramTile {
   char* total;                  // [rows, total_bytes] scratch
 };
 
-#define SBC_DECLARE(isa)                                                      \
-  namespace isa {                                                             \
-  void build_index(const GramBlock& block, int64_t first, int64_t last);      \
-  void run_tile(const GramBlock& block, const GramTile& tile);                \
+#define SBC_DECLARE(isa)                                                 \
+  namespace isa {                                                        \
+  void build_index(const GramBlock& block, int64_t first, int64_t last); \
+  void run_tile(const GramBlock& block, const GramTile& tile);           \
   }
 SBC_FOR_EACH_ISA(SBC_DECLARE)
 #undef SBC_DECLARE

@@ -10,7 +10,8 @@ namespace sbc {
 struct GramRegion {
   const int32_t* positions;  // [num_positions], each in [0, P)
   int64_t num_positions;
-  const int32_t* neighbours;  // [num_shifts, P]: where a shift leads from a position, -1: off the map
+  const int32_t*
+      neighbours;  // [num_shifts, P]: where a shift leads from a position, -1: off the map
   int64_t num_shifts;
   // [num_shifts, channels, channels], added to:
   // out[s, c, z] += sum over t, n, p of x[t, n, p + s, c] * (K x)[t, n, p, z]
@@ -21,9 +22,11 @@ struct GramRegion {
 // The sum over time pairs (t, u) of K[t, u] X_u' X_t with K = M'M (the matched filter of the
 // membrane), in one of two ways:
 //
-//   by filter  sum_t X_t' Z_t with Z = K X in integers. X enters one bit plane at a time, Z by value,
+//   by filter  sum_t X_t' Z_t with Z = K X in integers. X enters one bit plane at a time, Z by
+//   value,
 //              so a Gram costs T products, not T * T, of Z's width.
-//   by pairs   binary X only: the counts X_u' X_t of each pair, times K[t, u]. T * T products, but of
+//   by pairs   binary X only: the counts X_u' X_t of each pair, times K[t, u]. T * T products, but
+//   of
 //              half a byte, and K may be any float.
 struct GramParams {
   const int8_t* spikes;  // [T, N, P, C]

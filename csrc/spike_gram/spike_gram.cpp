@@ -11,9 +11,10 @@ namespace {
 
 constexpr int64_t kIndexBytes = 8 << 20;  // of one block's index, to stay in a third-level cache
 constexpr int64_t kMaxBlockSamples = 16384;
-constexpr int64_t kMaxTaskRows = 1280;  // up to 384 bytes of sums a row: 480 KiB of second-level cache
+constexpr int64_t kMaxTaskRows =
+    1280;  // up to 384 bytes of sums a row: 480 KiB of second-level cache
 constexpr int64_t kMaxPairTaskRows = 320;  // 1408 bytes of sums and total a row, likewise
-constexpr int64_t kMinTaskRows = 256;   // below this the 64 table entries a pass begin to show
+constexpr int64_t kMinTaskRows = 256;      // below this the 64 table entries a pass begin to show
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -32,7 +33,8 @@ std::vector<Task> plan_tasks(const GramParams& params, const GramRegion& region,
   const int64_t all_rows = region.num_shifts * params.channels;
   const int64_t wanted_splits = ceil_div(threads > 1 ? 4 * threads : 1, tiles);
   const int64_t task_rows =
-      std::min(by_pairs(params) && params.T > 1 ? kMaxPairTaskRows : kMaxTaskRows, std::max(kMinTaskRows, ceil_div(all_rows, wanted_splits)));
+      std::min(by_pairs(params) && params.T > 1 ? kMaxPairTaskRows : kMaxTaskRows,
+               std::max(kMinTaskRows, ceil_div(all_rows, wanted_splits)));
   std::vector<Task> tasks;
   for (int64_t tile = tiles - 1; tile >= 0; --tile) {
     const int64_t rows = params.triangle ? std::min(all_rows, (tile + 1) * columns) : all_rows;
@@ -100,8 +102,8 @@ class RegionSum {
       });
       parallel_for(static_cast<int64_t>(tasks_.size()), threads_, [&](int64_t t, int worker) {
         const Scratch& mine = scratch_[worker];
-        const GramTile tile{tasks_[t].first_column, tasks_[t].first_row,  tasks_[t].last_row,
-                            mine.values.get(),      mine.tables.get(),    mine.sums.get(),
+        const GramTile tile{tasks_[t].first_column, tasks_[t].first_row, tasks_[t].last_row,
+                            mine.values.get(),      mine.tables.get(),   mine.sums.get(),
                             mine.wide_sums.get(),   mine.total.get()};
         kernels_.run_tile(block, tile);
       });
@@ -131,8 +133,8 @@ void spike_gram(const GramParams& params, Isa isa, int threads) {
 }
 
 void mirror_upper(double* matrix, int64_t d, double factor, int threads) {
-  // Through a small copy with an odd stride: the rows of a matrix with d = 4608 all start in one set
-  // of the first-level cache.
+  // Through a small copy with an odd stride: the rows of a matrix with d = 4608 all start in one
+  // set of the first-level cache.
   constexpr int64_t kSide = 32;
   const int64_t blocks = ceil_div(d, kSide);
   parallel_for(blocks, threads, [&](int64_t block_row, int) {

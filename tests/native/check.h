@@ -68,9 +68,9 @@ constexpr const char* kTypeName = sizeof(T) == 4 ? "float" : "double";
 template <class T>
 constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 
-// What n roundings of terms of size 1 may come to. They go up as often as down, so the sum grows with
-// sqrt(n); the checks reach a quarter of this (the last column), and a wrong index or a lost term misses
-// it by orders of magnitude.
+// What n roundings of terms of size 1 may come to. They go up as often as down, so the sum grows
+// with sqrt(n); the checks reach a quarter of this (the last column), and a wrong index or a lost
+// term misses it by orders of magnitude.
 template <class T>
 double rounding(int64_t n) {
   return 4 * std::sqrt(static_cast<double>(n)) * std::numeric_limits<T>::epsilon();

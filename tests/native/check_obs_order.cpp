@@ -46,10 +46,11 @@ Answer<T> run(const Problem<T>& problem, Isa isa, int threads) {
   return answer;
 }
 
-// w <- w - (w_p / G_pp) G_:p, G <- G - G_:p G_p: / G_pp, in the order given. The square root of a loss
-// is linear in the weights, so its error is measured against the dearest weight of the row.
+// w <- w - (w_p / G_pp) G_:p, G <- G - G_:p G_p: / G_pp, in the order given. The square root of a
+// loss is linear in the weights, so its error is measured against the dearest weight of the row.
 template <class T>
-void follow(Case& test, const Problem<T>& problem, int64_t row, const int32_t* order, const T* loss) {
+void follow(Case& test, const Problem<T>& problem, int64_t row, const int32_t* order,
+            const T* loss) {
   const int64_t d = problem.d;
   const auto first = problem.weight.begin() + row * d;
   std::vector<double> w(first, first + d);

@@ -1,9 +1,9 @@
 // obs_quantize against params.h in double precision.
 //
 // One rounding the other way changes every later column, so the reference follows the kernel: each
-// column's target is computed from the columns the kernel has answered before it, and the answer must
-// be the nearest level, up to the rounding error of that one sum. Where the factor is diagonal nothing
-// is rounded at all, and ties too have one answer.
+// column's target is computed from the columns the kernel has answered before it, and the answer
+// must be the nearest level, up to the rounding error of that one sum. Where the factor is diagonal
+// nothing is rounded at all, and ties too have one answer.
 
 #include <algorithm>
 #include <cmath>
@@ -48,8 +48,9 @@ void draw_factor(Random& random, Problem<T>& problem) {
   const int64_t d = problem.shape.d;
   problem.factor.assign(d * d, T(0));
   for (int64_t i = 0; i < d; ++i) {
-    const double pivot = problem.shape.exact ? std::ldexp(1.0, static_cast<int>(random.integer(-1, 1)))
-                                             : 1 + 0.5 * random.real();
+    const double pivot = problem.shape.exact
+                             ? std::ldexp(1.0, static_cast<int>(random.integer(-1, 1)))
+                             : 1 + 0.5 * random.real();
     problem.factor[i * d + i] = static_cast<T>(pivot);
     for (int64_t j = i + 1; j < d && !problem.shape.exact; ++j) {
       problem.factor[i * d + j] = static_cast<T>(random.real() / std::sqrt(d));
@@ -74,7 +75,8 @@ Problem<T> draw(Random& random, const Shape& shape) {
   for (int64_t j = d - 1; j > 0 && shape.prune != Prune::pattern; --j) {
     std::swap(problem.perm[j], problem.perm[random.integer(0, j)]);
   }
-  for (int64_t j = 0; j < d; ++j) problem.group.push_back(static_cast<int32_t>(j / shape.group_size));
+  for (int64_t j = 0; j < d; ++j)
+    problem.group.push_back(static_cast<int32_t>(j / shape.group_size));
   for (int64_t i = 0; i < rows * groups; ++i) {
     const double step = std::ldexp(1.0, -std::min(shape.bits, 3));  // weights then overrun the grid
     problem.scale.push_back(static_cast<T>(shape.exact ? step : step * (1 + 0.5 * random.real())));
@@ -103,7 +105,7 @@ Answer<T> run(const Problem<T>& problem, Isa isa, int threads) {
   if (problem.shape.prune == Prune::mask) params.mask = problem.mask.data();
   params.quantized = answer.quantized.data(), params.loss = answer.loss.data();
   if (params.bits > 0) params.codes = answer.codes.data();
-  if (params.prunes()) params.kept = answer.kept.data();
+  if (prunes(params)) params.kept = answer.kept.data();
   obs_quantize(params, isa, threads);
   return answer;
 }
@@ -117,13 +119,16 @@ template <class T>
 class Follower {
  public:
   Follower(Case& test, const Problem<T>& problem, const Answer<T>& answer)
-      : test_(test), problem_(problem), answer_(answer), error_(problem.shape.d * problem.shape.rows) {}
+      : test_(test),
+        problem_(problem),
+        answer_(answer),
+        error_(problem.shape.d * problem.shape.rows) {}
 
   void follow() {
     const Shape& shape = problem_.shape;
     for (int64_t first = 0; first < shape.d; first += shape.block_size) {
       const int64_t end = std::min(shape.d, first + shape.block_size);
-      if (problem_.params.prunes()) check_choice(first, end);
+      if (prunes(problem_.params)) check_choice(first, end);
       for (int64_t row = 0; row < shape.rows; ++row) {
         for (int64_t step = first; step < end; ++step) check_column(row, step);
       }
@@ -137,9 +142,7 @@ class Follower {
     return row * problem_.shape.d + problem_.perm[step];
   }
   double& error(int64_t row, int64_t step) { return error_[row * problem_.shape.d + step]; }
-  double slack(int64_t terms) const {
-    return problem_.shape.exact ? 0.0 : rounding<T>(terms);
-  }
+  double slack(int64_t terms) const { return problem_.shape.exact ? 0.0 : rounding<T>(terms); }
 
   // w_j + sum_{l<j} (w_l - q_l) R_lj / R_jj
   Sum target(int64_t row, int64_t step) {
@@ -158,8 +161,9 @@ class Follower {
     const std::string where = join("row ", row, ", step ", step);
     const Sum want = target(row, step);
     const double error_bound = slack(step + 1) * want.size, q = answer_.quantized[here];
-    const bool pruned = params.prunes() ? !answer_.kept[here]
-                                        : problem_.shape.prune == Prune::mask && !problem_.mask[here];
+    const bool pruned = prunes(params)
+                            ? !answer_.kept[here]
+                            : problem_.shape.prune == Prune::mask && !problem_.mask[here];
     double level = want.value;
     if (params.bits > 0) {
       const int64_t group = row * params.groups + problem_.group[problem_.perm[step]];
@@ -169,7 +173,8 @@ class Follower {
       test_.within(std::abs(code - level) - 0.5,
                    error_bound / scale + slack(2) * (std::abs(want.value) / scale + zero),
                    where + ", code");
-      if (problem_.shape.exact) test_.expect(code == std::nearbyint(level), where + ": tie not to even");
+      if (problem_.shape.exact)
+        test_.expect(code == std::nearbyint(level), where + ": tie not to even");
       level = static_cast<T>((code - zero) * scale);
     }
     if (pruned) {
@@ -222,7 +227,8 @@ class Follower {
     std::stable_sort(places.begin(), places.end(),
                      [&](int64_t a, int64_t b) { return scores[a].value < scores[b].value; });
     for (int64_t i = 0; i < static_cast<int64_t>(places.size()); ++i) {
-      test_.expect(kept(places[i]) == (i >= count), join("block ", first, ": the wrong one of equals"));
+      test_.expect(kept(places[i]) == (i >= count),
+                   join("block ", first, ": the wrong one of equals"));
     }
   }
 
@@ -255,7 +261,8 @@ class Follower {
         const double term = error(row, l) * R(l, j);
         sum.value += term, sum.size += std::abs(term);
       }
-      const double weight = std::abs(problem_.weight[at(row, j)]) * R(j, j);  // cancels in the kernel
+      const double weight =
+          std::abs(problem_.weight[at(row, j)]) * R(j, j);  // cancels in the kernel
       loss += 0.5 * sum.value * sum.value;
       size += 0.5 * std::pow(sum.size + 2 * weight, 2);
     }
@@ -272,10 +279,11 @@ class Follower {
 template <class T>
 void check(Random& random, const Shape& shape, Isa isa, Tally& tally) {
   const Problem<T> problem = draw<T>(random, shape);
-  Case test(tally, join(kTypeName<T>, ", rows ", shape.rows, ", d ", shape.d, ", block_size ",
-                        shape.block_size, ", group_size ", shape.group_size, ", bits ", shape.bits,
-                        kPruneName[static_cast<int>(shape.prune)], " ", problem.params.num_pruned, " ",
-                        problem.params.keep_n, ":", problem.params.of_m, shape.exact ? ", exact" : ""));
+  Case test(tally,
+            join(kTypeName<T>, ", rows ", shape.rows, ", d ", shape.d, ", block_size ",
+                 shape.block_size, ", group_size ", shape.group_size, ", bits ", shape.bits,
+                 kPruneName[static_cast<int>(shape.prune)], " ", problem.params.num_pruned, " ",
+                 problem.params.keep_n, ":", problem.params.of_m, shape.exact ? ", exact" : ""));
   const Answer<T> answer = run(problem, isa, 1);
   Follower<T>(test, problem, answer).follow();
   test.expect(run(problem, isa, 2) == answer, "two threads give another answer");
@@ -290,7 +298,8 @@ void check_type(Isa isa, bool quick, Tally& tally) {
         const int64_t d = random.integer(1, quick ? 8 : 16) * 4;
         const int64_t block_size = random.integer(1, 6) * 4;  // seldom divides d
         const int64_t rows = random.integer(1, quick ? 30 : 60);
-        check<T>(random, {rows, d, block_size, random.integer(1, d), bits, prune, exact}, isa, tally);
+        check<T>(random, {rows, d, block_size, random.integer(1, d), bits, prune, exact}, isa,
+                 tally);
       }
     }
   }

@@ -27,9 +27,8 @@ template <class T>
 Answer<T> run(const Problem<T>& problem, Isa isa, int threads) {
   Answer<T> answer{std::vector<T>(problem.rows * problem.d, kNaN<T>),
                    std::vector<int32_t>(problem.rows, -1)};
-  const ObsSolveParams<T> params{problem.matrix.data(),  problem.rhs.data(),
-                                 problem.select.data(),  problem.rows,
-                                 problem.d,              answer.solution.data(),
+  const ObsSolveParams<T> params{problem.matrix.data(), problem.rhs.data(), problem.select.data(),
+                                 problem.rows,          problem.d,          answer.solution.data(),
                                  answer.failed.data()};
   obs_solve(params, isa, threads);
   return answer;
@@ -70,8 +69,7 @@ void check_row(Case& test, const Problem<T>& problem, int64_t row, const Answer<
       residual += a * x[j];
       row_sum += select[j] * std::abs(a);
     }
-    test.within(std::abs(residual),
-                rounding<T>(size) * (row_sum * largest + std::abs(b)),
+    test.within(std::abs(residual), rounding<T>(size) * (row_sum * largest + std::abs(b)),
                 join("row ", row, ", residual ", i));
   }
 }
@@ -104,8 +102,8 @@ void check_bad_pivot(Random& random, int64_t d, T pivot, Isa isa, Tally& tally) 
     }
     int32_t place = 0;
     for (int64_t j = 0; j < bad; ++j) place += select[j];
-    test.expect(answer.failed[row] == place + 1, join("row ", row, ": failed is ", answer.failed[row],
-                                                      ", expected is ", place + 1));
+    test.expect(answer.failed[row] == place + 1,
+                join("row ", row, ": failed is ", answer.failed[row], ", expected is ", place + 1));
     for (int64_t j = 0; j < d; ++j) {
       test.expect(answer.solution[row * d + j] == T(0), join("row ", row, ": not all zeros"));
     }

@@ -17,18 +17,20 @@ struct Shape {
   int64_t C() const { return first_channel + channels + more_channels; }
 };
 
-// How wide a lane is, and how large the values that enter it may then be.
+// How wide a lane is, and how large the values that enter it may then be. No bytes: by pairs.
 struct Width {
   int lane_bytes, planes;
   bool is_signed;
 
+  bool by_pairs() const { return lane_bytes == 0; }
   int64_t term_bound() const {
     const int64_t lane_max = lane_bytes == 1 ? 255 : INT64_MAX >> (64 - 8 * lane_bytes);
     return lane_max / kPassTerms;
   }
-  // Of |K x|. 0: this many planes do not fit. With 2^37, spikes of 2^7 and 2^9 samples the answers stay
-  // below 2^53, where doubles hold integers.
+  // Of |K x|. 0: this many planes do not fit. With 2^37, spikes of 2^7 and 2^9 samples the answers
+  // stay below 2^53, where doubles hold integers.
   int64_t value_bound() const {
+    if (by_pairs()) return 1;
     if (is_signed && lane_bytes == 1) return 0;  // those lanes are unsigned
     return std::min(term_bound() >> (planes - 1), int64_t{1} << 37);
   }
@@ -37,17 +39,18 @@ struct Width {
     return std::min({range, value_bound(), int64_t{is_signed ? 128 : 127}});
   }
 };
+constexpr Width kPairs{0, 1, false};
 
-// saturated: every sum is as large as its lane allows. identity: K = 1; with binary spikes at T = 1 that
-// is the plain Gram, which has a kernel of its own. ones: the same, saturated. silent: K = 0, a membrane
-// that has not begun to answer.
-enum class Fill { random, saturated, identity, ones, silent };
-constexpr const char* kFillName[] = {"", ", saturated", ", identity", ", ones", ", silent"};
+// saturated: every sum is as large as its lane allows. silent: K = 0, a membrane that has not begun
+// to answer.
+enum class Fill { random, saturated, silent };
+constexpr const char* kFillName[] = {"", ", saturated", ", silent"};
 
 struct Problem {
   GramParams params{};
   std::vector<int8_t> spikes;
   std::vector<int64_t> filter;
+  std::vector<double> pair_weights;
   std::vector<std::vector<int32_t>> positions, neighbours;
   std::vector<std::vector<double>> before, out;
   std::vector<GramRegion> regions;
@@ -67,7 +70,8 @@ void draw_regions(Random& random, const Shape& shape, Problem& problem) {
       neighbours[i] = static_cast<int32_t>(stays ? i : random.integer(-1, shape.P - 1));
     }
     auto& before = problem.before.emplace_back(shape.shifts * shape.channels * shape.channels);
-    for (double& value : before) value = static_cast<double>(random.integer(-1000, 1000));  // sums add to what is there
+    for (double& value : before)
+      value = static_cast<double>(random.integer(-1000, 1000));  // sums add to what is there
   }
   problem.out = problem.before;
   for (int64_t r = 0; r < shape.regions; ++r) {
@@ -77,55 +81,78 @@ void draw_regions(Random& random, const Shape& shape, Problem& problem) {
   }
 }
 
-Problem draw(Random& random, const Shape& shape, const Width& width, Fill fill, bool triangle) {
-  Problem problem;
-  const int64_t T = shape.T, largest = width.largest_spike();
-  problem.spikes.resize(T * shape.N * shape.P * shape.C());
-  for (int8_t& spike : problem.spikes) {
-    const int64_t low = width.is_signed ? -largest : 0;
-    const int64_t high = width.is_signed ? std::min<int64_t>(largest, (1 << (width.planes - 1)) - 1)
-                                         : largest;
-    const int64_t extreme = width.is_signed ? low : high;
-    const bool constant = fill == Fill::saturated || fill == Fill::ones;
-    spike = static_cast<int8_t>(constant ? extreme : random.integer(low, high));
-  }
-  // Symmetric, rows summing to at most `row_sum`. One entry a row where it is less than T.
-  const int64_t row_sum = fill == Fill::silent                           ? 0
-                          : fill == Fill::identity || fill == Fill::ones ? 1
-                                                                         : width.value_bound() / largest;
-  const int64_t each = row_sum / T;
-  problem.filter.assign(T * T, 0);
-  int64_t row_sum_met = 1;
+// K by filter: symmetric, rows of sizes summing to at most `row_sum`. Returns the largest such sum.
+int64_t draw_filter(Random& random, int64_t T, int64_t row_sum, bool negative, Fill fill,
+                    std::vector<int64_t>& filter) {
+  const int64_t each = row_sum / T;  // or one entry a row, where that is 0
+  std::vector<int64_t> row_sums(T);
+  filter.assign(T * T, 0);
   for (int64_t t = 0; t < T; ++t) {
     for (int64_t u = t; u < T; ++u) {
       int64_t value = each > 0 ? each : t == u ? row_sum : 0;
-      if (fill == Fill::random) value = random.integer(width.lane_bytes == 1 ? 0 : -value, value);
-      problem.filter[t * T + u] = problem.filter[u * T + t] = value;
+      if (fill == Fill::random) value = random.integer(negative ? -value : 0, value);
+      if (fill == Fill::silent) value = 0;
+      filter[t * T + u] = filter[u * T + t] = value;
+      row_sums[t] += std::abs(value);
+      row_sums[u] += t == u ? 0 : std::abs(value);
     }
   }
-  for (int64_t t = 0; t < T; ++t) {
-    int64_t sum = 0;
-    for (int64_t u = 0; u < T; ++u) sum += std::abs(problem.filter[t * T + u]);
-    row_sum_met = std::max(row_sum_met, sum);
+  return *std::max_element(row_sums.begin(), row_sums.end());
+}
+
+// K by pairs: any floats. Eighths, so that the sums are exact and need no error bound.
+void draw_pair_weights(Random& random, int64_t T, Fill fill, std::vector<double>& weights) {
+  weights.assign(T * T, fill == Fill::silent ? 0.0 : 1.0);
+  for (int64_t t = 0; t < T && fill == Fill::random; ++t) {
+    for (int64_t u = t; u < T; ++u) {
+      const double weight =
+          random.chance(0.2) ? 0.0 : static_cast<double>(random.integer(-64, 64)) / 8;
+      weights[t * T + u] = weights[u * T + t] = weight;
+    }
+  }
+}
+
+Problem draw(Random& random, const Shape& shape, const Width& width, Fill fill, bool triangle) {
+  Problem problem;
+  const int64_t T = shape.T, largest = width.largest_spike();
+  const int64_t low = width.is_signed ? -largest : 0;
+  const int64_t high =
+      width.is_signed ? std::min(largest, (int64_t{1} << (width.planes - 1)) - 1) : largest;
+  problem.spikes.resize(T * shape.N * shape.P * shape.C());
+  for (int8_t& spike : problem.spikes) {
+    const int64_t extreme = width.is_signed ? low : high;
+    spike = static_cast<int8_t>(fill == Fill::saturated ? extreme : random.integer(low, high));
   }
   draw_regions(random, shape, problem);
+
   GramParams& params = problem.params;
   params.spikes = problem.spikes.data();
   params.T = T, params.N = shape.N, params.P = shape.P, params.C = shape.C();
   params.first_channel = shape.first_channel, params.channels = shape.channels;
-  params.matched_filter = problem.filter.data();
-  params.lane_bytes = width.lane_bytes, params.planes = width.planes;
-  params.is_signed = width.is_signed;
-  params.max_term = (row_sum_met * largest) << (width.planes - 1);
+  params.planes = width.planes, params.is_signed = width.is_signed;
   params.triangle = triangle;
   params.regions = problem.regions.data(), params.num_regions = shape.regions;
+  if (width.by_pairs()) {
+    draw_pair_weights(random, T, fill, problem.pair_weights);
+    params.pair_weights = problem.pair_weights.data();
+    params.lane_bytes = 1, params.max_term = 1;
+  } else {
+    const int64_t row_sum = draw_filter(random, T, width.value_bound() / largest,
+                                        width.lane_bytes > 1, fill, problem.filter);
+    params.matched_filter = problem.filter.data();
+    params.lane_bytes = width.lane_bytes;
+    params.max_term = (std::max<int64_t>(row_sum, 1) * largest) << (width.planes - 1);
+  }
   return problem;
 }
 
 // out[s, c, z] += sum over t, n, p of x[t, n, p + s, c] * (K x)[t, n, p, z]
 void add_naive_sum(const GramParams& g, const GramRegion& region, double* out) {
-  const auto x = [&](int64_t t, int64_t n, int64_t p, int64_t c) -> int64_t {
+  const auto x = [&](int64_t t, int64_t n, int64_t p, int64_t c) -> double {
     return g.spikes[((t * g.N + n) * g.P + p) * g.C + g.first_channel + c];
+  };
+  const auto K = [&](int64_t t, int64_t u) -> double {
+    return g.pair_weights ? g.pair_weights[t * g.T + u] : g.matched_filter[t * g.T + u];
   };
   std::vector<double> filtered(g.channels);
   for (int64_t n = 0; n < g.N; ++n) {
@@ -134,15 +161,13 @@ void add_naive_sum(const GramParams& g, const GramRegion& region, double* out) {
       for (int64_t t = 0; t < g.T; ++t) {
         for (int64_t z = 0; z < g.channels; ++z) {
           filtered[z] = 0;
-          for (int64_t u = 0; u < g.T; ++u) {
-            filtered[z] += static_cast<double>(g.matched_filter[t * g.T + u] * x(u, n, p, z));
-          }
+          for (int64_t u = 0; u < g.T; ++u) filtered[z] += K(t, u) * x(u, n, p, z);
         }
         for (int64_t s = 0; s < region.num_shifts; ++s) {
           const int64_t there = region.neighbours[s * g.P + p];
           for (int64_t c = 0; c < g.channels && there >= 0; ++c) {
             double* row = out + (s * g.channels + c) * g.channels;
-            const double spike = static_cast<double>(x(t, n, there, c));
+            const double spike = x(t, n, there, c);
             for (int64_t z = 0; z < g.channels; ++z) row[z] += spike * filtered[z];
           }
         }
@@ -151,8 +176,8 @@ void add_naive_sum(const GramParams& g, const GramRegion& region, double* out) {
   }
 }
 
-void check(Random& random, Isa isa, const Shape& shape, const Width& width, Fill fill, bool triangle,
-           Tally& tally) {
+void check(Random& random, Isa isa, const Shape& shape, const Width& width, Fill fill,
+           bool triangle, Tally& tally) {
   if (width.value_bound() < 1) return;
   Problem problem = draw(random, shape, width, fill, triangle);
   std::vector<std::vector<double>> expected = problem.before;
@@ -160,11 +185,13 @@ void check(Random& random, Isa isa, const Shape& shape, const Width& width, Fill
     add_naive_sum(problem.params, problem.regions[r], expected[r].data());
   }
   for (const int threads : {1, 2}) {
-    Case test(tally, join("T ", shape.T, ", N ", shape.N, ", P ", shape.P, ", channels ",
-                          shape.first_channel, "+", shape.channels, " of ", shape.C(), ", regions ",
-                          shape.regions, ", shifts ", shape.shifts, ", lane bytes ", width.lane_bytes,
-                          ", planes ", width.planes, width.is_signed ? ", signed" : "",
-                          kFillName[static_cast<int>(fill)], triangle ? ", triangle" : "", ", threads ", threads));
+    Case test(tally,
+              join("T ", shape.T, ", N ", shape.N, ", P ", shape.P, ", channels ",
+                   shape.first_channel, "+", shape.channels, " of ", shape.C(), ", regions ",
+                   shape.regions, ", shifts ", shape.shifts, ", lane bytes ", width.lane_bytes,
+                   width.by_pairs() ? " (pairs)" : "", ", planes ", width.planes,
+                   width.is_signed ? ", signed" : "", kFillName[static_cast<int>(fill)],
+                   triangle ? ", triangle" : "", ", threads ", threads));
     for (int64_t r = 0; r < shape.regions; ++r) {
       std::copy(problem.before[r].begin(), problem.before[r].end(), problem.out[r].begin());
     }
@@ -212,7 +239,7 @@ void check_spike_gram(Isa isa, bool quick, Tally& tally) {
       }
     }
   }
-  // Every raggedness of the channels in every width of lane.
+  // Every raggedness of the channels, in every width of lane and by pairs.
   for (const int64_t channels : ragged_sizes(quick)) {
     for (const int lane_bytes : {1, 2, 4, 8}) {
       const bool conv = random.chance(0.5) && channels < 200;
@@ -221,29 +248,32 @@ void check_spike_gram(Isa isa, bool quick, Tally& tally) {
       const bool triangle = !conv && random.chance(0.7);
       check(random, isa, draw_shape(random, channels, conv), width, Fill::random, triangle, tally);
     }
-  }
-  for (const int64_t channels : ragged_sizes(quick)) {
-    for (const Fill fill : {Fill::identity, Fill::ones, Fill::silent}) {
+    for (const Fill fill : {Fill::random, Fill::saturated, Fill::silent}) {
       for (const bool conv : {false, true}) {
         Shape shape = draw_shape(random, channels, conv);
-        shape.T = random.chance(0.2) ? 2 : 1;
         shape.N *= channels > 60 ? 1 : 30;
-        check(random, isa, shape, {1, 1, false}, fill, !conv && random.chance(0.8), tally);
+        check(random, isa, shape, kPairs, fill, !conv && random.chance(0.8), tally);
       }
     }
   }
+  check(random, isa, draw_shape(random, 20, false), {1, 1, false}, Fill::silent, true, tally);
   if (quick) return;
-  // 9252 samples fill the second sums of one-byte lanes, and 16384 are one block.
+  // What a block holds is 16384 samples, and 9252 fill the second sums of one-byte lanes.
   const Shape linear{1, 20000, 1, 0, 3, 0, 1, 1}, conv{2, 1100, 8, 1, 2, 1, 2, 3};
-  for (const Fill fill : {Fill::random, Fill::saturated, Fill::identity, Fill::ones}) {
-    check(random, isa, linear, {1, 1, false}, fill, true, tally);
-    check(random, isa, linear, {2, 8, true}, fill, true, tally);
-    check(random, isa, conv, {1, 1, false}, fill, false, tally);
+  for (const Fill fill : {Fill::random, Fill::saturated}) {
+    for (const Width& width : {Width{1, 1, false}, Width{2, 8, true}, kPairs}) {
+      check(random, isa, linear, width, fill, true, tally);
+      check(random, isa, conv, width, fill, false, tally);
+    }
   }
-  // One image larger than a block, and more rows, 25 * 130, than one task may take.
-  const Shape deep{3, 2, 9000, 0, 2, 0, 1, 1}, wide{2, 1, 9, 3, 130, 0, 1, 25};
+  // One image larger than a block, by pairs with the 65520 samples that fill its second sums; and
+  // more rows, 25 * 130, than one task may take.
+  const Shape deep{3, 2, 9000, 0, 2, 0, 1, 1}, deeper{1, 1, 66000, 0, 2, 0, 1, 1};
+  const Shape wide{2, 1, 9, 3, 130, 0, 1, 25};
   check(random, isa, deep, {1, 1, false}, Fill::random, true, tally);
+  check(random, isa, deeper, kPairs, Fill::saturated, true, tally);
   check(random, isa, wide, {2, 1, false}, Fill::random, false, tally);
+  check(random, isa, wide, kPairs, Fill::random, false, tally);
 }
 
 }  // namespace sbc::check

@@ -1,5 +1,5 @@
-// What spike_gram needs around it, the same on every instruction set: spikes to int8 with the channels
-// last, and a matrix completed from its upper triangle.
+// What spike_gram needs around it, the same on every instruction set: spikes to int8 with the
+// channels last, and a matrix completed from its upper triangle.
 
 #include <algorithm>
 
@@ -68,7 +68,8 @@ void check_narrow_spikes(Tally& tally) {
   check_narrow<float>(random, "float of NaN", false, {kNaN<float>}, tally);
   check_narrow<double>(random, "double", true, {-128, 127}, tally);
   check_narrow<double>(random, "double of 1 + epsilon", false, {std::nextafter(1.0, 2.0)}, tally);
-  check_narrow<double>(random, "double of infinity", false, {std::numeric_limits<double>::infinity()}, tally);
+  check_narrow<double>(random, "double of infinity", false,
+                       {std::numeric_limits<double>::infinity()}, tally);
 }
 
 void check_mirror_upper(Tally& tally) {

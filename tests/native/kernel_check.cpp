@@ -3,8 +3,8 @@
 //
 //   kernel_check [--isa NAME] [--quick]
 //
-// One line an op and instruction set; the last line is "N passed, N failed", and the exit status 1 if
-// anything failed. Built for sanitizers, and for emulators of processors one does not have: no
+// One line an op and instruction set; the last line is "N passed, N failed", and the exit status 1
+// if anything failed. Built for sanitizers, and for emulators of processors one does not have: no
 // framework, no Python, no files, and --quick is some twenty times less work.
 
 #include <cstdio>
@@ -37,8 +37,8 @@ bool Case::within(double error, double bound, const std::string& what) {
 
 std::vector<int64_t> ragged_sizes(bool quick) {
   if (quick) return {1, 3, 8, 13, 24, 49, 70};
-  return {1,  2,  3,  4,  5,  7,  8,  9,  11, 12, 13, 15, 16,  17,  23,  24, 25,
-          31, 32, 33, 47, 48, 49, 63, 64, 65, 72, 73, 95, 96, 97, 127, 128, 130, 300};
+  return {1,  2,  3,  4,  5,  7,  8,  9,  11, 12, 13, 15, 16, 17,  23,  24,  25, 31,
+          32, 33, 47, 48, 49, 63, 64, 65, 72, 73, 95, 96, 97, 127, 128, 130, 300};
 }
 
 template <class T>
@@ -50,7 +50,8 @@ std::vector<T> positive_definite(Random& random, int64_t d) {
   for (int64_t i = 0; i < d; ++i) {
     for (int64_t j = i; j < d; ++j) {
       double sum = i == j ? 1.5 + 0.5 * random.real() : 0.0;
-      for (int k = 0; k < kDirections; ++k) sum += along[k * d + i] * along[k * d + j] / kDirections;
+      for (int k = 0; k < kDirections; ++k)
+        sum += along[k * d + i] * along[k * d + j] / kDirections;
       matrix[i * d + j] = matrix[j * d + i] = static_cast<T>(sum);
     }
   }
