@@ -37,7 +37,14 @@ def obs_order(
     threads: int,
 ) -> None: ...
 def obs_solve(
-    matrix: Any, rhs: Any, select: Any, solution: Any, failed: Any, isa: str, threads: int
+    matrix: Any,
+    rhs: Any,
+    select: Any,
+    multiply: bool,
+    solution: Any,
+    failed: Any,
+    isa: str,
+    threads: int,
 ) -> None: ...
 def obs_quantize(
     weight: Any,

@@ -66,6 +66,10 @@ def _from_torch(tensor: Any, name: str) -> tuple[Array, Restore]:
         raise ValueError(
             f"{name} lies on {tensor.device}; accepted is CPU memory. Move it with .cpu()"
         )
+    if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 2:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}; accepted are bool, integers and real floats"
+        )
     dense = tensor.detach().resolve_conj().resolve_neg()
     if dense.dtype in (torch.bfloat16, torch.float16):
         dense = dense.float()

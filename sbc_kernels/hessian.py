@@ -286,7 +286,8 @@ class SpikeHessian:
 
     def _add_floats(self, values: Array) -> None:
         """Analog input: filter over time, then float64 products on bounded chunks of the unfolding."""
-        assert self._channels is not None and self.in_features is not None
+        assert self._channels is not None
+        assert self.in_features is not None
         T, N = values.shape[:2]
         d, groups = self.in_features, self.groups
         if self._total is None:
@@ -308,16 +309,16 @@ class SpikeHessian:
 
     def _unfold(self, maps: Array, group: int) -> Array:
         """[S, C, *map] to [S * outputs, d_in] of one group."""
-        assert self.conv is not None and self._channels is not None
+        assert self.conv is not None
+        assert self._channels is not None
         conv, per_group = self.conv, self._channels // self.groups
         maps = maps[:, group * per_group : (group + 1) * per_group]
         maps = np.pad(maps, [(0, 0), (0, 0), *conv.pads()])
         reach = [d * (k - 1) + 1 for d, k in zip(conv.dilations, conv.kernel_size, strict=True)]
         axes = tuple(range(2, 2 + conv.dims))
         windows = np.lib.stride_tricks.sliding_window_view(maps, reach, axis=axes)
-        steps = (slice(None), slice(None)) + tuple(slice(None, None, s) for s in conv.strides)
-        steps += tuple(slice(None, None, d) for d in conv.dilations)
-        windows = windows[steps]
+        steps = [slice(None, None, step) for step in (1, 1, *conv.strides, *conv.dilations)]
+        windows = windows[tuple(steps)]
         order = (0, *axes, 1, *range(2 + conv.dims, 2 + 2 * conv.dims))
         return np.ascontiguousarray(windows.transpose(order)).reshape(-1, per_group * conv.taps)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,19 +12,14 @@ from numpy.typing import NDArray
 
 from .arrays import Array, cast_like, require_finite, require_same_kind, to_numpy
 from .conv import Conv
-from .grid import Grid, fit_grid
 from .hessian import SpikeHessian
-from .linalg import inverse
 from .neurons import LIF, Neuron
-from .obs_order import run_obs_order
-from .obs_quantize import run_obs_quantize
-from .obs_solve import run_obs_solve
-from .pattern import Pattern, parse_sparsity, prune_least
+from .pattern import parse_sparsity
+from .rows import Options, Rows, prune_rows, quantize_rows, row_losses, warn
 
 __all__ = ["CompressedLayer", "compress_layer"]
 
 METHODS = ("exact", "blocked", "magnitude", "rtn")
-MAX_RETRIES = 5
 
 _logger = logging.getLogger("sbc_kernels")
 
@@ -43,8 +36,8 @@ class CompressedLayer:
         weight, up to the rounding to W's dtype, and 0 where the mask is False.
     scale, zero_point : float32 [d_out, groups]; None if nothing was quantized.
     bits, group_size : of the codes; None if nothing was quantized.
-    loss : float64 [d_out], ``1/2 dw H dw'`` of each row with the undamped Hessian: half of the growth
-        of the layer's mean squared filtered output error over the calibration samples.
+    loss : float64 [d_out], ``1/2 dw H dw'`` of each row with the undamped Hessian: the layer's mean
+        squared filtered output error over the calibration samples, ``E_n |Y_n dw|^2``.
     sparsity : fraction of exact zeros in `weight`.
     damp_percent : the damping that was used, after retries.
     log : what was done and why, line by line.
@@ -63,39 +56,6 @@ class CompressedLayer:
     damp_percent: float
     seconds: float
     log: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What one group of rows is compressed with, checked."""
-
-    pattern: Pattern | None
-    bits: int | None
-    method: str
-    grid: str
-    sym: bool
-    group_size: int
-    act_order: bool
-    block_size: int
-    damp_percent: float
-    backend: str | None
-
-
-@dataclass
-class _Group:
-    """One convolution group's rows (all rows of other layers) and what becomes of them."""
-
-    weight: Array  # [rows, d], float32 or float64
-    hessian: NDArray[np.float64]  # undamped
-    live: NDArray[np.bool_] = field(init=False)
-    result: Array = field(init=False)
-    mask: NDArray[np.bool_] | None = None
-    codes: NDArray[np.uint8] | None = None
-    grid: Grid | None = None
-
-    def __post_init__(self) -> None:
-        self.live = np.diagonal(self.hessian) > 0
-        self.result = self.weight.copy()
 
 
 def compress_layer(
@@ -187,13 +147,13 @@ def compress_layer(
 
     rows = len(values) // len(stack)
     flat = np.ascontiguousarray(values.reshape(len(values), -1))
-    parts = [_Group(flat[g * rows : (g + 1) * rows], matrix) for g, matrix in enumerate(stack)]
+    parts = [Rows(flat[g * rows : (g + 1) * rows], matrix) for g, matrix in enumerate(stack)]
     for part in parts:
         if options.pattern is not None:
             options.pattern.require_fits(part.weight.shape)
         silent = int((~part.live).sum())
         if silent == part.live.size:
-            _warn(
+            warn(
                 log,
                 "no input spiked in calibration: there is nothing to weigh, so weights are "
                 "compared by magnitude and rounded to the nearest level",
@@ -203,9 +163,9 @@ def compress_layer(
 
     damp = options.damp_percent
     if options.pattern is not None:
-        damp = max(damp, _prune(parts, options, log))
+        damp = max(damp, prune_rows(parts, options, log))
     if options.bits is not None:
-        damp = max(damp, _quantize(parts, options, log))
+        damp = max(damp, quantize_rows(parts, options, log))
 
     result = np.concatenate([part.result for part in parts])
     if not np.isfinite(result).all():
@@ -215,7 +175,7 @@ def compress_layer(
         )
     answer = cast_like(restore(result.reshape(values.shape)), W)
     changed = to_numpy(answer, "W")[0].reshape(flat.shape)  # after the rounding to W's dtype
-    loss = _loss(parts, flat, changed)
+    loss = row_losses(parts, flat, changed)
     for line in log:
         _logger.debug(line)
 
@@ -255,7 +215,7 @@ def _checked_options(
     block_size: int,
     damp_percent: float,
     backend: str | None,
-) -> _Options:
+) -> Options:
     pattern = None if sparsity is None else parse_sparsity(sparsity)
     if bits is not None:
         integral = isinstance(bits, (int, np.integer)) and not isinstance(bits, bool)
@@ -281,7 +241,7 @@ def _checked_options(
         )
     if natural and pattern is not None:
         block_size = -(-block_size // pattern.of_m) * pattern.of_m
-    return _Options(
+    return Options(
         pattern=pattern,
         bits=None if bits is None else int(bits),
         method=method,
@@ -325,7 +285,7 @@ def _hessian_of(
     neuron: Neuron | None,
     hessian: str,
     conv: Conv | None,
-    options: _Options,
+    options: Options,
     log: list[str],
 ) -> NDArray[np.float64]:
     """The undamped Hessian, [groups, d, d]."""
@@ -369,268 +329,3 @@ def _hessian_of(
         f"{source.num_samples} samples, " + "; ".join(source.paths)
     )
     return stack
-
-
-def _warn(log: list[str], message: str) -> None:
-    log.append(message)
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
-
-
-# ---- damping -----------------------------------------------------------------------------------
-
-
-def _damped(part: _Group, damp_percent: float) -> NDArray[np.float64]:
-    """H with damping; the identity where no input is live."""
-    diagonal = np.diagonal(part.hessian)
-    if not part.live.any():
-        return np.eye(diagonal.size)
-    matrix = part.hessian.copy()
-    matrix[np.diag_indices(diagonal.size)] += damp_percent * diagonal[part.live].mean()
-    return matrix
-
-
-def _with_damping(
-    part: _Group, options: _Options, log: list[str], attempt: Callable[[NDArray[np.float64]], Any]
-) -> tuple[Any, float]:
-    """``attempt(damped Hessian)``; where its Cholesky fails, again with ten times the damping."""
-    percent = options.damp_percent
-    for retry in range(MAX_RETRIES + 1):
-        try:
-            return attempt(_damped(part, percent)), percent
-        except np.linalg.LinAlgError as error:
-            if retry == MAX_RETRIES:
-                raise np.linalg.LinAlgError(
-                    f"{error}; {MAX_RETRIES} retries up to damp_percent {percent:g} did not help"
-                ) from error
-            larger = 10 * percent if percent > 0 else 1e-4
-            _warn(
-                log,
-                f"Cholesky failed at damp_percent {percent:g} ({error}); retry {retry + 1} with "
-                f"{larger:g}",
-            )
-            percent = larger
-    raise AssertionError("unreachable")
-
-
-# ---- pruning -----------------------------------------------------------------------------------
-
-
-def _prune(parts: list[_Group], options: _Options, log: list[str]) -> float:
-    pattern = options.pattern
-    assert pattern is not None
-    percent = options.damp_percent
-    if options.method == "magnitude":
-        masks = _shared_masks([np.abs(part.weight) for part in parts], pattern)
-        for part, mask in zip(parts, masks, strict=True):
-            part.mask, part.result = mask, np.where(mask, part.weight, 0).astype(part.weight.dtype)
-        log.append(f"pruned {pattern} by magnitude, weights not updated")
-    elif options.method == "blocked":
-        # With bits, the same sweep rounds what it keeps: see _quantize.
-        if options.bits is None:
-            for part in parts:
-                percent = max(percent, _sweep(part, options, None, log))
-        log.append(f"pruned {pattern} by blocks of {options.block_size} columns")
-    else:
-        percent = _prune_exact(parts, options, log)
-        log.append(f"pruned {pattern} by exact OBS")
-    return percent
-
-
-def _prune_exact(parts: list[_Group], options: _Options, log: list[str]) -> float:
-    """Orders the weights of each row, shares out the quota, solves for the survivors."""
-    pattern = options.pattern
-    assert pattern is not None
-    percents, orders, inverses, dampeds = [], [], [], []
-    for part in parts:
-
-        def attempt(matrix: NDArray[np.float64], part: _Group = part) -> Any:
-            live = np.flatnonzero(part.live)
-            return matrix, inverse(matrix[np.ix_(live, live)])
-
-        (matrix, G), percent = _with_damping(part, options, log, attempt)
-        dampeds.append(matrix)
-        inverses.append(G)
-        percents.append(percent)
-        orders.append(_order(part, G, pattern, options.backend))
-    if pattern.of_m:
-        masks = [
-            _mask_of_steps(part, order, None)
-            for part, (order, _) in zip(parts, orders, strict=True)
-        ]
-        for part, mask in zip(parts, masks, strict=True):
-            _prune_silent_in_groups(part, mask, pattern)
-    else:
-        counts = _share_quota(parts, [loss for _, loss in orders], pattern)
-        masks = [
-            _mask_of_steps(part, order, count)
-            for part, (order, _), count in zip(parts, orders, counts, strict=True)
-        ]
-        _prune_silent(parts, masks, pattern)
-    for part, mask, matrix, G in zip(parts, masks, dampeds, inverses, strict=True):
-        part.mask = mask
-        live = part.live
-        part.result = np.where(mask, part.weight, 0).astype(part.weight.dtype)
-        if live.any():
-            part.result[:, live] = run_obs_solve(
-                np.ascontiguousarray(part.weight[:, live]),
-                matrix[np.ix_(live, live)].astype(part.weight.dtype),
-                mask[:, live],
-                inverse_hessian=G,
-                backend=options.backend,
-            )
-    return max(percents)
-
-
-def _order(
-    part: _Group, G: NDArray[np.float64], pattern: Pattern, backend: str | None
-) -> tuple[NDArray[np.int32], Array]:
-    """Order and loss over the live inputs. With N:M, dead inputs fill their groups' quotas first."""
-    live = np.flatnonzero(part.live)
-    weight = np.ascontiguousarray(part.weight[:, live])
-    G = G.astype(weight.dtype)
-    if not pattern.of_m:
-        return run_obs_order(weight, G, len(live), backend=backend)
-    d = part.weight.shape[1]
-    dead = np.bincount(np.flatnonzero(~part.live) // pattern.of_m, minlength=d // pattern.of_m)
-    quota = np.maximum(pattern.of_m - pattern.keep_n - dead, 0).astype(np.int32)
-    return run_obs_order(
-        weight,
-        G,
-        int(quota.sum()),
-        group=(live // pattern.of_m).astype(np.int32),
-        quota=quota,
-        backend=backend,
-    )
-
-
-def _share_quota(
-    parts: list[_Group], losses: list[Array], pattern: Pattern
-) -> list[NDArray[np.int64]]:
-    """How many live weights each row gives up: the layer's quota goes to the least losses."""
-    size = sum(part.weight.size for part in parts)
-    dead = sum(len(part.weight) * int((~part.live).sum()) for part in parts)
-    quota = max(pattern.num_pruned(size) - dead, 0)
-    every = np.concatenate([loss.ravel() for loss in losses])
-    chosen = np.zeros(every.size, dtype=bool)
-    chosen[np.argsort(every, kind="stable")[:quota]] = True
-    counts, at = [], 0
-    for loss in losses:
-        counts.append(chosen[at : at + loss.size].reshape(loss.shape).sum(axis=1))
-        at += loss.size
-    return counts
-
-
-def _mask_of_steps(
-    part: _Group, order: NDArray[np.int32], counts: NDArray[np.int64] | None
-) -> NDArray[np.bool_]:
-    """Mask of the first ``counts`` removals of each row (None: all). Dead inputs are still kept."""
-    mask = np.ones(part.weight.shape, dtype=np.bool_)
-    live = np.flatnonzero(part.live)
-    steps = np.arange(order.shape[1])[None, :]
-    removed = np.full(order.shape, True) if counts is None else steps < counts[:, None]
-    rows, at = np.nonzero(removed)
-    mask[rows, live[order[rows, at]]] = False
-    return mask
-
-
-def _prune_silent(parts: list[_Group], masks: list[NDArray[np.bool_]], pattern: Pattern) -> None:
-    """Dead inputs' weights cost nothing: they fill the quota, the smallest first."""
-    size = sum(part.weight.size for part in parts)
-    missing = pattern.num_pruned(size) - sum(int((~mask).sum()) for mask in masks)
-    sizes = [np.where(part.live[None, :], np.inf, np.abs(part.weight)).ravel() for part in parts]
-    least = np.argsort(np.concatenate(sizes), kind="stable")[: max(missing, 0)]
-    at = 0
-    for mask in masks:
-        mine = least[(least >= at) & (least < at + mask.size)] - at
-        mask.ravel()[mine] = False
-        at += mask.size
-
-
-def _prune_silent_in_groups(part: _Group, mask: NDArray[np.bool_], pattern: Pattern) -> None:
-    """The same for an N:M pattern: dead inputs fill what `_order` left them of each group's quota."""
-    size = np.where(part.live[None, :], np.inf, np.abs(part.weight))
-    grouped, keep = (a.reshape(len(mask), -1, pattern.of_m) for a in (size, mask))
-    rank = np.argsort(np.argsort(grouped, axis=2, kind="stable"), axis=2, kind="stable")
-    missing = pattern.of_m - pattern.keep_n - (~keep).sum(axis=2, keepdims=True)
-    keep &= ~((rank < missing) & np.isfinite(grouped))
-
-
-def _shared_masks(scores: list[Array], pattern: Pattern) -> list[NDArray[np.bool_]]:
-    """One quota for all groups of a layer."""
-    mask = prune_least(np.concatenate(scores), pattern)
-    return np.split(mask, np.cumsum([len(score) for score in scores])[:-1])
-
-
-# ---- quantization ------------------------------------------------------------------------------
-
-
-def _quantize(parts: list[_Group], options: _Options, log: list[str]) -> float:
-    percent = options.damp_percent
-    assert options.bits is not None
-    for part in parts:
-        grid = _fit(part, options)
-        if options.method in ("rtn", "magnitude"):
-            part.grid = grid
-            part.codes, part.result = grid.round(part.result)
-            if part.mask is not None:
-                part.result = np.where(part.mask, part.result, 0).astype(part.weight.dtype)
-        else:
-            percent = max(percent, _sweep(part, options, grid, log))
-    log.append(
-        f"quantized to {options.bits} bits, {options.grid} grid, "
-        f"{'symmetric' if options.sym else 'asymmetric'}, group_size {options.group_size}"
-        + (", rounded to nearest" if options.method in ("rtn", "magnitude") else "")
-    )
-    return percent
-
-
-def _fit(part: _Group, options: _Options) -> Grid:
-    assert options.bits is not None
-    return fit_grid(
-        part.result,
-        options.bits,
-        kind=options.grid,
-        sym=options.sym,
-        group_size=options.group_size,
-        importance=None if options.method in ("rtn", "magnitude") else np.diagonal(part.hessian),
-        mask=part.mask,
-    )
-
-
-def _sweep(part: _Group, options: _Options, grid: Grid | None, log: list[str]) -> float:
-    """One obs_quantize over the part: rounds if there is a grid, prunes if the method is "blocked"."""
-    pattern = options.pattern if options.method == "blocked" else None
-    weight = part.result
-    if pattern is not None:  # free, and so the first to go
-        weight = np.where(part.live[None, :], weight, 0).astype(weight.dtype)
-
-    def attempt(matrix: NDArray[np.float64]) -> Any:
-        return run_obs_quantize(
-            weight,
-            matrix,
-            grid,
-            block_size=options.block_size,
-            act_order=options.act_order,
-            mask=part.mask,
-            pattern=pattern,
-            backend=options.backend,
-        )
-
-    answer, percent = _with_damping(part, options, log, attempt)
-    part.result, part.codes, part.grid = answer.weight, answer.codes, grid
-    if answer.mask is not None:
-        part.mask = answer.mask
-    return percent
-
-
-# ---- loss --------------------------------------------------------------------------------------
-
-
-def _loss(parts: list[_Group], weight: Array, changed: Array) -> NDArray[np.float64]:
-    change = changed.astype(np.float64) - weight.astype(np.float64)
-    losses, at = [], 0
-    for part in parts:
-        mine = change[at : at + len(part.weight)]
-        losses.append(0.5 * np.einsum("ri,ri->r", mine @ part.hessian, mine))
-        at += len(part.weight)
-    return np.concatenate(losses)

@@ -48,10 +48,15 @@ def _require(ok: bool, name: str, value: object, accepted: str) -> None:
         raise ValueError(f"{name} is {value!r}; accepted is {accepted}")
 
 
-def _number(name: str, value: object, accepted: str, low: float, high: float = math.inf) -> None:
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    good = real and low <= value <= high  # type: ignore[operator]
-    _require(good and math.isfinite(value), name, value, accepted)  # type: ignore[arg-type]
+def _number(neuron: Any, name: str, accepted: str, low: float, high: float = math.inf) -> None:
+    """Checks a parameter and keeps it as a float: a float32 tau would make a float32 response."""
+    value = getattr(neuron, name)
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, bool
+    )
+    good = number and low <= value <= high and math.isfinite(value)
+    _require(good, name, value, accepted)
+    object.__setattr__(neuron, name, float(value))
 
 
 def _steps(T: int) -> Response:
@@ -97,7 +102,7 @@ class LIF:
     decay_input: bool = True
 
     def __post_init__(self) -> None:
-        _number("tau", self.tau, "a finite number of at least 1", 1.0)
+        _number(self, "tau", "a finite number of at least 1", 1.0)
 
     def impulse_response(self, T: int) -> Response:
         gain = 1.0 / self.tau if self.decay_input else 1.0
@@ -112,7 +117,7 @@ class PLIF:
     decay_input: bool = True
 
     def __post_init__(self) -> None:
-        _number("w", self.w, "a finite number", -math.inf)
+        _number(self, "w", "a finite number", -math.inf)
 
     def impulse_response(self, T: int) -> Response:
         rate = 1.0 / (1.0 + math.exp(-self.w)) if self.w > -700 else 0.0
@@ -126,7 +131,7 @@ class Leaky:
     beta: float
 
     def __post_init__(self) -> None:
-        _number("beta", self.beta, "a finite number", -math.inf)
+        _number(self, "beta", "a finite number", -math.inf)
 
     def impulse_response(self, T: int) -> Response:
         return _geometric(min(max(self.beta, 0.0), 1.0), T)
@@ -148,8 +153,8 @@ class CubaLIF:
     beta: float
 
     def __post_init__(self) -> None:
-        _number("alpha", self.alpha, "0..1", 0.0, 1.0)
-        _number("beta", self.beta, "0..1", 0.0, 1.0)
+        _number(self, "alpha", "0..1", 0.0, 1.0)
+        _number(self, "beta", "0..1", 0.0, 1.0)
 
     def impulse_response(self, T: int) -> Response:
         return _two_poles(self.alpha, self.beta, T)
@@ -172,8 +177,8 @@ class Alpha:
     beta: float
 
     def __post_init__(self) -> None:
-        _number("alpha", self.alpha, "0 < beta < alpha < 1", 0.0, 1.0)
-        _number("beta", self.beta, "0 < beta < alpha < 1", 0.0, 1.0)
+        _number(self, "alpha", "0 < beta < alpha < 1", 0.0, 1.0)
+        _number(self, "beta", "0 < beta < alpha < 1", 0.0, 1.0)
         _require(
             0.0 < self.beta < self.alpha < 1.0,
             "(alpha, beta)",
@@ -205,14 +210,14 @@ class Lapicque:
     time_step: float = 1.0
 
     def __post_init__(self) -> None:
-        _number("time_step", self.time_step, "a positive number", 5e-324)
+        _number(self, "time_step", "a positive number", 5e-324)
         given = sum(value is not None for value in (self.R, self.C, self.beta))
         _require(given == 2, "(R, C, beta)", (self.R, self.C, self.beta), "two of the three")
         for name in ("R", "C"):
             if getattr(self, name) is not None:
-                _number(name, getattr(self, name), "a positive number", 5e-324)
+                _number(self, name, "a positive number", 5e-324)
         if self.beta is not None:
-            _number("beta", self.beta, "a number in (0, 1)", 5e-324, 1.0 - 2.0**-53)
+            _number(self, "beta", "a number in (0, 1)", 5e-324, 1.0 - 2.0**-53)
 
     def impulse_response(self, T: int) -> Response:
         dt = self.time_step
@@ -240,7 +245,7 @@ class NorseLIF:
 
     def __post_init__(self) -> None:
         for name in ("tau_syn_inv", "tau_mem_inv", "dt"):
-            _number(name, getattr(self, name), "a number of at least 0", 0.0)
+            _number(self, name, "a number of at least 0", 0.0)
 
     def impulse_response(self, T: int) -> Response:
         synapse, membrane = self.dt * self.tau_syn_inv, self.dt * self.tau_mem_inv
@@ -256,7 +261,7 @@ class NorseLIFBox:
 
     def __post_init__(self) -> None:
         for name in ("tau_mem_inv", "dt"):
-            _number(name, getattr(self, name), "a number of at least 0", 0.0)
+            _number(self, name, "a number of at least 0", 0.0)
 
     def impulse_response(self, T: int) -> Response:
         membrane = self.dt * self.tau_mem_inv
@@ -281,9 +286,9 @@ class SinabsLIF:
     norm_input: bool = True
 
     def __post_init__(self) -> None:
-        _number("tau_mem", self.tau_mem, "a positive number", 5e-324)
+        _number(self, "tau_mem", "a positive number", 5e-324)
         if self.tau_syn is not None:
-            _number("tau_syn", self.tau_syn, "a positive number or None", 5e-324)
+            _number(self, "tau_syn", "a positive number or None", 5e-324)
 
     def impulse_response(self, T: int) -> Response:
         alpha = math.exp(-1.0 / self.tau_mem)
@@ -331,10 +336,10 @@ def membrane_matrix(neuron: Neuron | None, T: int) -> Response:
 def impulse_response(neuron: Neuron, T: int) -> Response:
     """``neuron.impulse_response(T)``, checked: float64 [T] and finite."""
     if isinstance(neuron, type) or not isinstance(neuron, Neuron):
-        what = neuron if isinstance(neuron, type) else type(neuron)
+        came = f"the class {neuron.__name__}" if isinstance(neuron, type) else type(neuron).__name__
         raise TypeError(
-            f"neuron is {'the class' if isinstance(neuron, type) else 'a'} {what.__name__}; accepted is an object with impulse_response(T), "
-            "such as sbc.LIF(2.0) or sbc.Kernel(k), or None for the current Hessian"
+            f"neuron is {came}; accepted is an object with impulse_response(T), such as "
+            "sbc.LIF(2.0) or sbc.Kernel(k), or None for the current Hessian"
         )
     k = np.asarray(neuron.impulse_response(T), dtype=np.float64)
     _require(k.shape == (T,), "neuron.impulse_response(T)", f"shape {k.shape}", f"shape ({T},)")

@@ -135,15 +135,18 @@ def run_obs_quantize(
     act_order: bool,
     mask: NDArray[np.bool_] | None,
     pattern: Pattern | None,
+    num_pruned: int | None = None,
     backend: str | None = None,
 ) -> QuantizedRows:
-    """The op on checked arrays."""
+    """The op on checked arrays; ``num_pruned`` in place of what an unstructured pattern would give."""
     rows, d = weight.shape
     dtype = weight.dtype
     perm = np.arange(d, dtype=np.int32)
     if act_order:
         perm = np.argsort(-np.diagonal(hessian), kind="stable").astype(np.int32)
     factor = upper_factor(hessian[np.ix_(perm, perm)]).astype(dtype)
+    if num_pruned is None and pattern is not None:
+        num_pruned = pattern.num_pruned(weight.size)
     quantized = np.empty_like(weight)
     loss = np.zeros(rows, dtype=dtype)
     codes = None if grid is None else np.empty((rows, d), dtype=np.uint8)
@@ -158,7 +161,7 @@ def run_obs_quantize(
         zero_point=None if grid is None else grid.zero_point.astype(dtype),
         group=None if grid is None else grid.group_of_column(d),
         mask=None if mask is None else np.ascontiguousarray(mask).view(np.uint8),
-        num_pruned=0 if pattern is None or pattern.of_m else pattern.num_pruned(weight.size),
+        num_pruned=0 if pattern is None or pattern.of_m else num_pruned,
         keep_n=0 if pattern is None else pattern.keep_n,
         of_m=0 if pattern is None else pattern.of_m,
         quantized=quantized,

@@ -79,9 +79,9 @@ def test_each_row_is_solved_on_its_smaller_side(monkeypatch: pytest.MonkeyPatch)
     sides = []
     solve = module._solve_subsets
 
-    def spy(matrix: Any, rhs: Any, select: np.ndarray, backend: Any) -> Any:
+    def spy(matrix: Any, rhs: Any, select: np.ndarray, *rest: Any, **options: Any) -> Any:
         sides.append(select.sum(axis=1))
-        return solve(matrix, rhs, select, backend)
+        return solve(matrix, rhs, select, *rest, **options)
 
     monkeypatch.setattr(module, "_solve_subsets", spy)
     weight, H, _ = _problem("correlated", 60, np.float64, 61, 0.5)

@@ -107,6 +107,25 @@ void substitute(const TileTriangle<T>& u, T* x) {
   }
 }
 
+// Eight sums, for the latency of FMA.
+template <class T>
+T dot(const T* a, const T* b, int64_t count) {
+  constexpr int step = 8 * kLanes<T>;
+  Vector<T> sum[8] = {};
+  int64_t i = 0;
+  for (; i + step <= count; i += step) {
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) {
+      sum[v] += load<T>(a + i + v * kLanes<T>) * load<T>(b + i + v * kLanes<T>);
+    }
+  }
+  T total = 0;
+  for (; i < count; ++i) total += a[i] * b[i];
+  for (int v = 1; v < 8; ++v) sum[0] += sum[v];
+  for (int lane = 0; lane < kLanes<T>; ++lane) total += sum[0][lane];
+  return total;
+}
+
 // The subset's rows and columns of the matrix; the padding is an identity.
 template <class T>
 void gather(const ObsSolveParams<T>& params, const int32_t* subset, int64_t size,
@@ -142,9 +161,11 @@ void solve_row(const ObsSolveParams<T>& params, int64_t row, T* scratch, int32_t
   T* x = scratch + TileTriangle<T>::elements(size);
   T* solution = params.solution + row * params.d;
   gather(params, subset, size, a);
-  for (int64_t i = 0; i < a.tiles * kTile<T>; ++i) {
-    x[i] = i < size ? params.rhs[row * params.d + subset[i]] : T(0);
+  const T* rhs = params.rhs + row * params.d;
+  for (int64_t i = 0; i < size; ++i) {
+    x[i] = params.multiply ? dot(params.matrix + subset[i] * params.d, rhs, params.d) : rhs[subset[i]];
   }
+  for (int64_t i = size; i < a.tiles * kTile<T>; ++i) x[i] = T(0);
   __builtin_memset(solution, 0, params.d * sizeof(T));
   params.failed[row] = static_cast<int32_t>(factor(a));
   if (params.failed[row] != 0) return;

@@ -15,6 +15,7 @@ struct ObsSolveParams {
   int64_t rows, d;
   T* solution;      // [rows, d]
   int32_t* failed;  // [rows]: 1 + the place in S of a pivot that is not positive, or 0
+  bool multiply = false;
 };
 
 }  // namespace sbc

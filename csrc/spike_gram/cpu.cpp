@@ -238,11 +238,12 @@ void flush(char* from, char* to, int64_t count) {
 }
 
 template <class Wide>
-void flush_to_output(const GramBlock& block, const GramTile& tile, const Wide* sums, int columns) {
+void flush_to_output(const GramBlock& block, const GramTile& tile, const Wide* sums, int columns,
+                     double weight = 1.0) {
   const int64_t channels = block.params->channels, live = live_columns(block, tile, columns);
   for (int64_t row = tile.first_row; row < tile.last_row; ++row, sums += columns) {
     double* out = block.region->out + row * channels + tile.first_column;
-    for (int64_t c = 0; c < live; ++c) out[c] += static_cast<double>(sums[c]);
+    for (int64_t c = 0; c < live; ++c) out[c] += weight * static_cast<double>(sums[c]);
   }
 }
 
@@ -349,7 +350,7 @@ void run_by_pairs(const GramBlock& block, const GramTile& tile) {
       const double weight = params.pair_weights[t * T + u];
       if (weight == 0.0) continue;
       const auto drain = [&](const uint16_t* wide, int64_t count) {
-        if (T == 1) return flush_to_output(block, tile, wide, 128);
+        if (T == 1) return flush_to_output(block, tile, wide, 128, weight);
         for (int64_t i = 0; i < count; ++i) total[i] += weight * static_cast<double>(wide[i]);
       };
       Passes<NibblePair, decltype(drain)> passes(tile, 1, drain);
