@@ -17,6 +17,7 @@ from .arrays import Array
 from .grid import Grid, fit_grid
 from .linalg import inverse
 from .obs_order import run_obs_order
+from .obs_quantize import run_obs_quantize
 from .obs_solve import run_obs_solve
 from .pattern import Pattern, prune_least
 
