@@ -101,9 +101,17 @@ def cast_like(result: Any, array: Any) -> Any:
     return result
 
 
+def _framework(array: Any) -> str:
+    """Where the array's type comes from; a subclass belongs to its base's framework."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return "torch"
+    return "numpy" if isinstance(array, np.ndarray) else type(array).__module__.split(".")[0]
+
+
 def require_same_kind(first: Any, second: Any, first_name: str, second_name: str) -> None:
     """Raises TypeError where one is a torch tensor and the other is of another framework."""
-    kinds = [type(array).__module__.split(".")[0] for array in (first, second)]
+    kinds = [_framework(array) for array in (first, second)]
     if "builtins" not in kinds and kinds[0] != kinds[1]:
         raise TypeError(
             f"{first_name} is a {kinds[0]} array and {second_name} a {kinds[1]} array; accepted are "

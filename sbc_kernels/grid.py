@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array
+from .arrays import Array, require_finite, require_shape, to_numpy
 
 __all__ = ["Grid", "fit_grid"]
 
@@ -41,7 +41,7 @@ class Grid:
 
     def require_fits(self, shape: tuple[int, ...]) -> None:
         d_out, d_in = shape
-        groups = 1 if self.group_size == -1 else -(-d_in // self.group_size)
+        groups = 1 if self.group_size == -1 else max(-(-d_in // self.group_size), 1)
         for name in ("scale", "zero_point"):
             if getattr(self, name).shape != (d_out, groups):
                 raise ValueError(
@@ -60,14 +60,14 @@ class Grid:
 
 
 def fit_grid(
-    weight: Array,
+    weight: Any,
     bits: int,
     *,
     kind: str = "mse",
     sym: bool = False,
     group_size: int = -1,
     importance: Any = None,
-    mask: NDArray[np.bool_] | None = None,
+    mask: Any = None,
 ) -> Grid:
     """A grid for each row, or each group of ``group_size`` consecutive inputs of it.
 
@@ -90,12 +90,13 @@ def fit_grid(
         raise ValueError(f"bits is {bits!r}; accepted is an integer in 1..8")
     if kind not in ("mse", "absmax"):
         raise ValueError(f"grid is {kind!r}; accepted are 'mse' and 'absmax'")
+    weight, importance, mask = _checked(weight, importance, mask)
     d_out, d_in = weight.shape
     integral = isinstance(group_size, (int, np.integer)) and not isinstance(group_size, bool)
     if not integral or not (group_size == -1 or 1 <= group_size <= d_in):
         raise ValueError(f"group_size is {group_size!r}; accepted is -1 or an integer in 1..{d_in}")
-    size = d_in if group_size == -1 else int(group_size)
-    groups = -(-d_in // size)
+    size = max(d_in, 1) if group_size == -1 else int(group_size)
+    groups = max(-(-d_in // size), 1)
 
     def grouped(values: Array) -> Array:
         """[.., d_in] to [.., groups, size], the missing end as zeros."""
@@ -106,7 +107,8 @@ def fit_grid(
     w = grouped(weight.astype(np.float32))
     counted = np.ones_like(weight, dtype=np.float32)
     if importance is not None:
-        counted *= np.asarray(importance, dtype=np.float32)
+        # By its largest: only ratios count, and float32 does not hold every Hessian's diagonal.
+        counted *= (importance / max(float(importance.max(initial=0.0)), 5e-324)).astype(np.float32)
     if mask is not None:
         counted *= mask
         w = w * grouped(mask)
@@ -144,6 +146,29 @@ def fit_grid(
         attempt((centre + np.float32(offset)).astype(np.float32))
     scale, zero = levels(best_shrink)
     return Grid(int(bits), scale, zero, int(group_size))
+
+
+def _checked(weight: Any, importance: Any, mask: Any) -> tuple[Array, Array | None, Array | None]:
+    w, _ = to_numpy(weight, "weight")
+    if w.dtype.kind != "f":
+        raise TypeError(f"weight has dtype {w.dtype}; accepted are real floats")
+    require_shape(w, "weight", (None, None))
+    require_finite(w, "weight")
+    if importance is not None:
+        importance, _ = to_numpy(importance, "importance")
+        importance = importance.astype(np.float64)
+        require_shape(importance, "importance", (w.shape[1],))
+        require_finite(importance, "importance")
+        if (importance < 0).any():
+            raise ValueError(
+                f"importance reaches {importance.min()}; accepted are numbers of at least 0"
+            )
+    if mask is not None:
+        mask, _ = to_numpy(mask, "mask")
+        require_shape(mask, "mask", w.shape)
+        if mask.dtype != np.bool_:
+            raise TypeError(f"mask has dtype {mask.dtype}; accepted is bool, True = kept")
+    return w, importance, mask
 
 
 def _levels(low: Array, high: Array, bits: int, sym: bool) -> tuple[Array, Array]:

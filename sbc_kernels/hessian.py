@@ -99,6 +99,8 @@ class SpikeHessian:
         TypeError, ValueError : naming what came and what is accepted; nothing has been added then.
         """
         values, restore = to_numpy(spikes, "spikes")
+        if values.ndim > 0 and len(values) > 0 and self.neuron is not None:
+            impulse_response(self.neuron, len(values))  # may be too short: before anything is kept
         values = self._checked(values)
         T, N = values.shape[:2]
         narrow = self._narrow(values)

@@ -175,6 +175,11 @@ def compress_layer(
         )
     answer = cast_like(restore(result.reshape(values.shape)), W)
     changed = to_numpy(answer, "W")[0].reshape(flat.shape)  # after the rounding to W's dtype
+    if not np.isfinite(changed).all():
+        raise ValueError(
+            f"W's dtype {getattr(W, 'dtype', values.dtype)} cannot hold the compressed weight, which "
+            f"reaches {float(np.abs(result).max()):.4g}; accepted is a wider dtype or a smaller scale"
+        )
     loss = row_losses(parts, flat, changed)
     for line in log:
         _logger.debug(line)

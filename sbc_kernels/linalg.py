@@ -16,6 +16,8 @@ def inverse(matrix: Matrix) -> NDArray[np.float64]:
 
     Raises numpy.linalg.LinAlgError where it is not positive definite.
     """
+    if matrix.size == 0:  # LAPACK wants at least one row
+        return np.zeros(matrix.shape)
     factor, info = lapack.dpotrf(np.asarray(matrix, dtype=np.float64), lower=False)
     if info == 0:
         factor, info = lapack.dpotri(factor, lower=False, overwrite_c=True)
@@ -31,6 +33,8 @@ def upper_factor(matrix: Matrix) -> NDArray[np.float64]:
     The Cholesky factor of the matrix with rows and columns reversed, reversed back. GPTQ's U, with
     ``matrix^-1 = U' U``, is its inverse.
     """
+    if matrix.size == 0:
+        return np.zeros(matrix.shape)
     flipped = np.asarray(matrix, dtype=np.float64)[::-1, ::-1]
     factor, info = lapack.dpotrf(flipped, lower=True, clean=True)
     _require_positive(info)

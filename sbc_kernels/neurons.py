@@ -336,7 +336,11 @@ def membrane_matrix(neuron: Neuron | None, T: int) -> Response:
 def impulse_response(neuron: Neuron, T: int) -> Response:
     """``neuron.impulse_response(T)``, checked: float64 [T] and finite."""
     if isinstance(neuron, type) or not isinstance(neuron, Neuron):
-        came = f"the class {neuron.__name__}" if isinstance(neuron, type) else type(neuron).__name__
+        came = (
+            f"the class {neuron.__name__}"
+            if isinstance(neuron, type)
+            else f"a {type(neuron).__name__}"
+        )
         raise TypeError(
             f"neuron is {came}; accepted is an object with impulse_response(T), such as "
             "sbc.LIF(2.0) or sbc.Kernel(k), or None for the current Hessian"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class Rows:
     weight: Array  # [rows, d], float32 or float64
     hessian: NDArray[np.float64]  # undamped
     live: NDArray[np.bool_] = field(init=False)
+    unit: float = field(init=False)  # power of two that brings H's mean diagonal to 0.5 .. 1
     result: Array = field(init=False)
     quota: int = 0  # of weights to prune by blocks
     mask: NDArray[np.bool_] | None = None
@@ -54,7 +55,10 @@ class Rows:
     grid: Grid | None = None
 
     def __post_init__(self) -> None:
-        self.live = np.diagonal(self.hessian) > 0
+        diagonal = np.diagonal(self.hessian)
+        self.live = diagonal > 0
+        mean = float(diagonal[self.live].mean()) if self.live.any() else 1.0
+        self.unit = float(np.ldexp(1.0, -int(np.frexp(mean)[1])))
         self.result = self.weight.copy()
 
 
@@ -67,12 +71,14 @@ def warn(log: list[str], message: str) -> None:
 
 
 def _damped(part: Rows, damp_percent: float) -> NDArray[np.float64]:
-    """H with damping; the identity where no input is live."""
-    diagonal = np.diagonal(part.hessian)
+    """H in its unit, with damping; the identity where no input is live."""
+    size = len(part.hessian)
     if not part.live.any():
-        return np.eye(diagonal.size)
-    matrix = part.hessian.copy()
-    matrix[np.diag_indices(diagonal.size)] += damp_percent * diagonal[part.live].mean()
+        return np.eye(size)
+    matrix = (
+        part.hessian * part.unit
+    )  # its scale decides nothing, and float32 is not wide enough for all
+    matrix[np.diag_indices(size)] += damp_percent * np.diagonal(matrix)[part.live].mean()
     return matrix
 
 
@@ -312,7 +318,9 @@ def _fit(part: Rows, options: Options) -> Grid:
         kind=options.grid,
         sym=options.sym,
         group_size=options.group_size,
-        importance=None if options.method in ("rtn", "magnitude") else np.diagonal(part.hessian),
+        importance=None
+        if options.method in ("rtn", "magnitude")
+        else np.diagonal(part.hessian) * part.unit,
         mask=part.mask,
     )
 
@@ -320,13 +328,30 @@ def _fit(part: Rows, options: Options) -> Grid:
 def _sweep(part: Rows, options: Options, grid: Grid | None, log: list[str]) -> float:
     """One obs_quantize over the part: rounds if there is a grid, prunes if the method is "blocked"."""
     pattern = options.pattern if options.method == "blocked" else None
-    weight = part.result
+    weight, dead = part.result, ~part.live
+    if pattern is not None and dead.all():  # nothing to weigh: by magnitude
+        share = replace(pattern, sparsity=part.quota / max(weight.size, 1))
+        part.mask = prune_least(np.abs(weight), share)
+        part.result = np.where(part.mask, weight, 0).astype(weight.dtype)
+        return options.damp_percent if grid is None else _sweep_once(part, options, grid, None, log)
     if pattern is not None:  # free, and so the first to go
-        weight = np.where(part.live[None, :], weight, 0).astype(weight.dtype)
+        part.result = np.where(dead[None, :], 0, weight).astype(weight.dtype)
+    percent = _sweep_once(part, options, grid, pattern, log)
+    if pattern is not None and part.mask is not None:  # those that stay keep their value
+        kept = part.mask & dead[None, :]
+        codes, nearest = (None, weight) if grid is None else grid.round(weight)
+        part.result = np.where(kept, nearest, part.result)
+        if codes is not None and part.codes is not None:
+            part.codes = np.where(kept, codes, part.codes)
+    return percent
 
+
+def _sweep_once(
+    part: Rows, options: Options, grid: Grid | None, pattern: Pattern | None, log: list[str]
+) -> float:
     def attempt(matrix: NDArray[np.float64]) -> Any:
         return run_obs_quantize(
-            weight,
+            part.result,
             matrix,
             grid,
             block_size=options.block_size,

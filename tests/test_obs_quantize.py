@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -241,29 +242,27 @@ def grid_round(grid: sbc.Grid, value: np.ndarray, column: int, d: int) -> np.nda
 
 
 @pytest.mark.parametrize("sparsity", ["2:4", "1:4", "3:4", "0:4", "4:4", 0.0, 0.3, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("block_size", [4, 24, 128])
-def test_float64_pruning_is_sparse_gpts(
-    backend: str, sparsity: float | str, block_size: int
-) -> None:
+def test_float64_pruning_is_sparse_gpts(backend: str, sparsity: float | str) -> None:
     pattern = parse_sparsity(sparsity)
     weight, H = _problem("correlated", 60, np.float64, rows=9)
-    for act_order in (False,) if pattern.of_m else (False, True):
-        for grid in (None, sbc.fit_grid(weight, 4)):
-            answer = sbc.obs_quantize(
-                weight,
-                H,
-                grid,
-                block_size=block_size,
-                act_order=act_order,
-                pattern=pattern,
-                backend=backend,
-            )
-            keep, q = sparse_gpt(weight, H, pattern, block_size, act_order, grid)
-            assert answer.mask.dtype == np.bool_
-            assert np.array_equal(answer.mask, keep)
-            bound = eps(np.float64) * 10 * scaled_condition(H) * np.abs(q).max()
-            assert_close(answer.weight, q, bound, "weight")
-            assert_swept(weight, H, answer, grid, act_order, answer.mask)
+    for block_size, act_order, grid in itertools.product(
+        (4, 24, 128), (False,) if pattern.of_m else (False, True), (None, sbc.fit_grid(weight, 4))
+    ):
+        answer = sbc.obs_quantize(
+            weight,
+            H,
+            grid,
+            block_size=block_size,
+            act_order=act_order,
+            pattern=pattern,
+            backend=backend,
+        )
+        keep, q = sparse_gpt(weight, H, pattern, block_size, act_order, grid)
+        assert answer.mask.dtype == np.bool_
+        assert np.array_equal(answer.mask, keep)
+        bound = eps(np.float64) * 10 * scaled_condition(H) * np.abs(q).max()
+        assert_close(answer.weight, q, bound, "weight")
+        assert_swept(weight, H, answer, grid, act_order, answer.mask)
 
 
 @pytest.mark.parametrize("sparsity", ["2:4", "1:3", 0.5, 0.83])

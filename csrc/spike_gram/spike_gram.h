@@ -6,8 +6,7 @@
 
 namespace sbc {
 
-// Adds to each region's `out`. The answer does not depend on `threads`; on `isa` only by pairs with
-// weights that are no integers, where a multiply-add rounds once or twice.
+// Adds to each region's `out`. The answer does not depend on `threads` or `isa`.
 void spike_gram(const GramParams& params, Isa isa, int threads);
 
 // matrix [d, d] *= factor, its lower triangle taken from the upper one.
