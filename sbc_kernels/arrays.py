@@ -119,6 +119,29 @@ def require_same_kind(first: Any, second: Any, first_name: str, second_name: str
         )
 
 
+def weight_and_matrix(weight: Any, matrix: Any, name: str) -> tuple[Array, Array, Restore]:
+    """The two arguments that every op on rows takes: [d_out, d_in] and symmetric [d_in, d_in].
+
+    Both finite, row-major, of one framework and one floating dtype.
+    """
+    require_same_kind(weight, matrix, "weight", name)
+    w, restore = floating_matrix(weight, "weight", (None, None))
+    m, _ = floating_matrix(matrix, name, (w.shape[1], w.shape[1]))
+    if m.dtype != w.dtype:
+        raise TypeError(f"{name} is {m.dtype}; accepted is weight's {w.dtype}")
+    require_symmetric(m, name)
+    return w, m, restore
+
+
+def kept_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask of that shape, True = kept."""
+    keep, _ = to_numpy(mask, "mask")
+    require_shape(keep, "mask", shape)
+    if keep.dtype != np.bool_:
+        raise TypeError(f"mask has dtype {keep.dtype}; accepted is bool, True = kept")
+    return keep
+
+
 def floating_matrix(array: Any, name: str, shape: tuple[int | None, ...]) -> tuple[Array, Restore]:
     """A finite, row-major float32 or float64 array of the given shape (None: any extent)."""
     values, restore = to_numpy(array, name)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array, require_finite, require_shape, to_numpy
+from .arrays import Array, kept_mask, require_finite, require_shape, to_numpy
 
 __all__ = ["Grid", "fit_grid"]
 
@@ -164,10 +164,7 @@ def _checked(weight: Any, importance: Any, mask: Any) -> tuple[Array, Array | No
                 f"importance reaches {importance.min()}; accepted are numbers of at least 0"
             )
     if mask is not None:
-        mask, _ = to_numpy(mask, "mask")
-        require_shape(mask, "mask", w.shape)
-        if mask.dtype != np.bool_:
-            raise TypeError(f"mask has dtype {mask.dtype}; accepted is bool, True = kept")
+        mask = kept_mask(mask, w.shape)
     return w, importance, mask
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import floating_matrix, require_same_kind, require_symmetric
+from .arrays import weight_and_matrix
 from .dispatch import resolve
 
 __all__ = ["obs_order"]
@@ -48,13 +48,8 @@ def obs_order(
     tie within rounding either may go first. Rounding is kept from driving a diagonal entry of G below
     the machine epsilon times its first value.
     """
-    require_same_kind(weight, inverse_hessian, "weight", "inverse_hessian")
-    w, restore = floating_matrix(weight, "weight", (None, None))
+    w, g, restore = weight_and_matrix(weight, inverse_hessian, "inverse_hessian")
     d = w.shape[1]
-    g, _ = floating_matrix(inverse_hessian, "inverse_hessian", (d, d))
-    if g.dtype != w.dtype:
-        raise TypeError(f"inverse_hessian is {g.dtype}; accepted is weight's {w.dtype}")
-    require_symmetric(g, "inverse_hessian")
     if (np.diagonal(g) <= 0).any():
         raise ValueError(
             f"inverse_hessian has {int((np.diagonal(g) <= 0).sum())} diagonal entries that are not "

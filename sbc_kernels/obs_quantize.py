@@ -7,13 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import (
-    floating_matrix,
-    require_same_kind,
-    require_shape,
-    require_symmetric,
-    to_numpy,
-)
+from .arrays import kept_mask, weight_and_matrix
 from .dispatch import resolve
 from .grid import Grid
 from .linalg import upper_factor
@@ -78,13 +72,7 @@ def obs_quantize(
     TypeError, ValueError : naming the parameter, what came and what is accepted.
     numpy.linalg.LinAlgError : the Hessian is not positive definite.
     """
-    require_same_kind(weight, hessian, "weight", "hessian")
-    w, restore = floating_matrix(weight, "weight", (None, None))
-    d = w.shape[1]
-    h, _ = floating_matrix(hessian, "hessian", (d, d))
-    if h.dtype != w.dtype:
-        raise TypeError(f"hessian is {h.dtype}; accepted is weight's {w.dtype}")
-    require_symmetric(h, "hessian")
+    w, h, restore = weight_and_matrix(weight, hessian, "hessian")
     if grid is not None and not isinstance(grid, Grid):
         raise TypeError(f"grid is a {type(grid).__name__}; accepted is a Grid of fit_grid, or None")
     if grid is None and pattern is None:
@@ -97,10 +85,7 @@ def obs_quantize(
     if mask is not None:
         if pattern is not None:
             raise ValueError("mask and pattern are both given; accepted is one of them")
-        keep, _ = to_numpy(mask, "mask")
-        require_shape(keep, "mask", w.shape)
-        if keep.dtype != np.bool_:
-            raise TypeError(f"mask has dtype {keep.dtype}; accepted is bool, True = kept")
+        keep = kept_mask(mask, w.shape)
     if pattern is not None:
         if not isinstance(pattern, Pattern):
             raise TypeError(

@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import (
-    floating_matrix,
-    require_same_kind,
-    require_shape,
-    require_symmetric,
-    to_numpy,
-)
+from .arrays import kept_mask, weight_and_matrix
 from .dispatch import resolve
 from .linalg import inverse
 
@@ -43,18 +37,8 @@ def obs_solve(weight: Any, hessian: Any, mask: Any, *, backend: str | None = Non
     TypeError, ValueError : naming the parameter, what came and what is accepted.
     numpy.linalg.LinAlgError : a submatrix of the Hessian is not positive definite.
     """
-    require_same_kind(weight, hessian, "weight", "hessian")
-    w, restore = floating_matrix(weight, "weight", (None, None))
-    d = w.shape[1]
-    h, _ = floating_matrix(hessian, "hessian", (d, d))
-    if h.dtype != w.dtype:
-        raise TypeError(f"hessian is {h.dtype}; accepted is weight's {w.dtype}")
-    require_symmetric(h, "hessian")
-    keep, _ = to_numpy(mask, "mask")
-    require_shape(keep, "mask", w.shape)
-    if keep.dtype != np.bool_:
-        raise TypeError(f"mask has dtype {keep.dtype}; accepted is bool, True = kept")
-    return restore(run_obs_solve(w, h, keep, backend=backend))
+    w, h, restore = weight_and_matrix(weight, hessian, "hessian")
+    return restore(run_obs_solve(w, h, kept_mask(mask, w.shape), backend=backend))
 
 
 def run_obs_solve(

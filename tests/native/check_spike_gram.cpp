@@ -251,7 +251,7 @@ void check_spike_gram(Isa isa, bool quick, Tally& tally) {
     for (const Fill fill : {Fill::random, Fill::saturated, Fill::silent}) {
       for (const bool conv : {false, true}) {
         Shape shape = draw_shape(random, channels, conv);
-        shape.N *= channels > 60 ? 1 : 30;
+        shape.N *= channels > 60 ? 1 : 12;
         check(random, isa, shape, kPairs, fill, !conv && random.chance(0.8), tally);
       }
     }
