@@ -7,9 +7,9 @@ namespace py = pybind11;
 namespace sbc::python {
 namespace {
 
-void obs_solve(const py::object& matrix, const py::object& rhs, const py::object& select, bool multiply,
-               const py::object& solution, const py::object& failed, const std::string& isa,
-               int threads) {
+void obs_solve(const py::object& matrix, const py::object& rhs, const py::object& select,
+               bool multiply, const py::object& solution, const py::object& failed,
+               const std::string& isa, int threads) {
   const Tensor a(matrix, "matrix"), b(rhs, "rhs"), chosen(select, "select");
   const Tensor x(solution, "solution", Access::write), flags(failed, "failed", Access::write);
   visit_floating(b, "rhs", [&](auto zero) {
@@ -22,7 +22,7 @@ void obs_solve(const py::object& matrix, const py::object& rhs, const py::object
     flags.expect("int32", {rows});
     if (threads < 1) throw std::invalid_argument("threads < 1");
     const ObsSolveParams<T> params{a.data<T>(), b.data<T>(), chosen.data<uint8_t>(), rows,
-                                   d,           x.data<T>(), flags.data<int32_t>(), multiply};
+                                   d,           x.data<T>(), flags.data<int32_t>(),  multiply};
     const Isa which = parse_isa(isa);
     py::gil_scoped_release unlocked;
     sbc::obs_solve(params, which, threads);
@@ -32,8 +32,9 @@ void obs_solve(const py::object& matrix, const py::object& rhs, const py::object
 }  // namespace
 
 void bind_obs_solve(py::module_& module) {
-  module.def("obs_solve", &obs_solve, py::arg("matrix"), py::arg("rhs"), py::arg("select"), py::arg("multiply"),
-             py::arg("solution"), py::arg("failed"), py::arg("isa"), py::arg("threads"));
+  module.def("obs_solve", &obs_solve, py::arg("matrix"), py::arg("rhs"), py::arg("select"),
+             py::arg("multiply"), py::arg("solution"), py::arg("failed"), py::arg("isa"),
+             py::arg("threads"));
 }
 
 }  // namespace sbc::python

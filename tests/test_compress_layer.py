@@ -659,8 +659,9 @@ def test_one_silent_group(option: str) -> None:
 
 @pytest.mark.parametrize("option", ["exact", "exact 2:4", "blocked", "4 bits"])
 def test_damping_is_raised_until_it_helps(option: str) -> None:
-    """Four copies of one input without damping: exactly singular, in every rounding."""
-    spikes = np.ones((2, 8, 4), dtype=bool)  # H = 4 everywhere
+    """Four copies of one input without damping: H = 9 everywhere, whose root and that of any 4^n 9 is
+    exact, so that the second pivot is exactly 0."""
+    spikes = np.full((2, 8, 4), 1.5)
     weight = np.array([[1.0, 2.0, -3.0, 0.5]])
     with pytest.warns(
         RuntimeWarning, match=r"Cholesky failed at damp_percent 0 .*retry 1 with 0\.0001"

@@ -163,7 +163,8 @@ void solve_row(const ObsSolveParams<T>& params, int64_t row, T* scratch, int32_t
   gather(params, subset, size, a);
   const T* rhs = params.rhs + row * params.d;
   for (int64_t i = 0; i < size; ++i) {
-    x[i] = params.multiply ? dot(params.matrix + subset[i] * params.d, rhs, params.d) : rhs[subset[i]];
+    x[i] =
+        params.multiply ? dot(params.matrix + subset[i] * params.d, rhs, params.d) : rhs[subset[i]];
   }
   for (int64_t i = size; i < a.tiles * kTile<T>; ++i) x[i] = T(0);
   __builtin_memset(solution, 0, params.d * sizeof(T));

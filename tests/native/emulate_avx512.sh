@@ -49,12 +49,14 @@ find . | ./busybox cpio -o -H newc >"$work/iso/initrd" 2>>"$work/log"
 cp "$work/root"/boot/vmlinuz-* "$work/iso/vmlinuz"
 cp "$work/root/usr/lib/ISOLINUX/isolinux.bin" \
   "$work/root/usr/lib/syslinux/modules/bios/ldlinux.c32" "$work/iso"
-# Bochs 2.7 misstates the size of XSAVEC's area, on which Linux would give up every vector register.
-cat >"$work/iso/isolinux.cfg" <<'CFG'
+options="console=ttyS0 loglevel=0 mitigations=off panic=-1 reboot=triple"
+# Bochs 2.7 misstates the size of XSAVEC's area, on which Linux would give up all vector registers.
+options+=" clearcpuid=xsavec,xsaves"
+cat >"$work/iso/isolinux.cfg" <<CFG
 default check
 label check
   kernel vmlinuz
-  append initrd=initrd console=ttyS0 loglevel=0 panic=-1 reboot=triple mitigations=off clearcpuid=xsavec,xsaves
+  append initrd=initrd $options
 CFG
 "$work/root/usr/bin/genisoimage" -quiet -o "$work/disc" -b isolinux.bin -c boot.cat -no-emul-boot \
   -boot-load-size 4 -boot-info-table "$work/iso"
@@ -76,8 +78,9 @@ RC
 echo continue >"$work/commands"  # Debian's Bochs starts in its debugger
 touch "$work/console"
 TERM=vt100 LD_LIBRARY_PATH="$library" LTDL_LIBRARY_PATH="$library/bochs/plugins" \
-  script -qfc "'$work/root/usr/bin/bochs-bin' -q -rc '$work/commands' -f '$work/bochsrc'" /dev/null \
-  >/dev/null </dev/null & emulator=$!
+  script -qfc "'$work/root/usr/bin/bochs-bin' -q -rc '$work/commands' -f '$work/bochsrc'" \
+  /dev/null >/dev/null </dev/null &
+emulator=$!
 tail -f --pid="$emulator" "$work/console"
 wait "$emulator" || true
 emulator=

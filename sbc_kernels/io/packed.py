@@ -1,0 +1,353 @@
+"""The packed file: a safetensors file in which a compressed weight costs what it holds.
+
+    what the weight is    what is stored, as tensors `<name>:<part>`
+    pruned                mask, values (the survivors alone, in row-major order, their own dtype)
+    quantized             codes (`bits` bits each, one little-endian bit stream), scale, zero_point
+    both                  mask, codes of the survivors alone, scale, zero_point
+    anything else         the array itself, as `<name>`
+
+A mask is the Rice code of the gaps between survivors. Gap g is g >> k zeros and a one in the stream
+`mask`, and the k low bits of g in the stream `mask_low`. For k = 0 that is the plain bitmap, bit
+for bit; at 99 % sparsity k = 6 takes 8.1 bits a survivor where the bitmap takes 100 and the entropy
+is 8.08. The k that gives the fewest bytes is stored beside the shape.
+
+The header's one metadata entry, `sbc_kernels.packed`, is JSON: the format version, a record for
+each compressed tensor, and the caller's own metadata. Equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Array, to_numpy
+from ..grid import Grid
+from ..layer import CompressedLayer
+from .atomic import write_atomic
+
+__all__ = [
+    "PackedTensor",
+    "Pruned",
+    "Quantized",
+    "load_packed",
+    "packed_tensor",
+    "read_packed",
+    "save_packed",
+]
+
+VERSION = 1
+HEADER = "sbc_kernels.packed"
+FLOATS = ("float16", "float32", "float64")
+CHUNK = 1 << 16  # values spread out into bits at a time; a multiple of 8: chunks end on bytes
+
+Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A weight that keeps its values where the mask is True and is zero elsewhere.
+
+    Attributes
+    ----------
+    weight : float16, float32 or float64, any shape.
+    mask : bool, the same shape.
+    """
+
+    weight: Array
+    mask: Mask
+
+    def __post_init__(self) -> None:
+        _require_float(self.weight.dtype.name)
+        _require_mask(self.mask, self.weight.shape)
+
+    def to_dense(self) -> Array:
+        """The weight with its zeros."""
+        return np.where(self.mask, self.weight, np.zeros((), self.weight.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A weight that is ``(codes - zero_point) * scale``, and zero where the mask is False.
+
+    Attributes
+    ----------
+    codes : uint8 [d_out, ...], each below 2^bits.
+    grid : of the codes as a matrix [d_out, d_in].
+    mask : bool, the shape of the codes; None where nothing was pruned.
+    dtype : of the dense weight, "float16", "float32" or "float64".
+    """
+
+    codes: NDArray[np.uint8]
+    grid: Grid
+    mask: Mask | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _require_float(self.dtype)
+        bits, codes, group_size = self.grid.bits, self.codes, self.grid.group_size
+        if not 1 <= bits <= 8:
+            raise ValueError(f"bits is {bits}; accepted is 1..8")
+        if group_size != -1 and group_size < 1:
+            raise ValueError(f"group_size is {group_size}; accepted is -1 or at least 1")
+        for name in ("scale", "zero_point"):
+            if (dtype := getattr(self.grid, name).dtype) != np.float32:
+                raise ValueError(f"grid has a {name} of {dtype}; accepted is float32")
+        if codes.dtype != np.uint8 or codes.ndim < 2 or codes.size == 0:
+            raise ValueError(
+                f"codes are {codes.dtype} of shape {list(codes.shape)}; accepted are uint8 "
+                "[d_out, d_in] or more axes, none empty"
+            )
+        if int(codes.max()) >> bits:
+            raise ValueError(
+                f"codes reach {codes.max()}; accepted with {bits} bits is 0..{2**bits - 1}"
+            )
+        self.grid.require_fits((len(codes), codes[0].size))
+        if self.mask is not None:
+            _require_mask(self.mask, codes.shape)
+
+    def to_dense(self) -> Array:
+        """The weight the codes stand for, rounded as `compress_layer` rounds it."""
+        wide = np.float64 if self.dtype == "float64" else np.float32
+        codes: Array = self.codes.reshape(len(self.codes), -1).astype(wide)
+        group = self.grid.group_of_column(codes.shape[1])
+        weight: Array = (codes - self.grid.zero_point[:, group]) * self.grid.scale[:, group]
+        weight = weight.astype(self.dtype).reshape(self.codes.shape)
+        return weight if self.mask is None else Pruned(weight, self.mask).to_dense()
+
+
+PackedTensor = Pruned | Quantized
+
+
+def packed_tensor(layer: CompressedLayer) -> PackedTensor:
+    """What `compress_layer` answered, ready for `save_packed`. bfloat16 is widened to float32."""
+    weight = to_numpy(layer.weight, "weight")[0]
+    own = str(layer.weight.dtype).rpartition(".")[2]  # to_numpy also widens float16
+    weight = weight.astype(own if own in FLOATS else weight.dtype)
+    mask = None if layer.mask is None else to_numpy(layer.mask, "mask")[0]
+    if layer.codes is None:
+        return Pruned(weight, weight != 0 if mask is None else mask)
+    codes, scale, zero = (
+        to_numpy(getattr(layer, name), name)[0] for name in ("codes", "scale", "zero_point")
+    )
+    assert layer.bits is not None
+    assert layer.group_size is not None
+    grid = Grid(layer.bits, scale, zero, layer.group_size)
+    return Quantized(codes, grid, mask, weight.dtype.name)
+
+
+def save_packed(
+    path: str | Path,
+    tensors: Mapping[str, PackedTensor | Array],
+    metadata: Mapping[str, Any] | None = None,
+) -> int:
+    """Writes tensors to one file, in one step, and returns its size in bytes.
+
+    Parameters
+    ----------
+    path : the file; its folder must exist.
+    tensors : by name. `Pruned` and `Quantized` are packed, arrays are stored as they are.
+    metadata : anything that JSON can hold; `read_packed` returns it.
+
+    Raises
+    ------
+    ValueError : a name has a colon in it, which sets a tensor's parts apart.
+    """
+    from safetensors.numpy import save
+
+    stored: dict[str, Array] = {}
+    records: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if ":" in name:
+            raise ValueError(f"a tensor is called {name!r}; accepted are names without a colon")
+        if isinstance(tensor, (Pruned, Quantized)):
+            records[name], parts = _pack(tensor)
+            stored |= {f"{name}:{part}": array for part, array in parts.items()}
+        else:
+            stored[name] = np.ascontiguousarray(tensor)
+    header = {"version": VERSION, "tensors": records, "metadata": dict(metadata or {})}
+    text = json.dumps(header, separators=(",", ":"), sort_keys=True)
+    return write_atomic(path, save(stored, {HEADER: text}))
+
+
+def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict[str, Any]]:
+    """Reads a file in compressed form: (tensors, metadata) as `save_packed` was given them.
+
+    Raises
+    ------
+    FileNotFoundError : no such file.
+    ValueError : not a packed file, of a version this release does not know, or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(HEADER)
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    if text is None:
+        raise ValueError(f"{path} has no {HEADER!r} metadata; accepted are files of save_packed")
+    try:
+        header = json.loads(text)
+        version, records, metadata = (header[key] for key in ("version", "tensors", "metadata"))
+        if version != VERSION:
+            raise ValueError(f"its format version is {version}; accepted is {VERSION}")
+        if not isinstance(metadata, dict):
+            raise TypeError("its metadata is not a dictionary")
+        tensors: dict[str, PackedTensor | Array] = {}
+        for name, record in records.items():
+            keys = [key for key in stored if key.startswith(f"{name}:")]
+            tensors[name] = _unpack(record, {k[len(name) + 1 :]: stored.pop(k) for k in keys})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a packed file: {error!r}") from error
+    return tensors | stored, metadata
+
+
+def load_packed(path: str | Path) -> dict[str, Array]:
+    """Reads a file as dense arrays by name, zeros and all. Raises what `read_packed` raises."""
+    tensors, _ = read_packed(path)
+    return {
+        name: tensor.to_dense() if isinstance(tensor, (Pruned, Quantized)) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+# ---- one tensor --------------------------------------------------------------------------------
+
+
+def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, Array]]:
+    """A tensor as its record in the header and its parts."""
+    array = tensor.weight if isinstance(tensor, Pruned) else tensor.codes
+    record: dict[str, Any] = {"shape": list(array.shape)}
+    parts: dict[str, Array] = {}
+    kept = array.ravel()
+    if tensor.mask is not None:
+        record["rice"], parts["mask"], parts["mask_low"] = encode_mask(tensor.mask)
+        kept = kept[tensor.mask.ravel()]
+    if isinstance(tensor, Pruned):
+        parts["values"] = kept
+        return record, parts
+    grid = tensor.grid
+    record |= {"bits": grid.bits, "group_size": grid.group_size, "dtype": tensor.dtype}
+    parts["codes"] = pack_bits(kept, grid.bits)
+    parts["scale"] = np.ascontiguousarray(grid.scale)
+    code = np.clip(np.nan_to_num(grid.zero_point), 0, 2**grid.bits - 1).astype(np.uint8)
+    if code.astype(np.float32).tobytes() == grid.zero_point.tobytes():  # from 2 bits on: a level
+        parts["zero_code"] = pack_bits(code.ravel(), grid.bits)
+    else:
+        parts["zero_point"] = np.ascontiguousarray(grid.zero_point)
+    return record, parts
+
+
+def _unpack(record: dict[str, Any], parts: dict[str, Array]) -> PackedTensor:
+    """The inverse of `_pack`. ValueError, KeyError or TypeError if the parts do not fit."""
+    shape = tuple(record["shape"])
+    size = math.prod(shape)
+    mask = np.ones(size, bool)
+    if "rice" in record:
+        mask = decode_mask(record["rice"], parts["mask"], parts["mask_low"], size)
+    count = int(np.count_nonzero(mask))
+    if "bits" not in record:
+        if parts["values"].shape != (count,):
+            raise ValueError(f"{count} survivors have values of shape {parts['values'].shape}")
+        weight = np.zeros(size, parts["values"].dtype)
+        weight[mask] = parts["values"]
+        return Pruned(weight.reshape(shape), mask.reshape(shape))
+    bits, scale = record["bits"], parts["scale"]
+    codes = np.zeros(size, np.uint8)
+    codes[mask] = unpack_bits(parts["codes"], count, bits)
+    if "zero_code" in parts:
+        zero = unpack_bits(parts["zero_code"], scale.size, bits).reshape(scale.shape)
+    else:
+        zero = parts["zero_point"]
+    return Quantized(
+        codes.reshape(shape),
+        Grid(bits, scale, zero.astype(np.float32), record["group_size"]),
+        mask.reshape(shape) if "rice" in record else None,
+        record["dtype"],
+    )
+
+
+# ---- streams -----------------------------------------------------------------------------------
+
+
+def encode_mask(mask: Mask) -> tuple[int, Bytes, Bytes]:
+    """The Rice code of a mask: (k, unary stream, stream of k-bit remainders)."""
+    kept = np.flatnonzero(mask)
+    gaps = np.diff(kept, prepend=-1) - 1
+    cost = [int((gaps >> k).sum()) + kept.size * (1 + k) for k in range(32)]
+    k = cost.index(min(cost))
+    ends = np.cumsum((gaps >> k) + 1) - 1
+    unary = np.zeros(int(ends[-1]) + 1 if kept.size else 0, bool)
+    unary[ends] = True
+    return k, np.packbits(unary, bitorder="little"), pack_bits(gaps & ((1 << k) - 1), k)
+
+
+def decode_mask(k: int, unary: Bytes, low: Bytes, size: int) -> Mask:
+    """The flat mask, bool [size], that `encode_mask` was given. ValueError if it does not fit."""
+    ends = np.flatnonzero(np.unpackbits(unary, bitorder="little"))
+    gaps = (np.diff(ends, prepend=-1) - 1 << k) + unpack_bits(low, ends.size, k).astype(np.int64)
+    kept = np.cumsum(gaps + 1) - 1
+    if kept.size and kept[-1] >= size:
+        raise ValueError(f"a mask of {size} weights keeps weight {kept[-1]}")
+    mask = np.zeros(size, bool)
+    mask[kept] = True
+    return mask
+
+
+def pack_bits(values: NDArray[Any], bits: int) -> Bytes:
+    """Unsigned integers below 2**bits as one stream, `bits` (0 to 32) each, lowest bit first."""
+    if bits == 0:
+        return np.zeros(0, np.uint8)
+    chunks = [
+        np.packbits(
+            np.unpackbits(
+                values[i : i + CHUNK].astype("<u4").view(np.uint8).reshape(-1, 4),
+                axis=1,
+                count=bits,
+                bitorder="little",
+            ),
+            bitorder="little",
+        )
+        for i in range(0, values.size, CHUNK)
+    ]
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.uint8)
+
+
+def unpack_bits(stream: Bytes, count: int, bits: int) -> NDArray[np.uint32]:
+    """The inverse of `pack_bits`: uint32 [count]. ValueError if the stream has another length."""
+    if stream.dtype != np.uint8 or stream.shape != (-(-count * bits // 8),):
+        raise ValueError(f"{count} values of {bits} bits do not fill a stream of {stream.shape}")
+    values = np.zeros((count, 4), np.uint8)
+    if bits == 0:
+        return values.view("<u4").ravel()
+    for i in range(0, count, CHUNK):
+        part = values[i : i + CHUNK]
+        flat = np.unpackbits(
+            stream[i * bits // 8 :], count=len(part) * bits, bitorder="little"
+        ).reshape(-1, bits)
+        packed = np.packbits(flat, axis=1, bitorder="little")
+        part[:, : packed.shape[1]] = packed
+    return values.view("<u4").ravel()
+
+
+def _require_mask(mask: Mask, shape: tuple[int, ...]) -> None:
+    if mask.dtype != np.bool_ or mask.shape != shape:
+        raise ValueError(
+            f"mask is {mask.dtype} of shape {list(mask.shape)}; accepted is bool {list(shape)}"
+        )
+
+
+def _require_float(dtype: str) -> None:
+    if dtype not in FLOATS:
+        raise ValueError(f"dtype is {dtype}; accepted are {', '.join(FLOATS)}")
