@@ -3,13 +3,13 @@
 #
 #   tests/native/emulate_avx512.sh [KERNEL_CHECK_ARGUMENT...]        (default: --isa avx512 --quick)
 #
-# Builds kernel_check statically, boots a Debian kernel with it inside Bochs, which emulates a Skylake-X
-# down to the opmasks, prints what it prints and exits with its status. For release checks and for work
-# on the vector code; not part of CI.
+# Builds kernel_check statically, boots a Debian kernel with it inside Bochs, which emulates a
+# Skylake-X with its opmasks and 64-byte registers, prints what it prints and exits with its status.
+# For releases and for work on the vector code; not part of CI.
 #
-# Needs a Debian 12 or its like on x86-64 with apt's package lists, g++, CMake and Ninja, but no root:
-# Debian packages (about 45 MB) are fetched with apt and unpacked in a temporary directory, which
-# is removed at the end. Takes about @@ minutes on one core, most of it the build.
+# Needs Debian 12 or its like on x86-64, apt's package lists up to date, g++, CMake and Ninja, but no
+# root: Debian packages (41 MB) are fetched with apt and unpacked in a temporary directory, which is
+# removed at the end. Took about 5 minutes on one shared core, 3 of them in the emulator.
 set -euo pipefail
 
 source_dir=$(cd "$(dirname "$0")/../.." && pwd)
@@ -26,7 +26,9 @@ cmake --build "$work/build" >>"$work/log" || { cat "$work/log"; exit 2; }
 # ---- Debian packages, unpacked, not installed ----------------------------------------------------
 mkdir -p "$work/debs/partial" "$work/root" && cd "$work/debs"
 linux=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ {print $2; exit}')
-fetch() { apt-get -q "$@" -o Debug::NoLocking=1 -o Dir::Cache::archives="$work/debs" >>"$work/log" 2>&1; }
+fetch() {
+  apt-get -q "$@" -o Debug::NoLocking=1 -o Dir::Cache::archives="$work/debs" >>"$work/log" 2>&1
+}
 fetch install --yes --reinstall --download-only --no-install-recommends \
   bochs bochs-term bochsbios vgabios genisoimage
 fetch download "$linux" busybox-static isolinux syslinux-common
