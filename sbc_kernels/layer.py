@@ -15,7 +15,7 @@ from .conv import Conv
 from .hessian import SpikeHessian
 from .neurons import LIF, Neuron
 from .pattern import parse_sparsity
-from .rows import Options, Rows, prune_rows, quantize_rows, row_losses, warn
+from .rows import Options, Rows, prune_rows, quantize_rows, row_losses, share_unit, warn
 
 __all__ = ["CompressedLayer", "compress_layer"]
 
@@ -148,6 +148,7 @@ def compress_layer(
     rows = len(values) // len(stack)
     flat = np.ascontiguousarray(values.reshape(len(values), -1))
     parts = [Rows(flat[g * rows : (g + 1) * rows], matrix) for g, matrix in enumerate(stack)]
+    share_unit(parts)
     for part in parts:
         if options.pattern is not None:
             options.pattern.require_fits(part.weight.shape)

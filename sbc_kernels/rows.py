@@ -47,7 +47,7 @@ class Rows:
     weight: Array  # [rows, d], float32 or float64
     hessian: NDArray[np.float64]  # undamped
     live: NDArray[np.bool_] = field(init=False)
-    unit: float = field(init=False)  # power of two that brings H's mean diagonal to 0.5 .. 1
+    unit: float = 1.0  # of H, see share_unit
     result: Array = field(init=False)
     quota: int = 0  # of weights to prune by blocks
     mask: NDArray[np.bool_] | None = None
@@ -55,11 +55,17 @@ class Rows:
     grid: Grid | None = None
 
     def __post_init__(self) -> None:
-        diagonal = np.diagonal(self.hessian)
-        self.live = diagonal > 0
-        mean = float(diagonal[self.live].mean()) if self.live.any() else 1.0
-        self.unit = float(np.ldexp(1.0, -int(np.frexp(mean)[1])))
+        self.live = np.diagonal(self.hessian) > 0
         self.result = self.weight.copy()
+
+
+def share_unit(parts: list[Rows]) -> None:
+    """The power of two that brings the mean diagonal of all groups to 0.5 .. 1. One for the layer:
+    its groups' losses are compared with each other."""
+    live = np.concatenate([np.diagonal(part.hessian)[part.live] for part in parts])
+    mean = float(live.mean()) if live.size else 1.0
+    for part in parts:
+        part.unit = float(np.ldexp(1.0, -int(np.frexp(mean)[1])))
 
 
 def warn(log: list[str], message: str) -> None:

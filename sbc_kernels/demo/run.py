@@ -193,7 +193,7 @@ def _table(report: dict[str, Any], dataset: Dataset, limit: int | None) -> Table
     """The report for people: a section for each sparsity and number of bits, its best in bold."""
     dense, tested = report["dense"], len(dataset.test_labels[:limit])
     title = f"{dataset.name}, {tested} test samples that neither training nor calibration saw"
-    table = Table(title=title, box=SIMPLE_HEAD)
+    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in ("sparsity", "bits"):
         table.add_column(name, justify="right")
     table.add_column("method")
