@@ -37,16 +37,16 @@ static uint64_t vector_loop(uint64_t seed) {
       s = _mm512_add_epi64(s, _mm512_popcnt_epi64(_mm512_and_si512(a, b)));
     }
   }
-  return _mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]),
-                                                  _mm512_add_epi64(sum[2], sum[3])));
+  return _mm512_reduce_add_epi64(
+      _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3])));
 }
 constexpr int kVectorBits = 512;
 #elif defined(__AVX2__)
-// No vector POPCNT: two nibble look-ups and two adds take its place (Mula); sums stay in bytes, which
-// overflow, but nothing is faster than not widening them.
+// No vector POPCNT: two nibble look-ups and two adds take its place (Mula); sums stay in bytes,
+// which overflow, but nothing is faster than not widening them.
 static uint64_t vector_loop(uint64_t seed) {
-  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1,
-                                         2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2,
+                                         1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
   const __m256i low = _mm256_set1_epi8(15);
   __m256i a = _mm256_set1_epi64x(seed), b = _mm256_set1_epi64x(~seed * 3), sum[4] = {};
   for (int64_t i = 0; i < kRounds; ++i) {
@@ -60,9 +60,9 @@ static uint64_t vector_loop(uint64_t seed) {
     }
   }
   uint64_t words[4];
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(words),
-                      _mm256_add_epi8(_mm256_add_epi8(sum[0], sum[1]),
-                                      _mm256_add_epi8(sum[2], sum[3])));
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(words),
+      _mm256_add_epi8(_mm256_add_epi8(sum[0], sum[1]), _mm256_add_epi8(sum[2], sum[3])));
   return words[0] + words[1] + words[2] + words[3];
 }
 constexpr int kVectorBits = 256;
@@ -78,7 +78,8 @@ static double bits_per_second(Loop loop, int bits, int threads) {
     std::vector<std::thread> workers;
     std::vector<uint64_t> results(threads);
     const auto start = std::chrono::steady_clock::now();
-    for (int t = 0; t < threads; ++t) workers.emplace_back([&, t] { results[t] = loop(t + 12345); });
+    for (int t = 0; t < threads; ++t)
+      workers.emplace_back([&, t] { results[t] = loop(t + 12345); });
     for (std::thread& worker : workers) worker.join();
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
