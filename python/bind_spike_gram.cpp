@@ -56,7 +56,7 @@ py::tuple narrow_spikes(const py::object& spikes, const py::object& to, int thre
 void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channels,
                 const std::optional<py::object>& pair_weights,
                 const std::optional<py::object>& matched_filter, int lane_bytes, int planes,
-                bool is_signed, int64_t max_term, bool triangle,
+                int digits, bool is_signed, bool squared, int64_t max_term, bool triangle,
                 const std::vector<py::object>& positions, const std::vector<py::object>& neighbours,
                 const std::vector<py::object>& sums, const std::string& isa, int threads) {
   const Tensor x(spikes, "spikes");
@@ -74,7 +74,7 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
         *alive.emplace_back(std::make_unique<Tensor>(*pair_weights, "pair_weights"));
     weights.expect("float64", {params.T, params.T});
     params.pair_weights = weights.data<double>();
-    lane_bytes = planes = 1, is_signed = false, max_term = 1;
+    lane_bytes = planes = 1, digits = 0, is_signed = squared = false, max_term = 1;
   } else {
     const Tensor& filter =
         *alive.emplace_back(std::make_unique<Tensor>(*matched_filter, "matched_filter"));
@@ -82,7 +82,8 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
     params.matched_filter = filter.data<int64_t>();
   }
   params.lane_bytes = lane_bytes;
-  params.planes = planes, params.is_signed = is_signed;
+  params.planes = planes, params.digits = digits;
+  params.is_signed = is_signed, params.squared = squared;
   params.max_term = max_term;
   params.triangle = triangle;
   if (first_channel < 0 || channels < 1 || first_channel + channels > params.C) {
@@ -91,8 +92,8 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
   if (positions.size() != neighbours.size() || positions.size() != sums.size()) {
     throw std::invalid_argument("positions, neighbours and sums differ in length");
   }
-  if (planes < 1 || planes > 8 || max_term < 1 || threads < 1) {
-    throw std::invalid_argument("planes, max_term or threads is out of range");
+  if (planes < 1 || planes > 8 || digits < 0 || digits > 8 || max_term < 1 || threads < 1) {
+    throw std::invalid_argument("planes, digits, max_term or threads is out of range");
   }
   std::vector<GramRegion> regions;
   for (size_t r = 0; r < positions.size(); ++r) {
@@ -140,9 +141,9 @@ void bind_spike_gram(py::module_& module) {
              py::arg("threads"));
   module.def("spike_gram", &spike_gram, py::arg("spikes"), py::arg("first_channel"),
              py::arg("channels"), py::arg("pair_weights"), py::arg("matched_filter"),
-             py::arg("lane_bytes"), py::arg("planes"), py::arg("is_signed"), py::arg("max_term"),
-             py::arg("triangle"), py::arg("positions"), py::arg("neighbours"), py::arg("sums"),
-             py::arg("isa"), py::arg("threads"));
+             py::arg("lane_bytes"), py::arg("planes"), py::arg("digits"), py::arg("is_signed"),
+             py::arg("squared"), py::arg("max_term"), py::arg("triangle"), py::arg("positions"),
+             py::arg("neighbours"), py::arg("sums"), py::arg("isa"), py::arg("threads"));
 }
 
 }  // namespace sbc::python

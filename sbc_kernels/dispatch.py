@@ -49,6 +49,7 @@ def _native_backend(isa: str, description: str) -> Backend:
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
+        _native_backend("amx", "C++ for AMX tiles of int8 (spike_gram), else as avx512"),
         _native_backend("avx512", "C++ for AVX-512 F, BW, DQ, VL"),
         _native_backend("avx2", "C++ for AVX2 and FMA"),
         _native_backend("portable", "C++ for any processor"),
@@ -70,11 +71,20 @@ def resolve(op: str, backend: str | None) -> Callable[..., Any]:
     """
     if op not in OPS:
         raise ValueError(f"op is {op!r}; accepted are {', '.join(OPS)}")
+    return BACKENDS[_chosen(backend)].load(op)
+
+
+def multiplies_bytes(backend: str | None) -> bool:
+    """Whether the backend's `spike_gram` is fastest by products of bytes (gram_plan.plan_bytes)."""
+    return _chosen(backend) == "amx"
+
+
+def _chosen(backend: str | None) -> str:
     names = available_backends()
     name = names[0] if backend is None else backend
     if name not in names:
         raise ValueError(f"backend is {backend!r}; this machine has {', '.join(names)}")
-    return BACKENDS[name].load(op)
+    return name
 
 
 def native_info() -> dict[str, Any]:

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import toeplitz
 
 from .neurons import Neuron, impulse_response
 
 PASS_SAMPLES = 36  # of csrc/spike_gram/cpu.h: sums of so many terms must fit in a lane
 EXACT_BITS = 48  # of a row sum of M'M that is summed as it is
 FIXED_POINT_BITS = 38  # of a row sum of M'M that has to be rounded
+_DOUBLE_INTEGERS = 1 << 53  # float64 holds every integer up to here
 _LANE_BITS = (8, 15, 31, 63)  # of values in lanes of 1 (unsigned), 2, 4, 8 bytes
 
 
@@ -31,16 +33,18 @@ class MatchedFilter:
     integers : int64 [T, T].
     factor : one unit of ``integers``.
     exact : whether nothing was rounded.
+    membrane : int64 [T, T], M with ``M'M = integers``; None where M'M was rounded.
     """
 
     integers: NDArray[np.int64]
     factor: float
     exact: bool
+    membrane: NDArray[np.int64] | None
 
     @property
     def largest_row_sum(self) -> int:
         """Bound on ``|M'M x|`` for inputs of at most 1."""
-        return max(sum(abs(int(v)) for v in row) for row in self.integers)
+        return _row_sum(self.integers)
 
 
 def _common_unit(k: NDArray[np.float64]) -> tuple[list[int], float] | None:
@@ -58,7 +62,8 @@ def _common_unit(k: NDArray[np.float64]) -> tuple[list[int], float] | None:
 def matched_filter(neuron: Neuron | None, T: int) -> MatchedFilter:
     """``M'M`` of the neuron over T steps; the identity for ``neuron=None``."""
     if neuron is None:
-        return MatchedFilter(np.eye(T, dtype=np.int64), 1.0, True)
+        identity = np.eye(T, dtype=np.int64)
+        return MatchedFilter(identity, 1.0, True, identity)
     k = impulse_response(neuron, T)
     unit = _common_unit(k)
     if unit is not None:
@@ -66,14 +71,16 @@ def matched_filter(neuron: Neuron | None, T: int) -> MatchedFilter:
         exact = _autocorrelation(np.array(integers, dtype=object))
         bound = max(sum(abs(v) for v in row) for row in exact)
         if bound.bit_length() <= EXACT_BITS:
-            return MatchedFilter(exact.astype(np.int64), factor * factor, True)
+            membrane = toeplitz(np.array(integers, dtype=np.int64), np.zeros(T, dtype=np.int64))
+            return MatchedFilter(exact.astype(np.int64), factor * factor, True, membrane)
     values = _autocorrelation(k).astype(np.float64)
     largest = float(np.abs(values).sum(axis=1).max())
     if largest == 0.0:
-        return MatchedFilter(np.zeros((T, T), dtype=np.int64), 1.0, True)
+        nothing = np.zeros((T, T), dtype=np.int64)
+        return MatchedFilter(nothing, 1.0, True, nothing)
     exponent = FIXED_POINT_BITS - int(np.ceil(np.log2(largest)))
     integers64 = np.rint(np.ldexp(values, exponent)).astype(np.int64)
-    return MatchedFilter(integers64, float(np.ldexp(1.0, -exponent)), False)
+    return MatchedFilter(integers64, float(np.ldexp(1.0, -exponent)), False, None)
 
 
 def _autocorrelation(k: NDArray[Any]) -> NDArray[Any]:
@@ -96,7 +103,8 @@ class GramPlan:
     Attributes
     ----------
     pair_weights : float64 [T, T], to count by pairs; or None.
-    integers : int64 [T, T], to filter; or None.
+    integers : int64 [T, T], to filter; or None. M'M, or where squared M.
+    digits : of base 256, by bytes; else 0.
     sum_bound : bound on what one row of X adds to an entry.
     path : the same in words.
     """
@@ -106,7 +114,9 @@ class GramPlan:
     factor: float
     lane_bytes: int
     planes: int
+    digits: int
     is_signed: bool
+    squared: bool
     max_term: int
     sum_bound: float
     exact: bool
@@ -124,7 +134,8 @@ def _padded(channels: int, columns: int) -> int:
 def plan_gram(
     neuron: Neuron | None, filter_: MatchedFilter, minimum: int, maximum: int, channels: int
 ) -> GramPlan | None:
-    """The cheapest way for spikes in [minimum, maximum]; None where no lane is wide enough."""
+    """The cheapest way for spikes in [minimum, maximum], on processors that look up subset sums;
+    None where no lane is wide enough."""
     lanes = _plan_lanes(filter_, minimum, maximum)
     T = len(filter_.integers)
     by_pairs = by_filter = float(T * _padded(channels, 128))  # a tile has 128 columns
@@ -143,13 +154,15 @@ def plan_gram(
             weights,
             None,
             factor,
-            1,
-            1,
-            False,
-            1,
-            bound,
-            filter_.exact,
-            f"{kind}, by pairs of times",
+            lane_bytes=1,
+            planes=1,
+            digits=0,
+            is_signed=False,
+            squared=False,
+            max_term=1,
+            sum_bound=bound,
+            exact=filter_.exact,
+            path=f"{kind}, by pairs of times",
         )
     return lanes
 
@@ -178,12 +191,55 @@ def _plan_lanes(filter_: MatchedFilter, minimum: int, maximum: int) -> GramPlan 
                 None,
                 filter_.integers,
                 filter_.factor,
-                lane_bytes,
-                planes,
-                is_signed,
-                max_term,
-                float(value * largest),
-                filter_.exact,
-                f"{kind} in {8 * lane_bytes}-bit lanes",
+                lane_bytes=lane_bytes,
+                planes=planes,
+                digits=0,
+                is_signed=is_signed,
+                squared=False,
+                max_term=max_term,
+                sum_bound=float(value * largest),
+                exact=filter_.exact,
+                path=f"{kind} in {8 * lane_bytes}-bit lanes",
             )
     return None
+
+
+def plan_bytes(
+    filter_: MatchedFilter, minimum: int, maximum: int, *, shifted: bool
+) -> GramPlan | None:
+    """The same on processors that multiply bytes; `shifted`: a convolution, which needs M'M."""
+    largest = max(-minimum, maximum, 1)
+    is_signed = minimum < 0
+    matrix, squared, kind = filter_.integers, False, "exact integers"
+    if filter_.membrane is not None and not shifted:
+        value = _row_sum(filter_.membrane) * largest
+        if value <= (127 if is_signed or (filter_.membrane < 0).any() else 255):
+            matrix, squared = filter_.membrane, True
+    if not filter_.exact:
+        kind = f"fixed point ({FIXED_POINT_BITS} bits of M'M)"
+    is_signed = is_signed or bool((matrix < 0).any())
+    value = max(_row_sum(matrix), 1) * largest
+    as_it_is = matrix.size == 1 and int(matrix[0, 0]) == 1  # -128 fits as well
+    digits = 1 if as_it_is else -(-(value.bit_length() + is_signed) // 8)
+    if value > _DOUBLE_INTEGERS:
+        return None
+    # Digits below a signed one add up before it is whole: at most as much again as one of its units.
+    term = value * value if squared else (value + (is_signed << 8 * (digits - 1))) * largest
+    return GramPlan(
+        None,
+        matrix,
+        filter_.factor,
+        lane_bytes=1,
+        planes=1,
+        digits=digits,
+        is_signed=is_signed,
+        squared=squared,
+        max_term=value,
+        sum_bound=float(term),
+        exact=filter_.exact,
+        path=f"{kind}, products of {digits} byte(s)",
+    )
+
+
+def _row_sum(matrix: NDArray[np.int64]) -> int:
+    return max(sum(abs(int(v)) for v in row) for row in matrix)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from . import _native
 from .arrays import Array, exportable, require_finite, to_numpy
 from .conv import Conv, Region, linear_region, regions
-from .dispatch import resolve, thread_count
-from .gram_plan import GramPlan, MatchedFilter, matched_filter, plan_gram
+from .dispatch import multiplies_bytes, resolve, thread_count
+from .gram_plan import GramPlan, MatchedFilter, matched_filter, plan_bytes, plan_gram
 from .neurons import Neuron, impulse_response, membrane_matrix
 
 __all__ = ["SpikeHessian"]
@@ -112,7 +112,10 @@ class SpikeHessian:
         plan = None
         if narrow is not None:
             per_group = narrow[0].shape[-1] // self.groups
-            plan = plan_gram(self.neuron, filter_, narrow[1], narrow[2], per_group)
+            if multiplies_bytes(self._backend):
+                plan = plan_bytes(filter_, *narrow[1:], shifted=self.conv is not None)
+            else:
+                plan = plan_gram(self.neuron, filter_, *narrow[1:], per_group)
         if narrow is not None and plan is not None:
             small = narrow[0].reshape(steps, -1, *narrow[0].shape[2:])
             self._add_integers(small, plan, values.shape[3:] if self.conv is not None else ())
@@ -275,7 +278,9 @@ class SpikeHessian:
                 matched_filter=plan.integers,
                 lane_bytes=plan.lane_bytes,
                 planes=plan.planes,
+                digits=plan.digits,
                 is_signed=plan.is_signed,
+                squared=plan.squared,
                 max_term=plan.max_term,
                 triangle=self.conv is None,
                 positions=[part.positions for part in parts],

@@ -1,27 +1,30 @@
-// Zero-cost owner of cache-line aligned scratch memory.
+// Owner of cache-line aligned scratch memory.
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
-#include <new>
 
 namespace sbc {
 
-struct FreeDeleter {
-  void operator()(void* pointer) const { std::free(pointer); }
+// From kLargeBlock bytes on, memory comes in huge pages where there are any, and up to
+// kKeptBytes of it is kept for the next call: the first touch of fresh memory costs as much as much
+// of the work that is done in it. May be called from any thread.
+constexpr size_t kLargeBlock = 4 << 20, kKeptBytes = 64 << 20;
+void* allocate_aligned(size_t bytes);  // to 64 bytes, uninitialised. Throws std::bad_alloc
+void free_aligned(void* memory, size_t bytes);
+
+struct FreeAligned {
+  size_t bytes = 0;
+  void operator()(void* memory) const { free_aligned(memory, bytes); }
 };
 
 template <class T>
-using AlignedArray = std::unique_ptr<T[], FreeDeleter>;
+using AlignedArray = std::unique_ptr<T[], FreeAligned>;
 
-// `count` elements, uninitialised, aligned to 64 bytes. Throws std::bad_alloc.
 template <class T>
 AlignedArray<T> aligned_array(size_t count) {
-  const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-  void* memory = std::aligned_alloc(64, bytes > 0 ? bytes : 64);
-  if (memory == nullptr) throw std::bad_alloc();
-  return AlignedArray<T>(static_cast<T*>(memory));
+  const size_t bytes = count * sizeof(T);
+  return AlignedArray<T>(static_cast<T*>(allocate_aligned(bytes)), FreeAligned{bytes});
 }
 
 }  // namespace sbc

@@ -1,9 +1,34 @@
 #include "common/isa.h"
 
+#if defined(SBC_X86) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace sbc {
+namespace {
+
+// Tiles are 8 KiB more for the kernel to save, so a process asks before it uses them; the answer
+// holds for all of its threads.
+bool may_use_amx() {
+#if defined(SBC_X86) && defined(__linux__)
+  constexpr unsigned kTileAndInt8 = 1u << 24 | 1u << 25, kVbmi = 1u << 1;  // of leaf 7: edx, ecx
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 &&
+         (edx & kTileAndInt8) == kTileAndInt8 && (ecx & kVbmi) != 0 &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::amx: return "amx";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
     default: return "portable";
@@ -21,6 +46,8 @@ std::vector<Isa> available_isas() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       isas.push_back(Isa::avx512);
+      static const bool amx = may_use_amx();
+      if (amx) isas.push_back(Isa::amx);
     }
   }
 #endif

@@ -9,6 +9,9 @@ namespace sbc {
 // Adds to each region's `out`. The answer does not depend on `threads` or `isa`.
 void spike_gram(const GramParams& params, Isa isa, int threads);
 
+// The same for params by bytes, whichever the instruction set; spike_gram calls it.
+void sum_bytes(const GramParams& params, Isa isa, int threads);
+
 // matrix [d, d] *= factor, its lower triangle taken from the upper one.
 void mirror_upper(double* matrix, int64_t d, double factor, int threads);
 

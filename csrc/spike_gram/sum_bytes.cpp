@@ -1,0 +1,139 @@
+#include <algorithm>
+#include <numeric>
+
+#include "common/aligned.h"
+#include "common/threads.h"
+#include "spike_gram/cpu_bytes.h"
+#include "spike_gram/spike_gram.h"
+
+namespace sbc {
+namespace {
+
+constexpr int64_t kPackedBytes = 60 << 20;  // of one block: few blocks, few passes over the answer
+constexpr int64_t kMaxSamples = 16384;      // of one block, beyond the first unit
+constexpr int64_t kMaxTaskPanels = 16;      // sums and a chunk of both sides: 1.5 MiB
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Scratch {
+  AlignedArray<char> spikes, digits, sums;
+};
+
+// Squares of panels, those with the most work first.
+std::vector<ByteTask> plan_tasks(bool triangle, int64_t left, int64_t right, int threads) {
+  int64_t side = kMaxTaskPanels;
+  const auto count = [&] {
+    return ceil_div(left, side) * ceil_div(right, side) / (triangle ? 2 : 1);
+  };
+  while (side > 2 && threads > 1 && count() < 4 * threads) side /= 2;
+  const int64_t rows = ceil_div(left, side), columns = ceil_div(right, side);
+  std::vector<ByteTask> tasks;
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t i = 0; i < (triangle ? j + 1 : rows); ++i) {
+      tasks.push_back(
+          {left * i / rows, left * (i + 1) / rows, right * j / columns, right * (j + 1) / columns});
+    }
+  }
+  if (triangle) {  // on the diagonal there is half as much to do
+    std::stable_partition(tasks.begin(), tasks.end(),
+                          [](const ByteTask& t) { return t.first_left != t.first_right; });
+  }
+  return tasks;
+}
+
+struct Kernels {
+  decltype(&portable::pack_bytes) pack;
+  decltype(&portable::multiply_bytes) multiply;
+};
+
+void sum_region(const GramParams& params, const GramRegion& region, Kernels kernels, int threads) {
+  const int64_t T = params.T, tiles = byte_tiles(params.channels);
+  ByteBlock block{};
+  block.params = &params;
+  block.region = &region;
+  block.unit_places = kStepSamples / std::gcd(kStepSamples, T);
+  block.left.panels = ceil_div(region.num_shifts * tiles, 2);
+  const int64_t right_panels = ceil_div(tiles, 2);
+
+  const int64_t unit_samples = block.unit_places * T;
+  const int64_t sample_bytes =
+      2 * kByteColumns * (block.left.panels + params.digits * right_panels);
+  const int64_t places = params.N * region.num_positions;
+  const int64_t units = ceil_div(places, block.unit_places);
+  const int64_t most_units = std::max<int64_t>(
+      1, std::min(kMaxSamples, kPackedBytes / sample_bytes) / unit_samples);
+  const int64_t block_units = ceil_div(units, ceil_div(units, most_units));  // blocks of one size
+  const int64_t block_chunks = ceil_div(
+      ceil_div(std::min(block_units * block.unit_places, places) * T, kStepSamples), kChunkSteps);
+
+  // Floats hold every integer up to 2^24, doubles up to 2^53.
+  const int64_t weight_rows = ceil_div(T, kTimes) * kTimes;
+  const bool narrow = params.max_term <= int64_t{1} << 24;
+  std::vector<float> weights32(narrow ? weight_rows * T : 0);
+  std::vector<double> weights64(narrow ? 0 : weight_rows * T);
+  for (int64_t i = 0; i < T * T; ++i) {
+    if (narrow) {
+      weights32[i] = static_cast<float>(params.matched_filter[i]);
+    } else {
+      weights64[i] = static_cast<double>(params.matched_filter[i]);
+    }
+  }
+  block.weights32 = narrow ? weights32.data() : nullptr;
+  block.weights64 = narrow ? nullptr : weights64.data();
+
+  const auto zero_row = aligned_array<int8_t>(params.channels);
+  std::fill_n(zero_row.get(), params.channels, int8_t{0});
+  block.zero_row = zero_row.get();
+  const AlignedArray<char> left =
+      aligned_array<char>(block_chunks * block.left.panels * kChunkBytes);
+  block.left.data = left.get();
+  AlignedArray<char> right[8];
+  for (int digit = 0; digit < params.digits; ++digit) {
+    right[digit] = aligned_array<char>(block_chunks * right_panels * kChunkBytes);
+    block.right[digit] = {right[digit].get(), right_panels};
+  }
+  const std::vector<ByteTask> tasks =
+      plan_tasks(params.triangle, block.left.panels, right_panels, threads);
+  int64_t area = 0;
+  for (const ByteTask& task : tasks) {
+    area =
+        std::max(area, (task.last_left - task.first_left) * (task.last_right - task.first_right));
+  }
+  std::vector<Scratch> scratch(threads);
+  for (Scratch& mine : scratch) {
+    mine.spikes = aligned_array<char>(T * kByteColumns * sizeof(double));
+    mine.digits = aligned_array<char>(params.digits * unit_samples * kByteColumns);
+    mine.sums = aligned_array<char>(area * kByteSums);
+  }
+  const auto of = [&](int worker) {
+    const Scratch& mine = scratch[worker];
+    return ByteScratch{mine.spikes.get(), mine.digits.get(), mine.sums.get()};
+  };
+
+  for (int64_t first = 0; first < places; first += block_units * block.unit_places) {
+    block.first_place = first;
+    block.num_places = std::min(block_units * block.unit_places, places - first);
+    block.num_steps = ceil_div(block.num_places * T, kStepSamples);
+    const int64_t live_units = ceil_div(block.num_places, block.unit_places);
+    const int64_t slices = std::min(tiles, ceil_div(threads > 1 ? 4 * threads : 1, live_units));
+    parallel_for(live_units * slices, threads, [&](int64_t index, int worker) {
+      const int64_t unit = index / slices, slice = index % slices;
+      kernels.pack(block, unit, tiles * slice / slices, tiles * (slice + 1) / slices, of(worker));
+    });
+    parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t index, int worker) {
+      kernels.multiply(block, tasks[index], of(worker));
+    });
+  }
+}
+
+}  // namespace
+
+void sum_bytes(const GramParams& params, Isa isa, int threads) {
+  const Kernels kernels{SBC_SELECT_ISA_OR_AMX(isa, pack_bytes),
+                        SBC_SELECT_ISA_OR_AMX(isa, multiply_bytes)};
+  for (int64_t r = 0; r < params.num_regions; ++r) {
+    sum_region(params, params.regions[r], kernels, threads);
+  }
+}
+
+}  // namespace sbc
