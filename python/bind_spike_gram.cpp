@@ -57,8 +57,9 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
                 const std::optional<py::object>& pair_weights,
                 const std::optional<py::object>& matched_filter, int lane_bytes, int planes,
                 int digits, bool is_signed, bool squared, int64_t max_term, bool triangle,
-                const std::vector<py::object>& positions, const std::vector<py::object>& neighbours,
-                const std::vector<py::object>& sums, const std::string& isa, int threads) {
+                double finish, const std::vector<py::object>& positions,
+                const std::vector<py::object>& neighbours, const std::vector<py::object>& sums,
+                const std::string& isa, int threads) {
   const Tensor x(spikes, "spikes");
   x.expect("int8", {-1, -1, -1, -1});
   GramParams params{};
@@ -85,7 +86,10 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
   params.planes = planes, params.digits = digits;
   params.is_signed = is_signed, params.squared = squared;
   params.max_term = max_term;
-  params.triangle = triangle;
+  params.triangle = triangle, params.finish = finish;
+  if (finish != 0 && (digits == 0 || !triangle)) {
+    throw std::invalid_argument("finish is for a triangle by bytes");
+  }
   if (first_channel < 0 || channels < 1 || first_channel + channels > params.C) {
     throw std::invalid_argument("first_channel and channels leave spikes' last axis");
   }
@@ -125,6 +129,34 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
   sbc::spike_gram(params, which, threads);
 }
 
+// blocks: a list of int32 [num_blocks, 3] beside the list of sums.
+void assemble_conv(const std::vector<py::object>& sums, const std::vector<py::object>& blocks,
+                   double factor, const py::object& matrix, int threads) {
+  const Tensor square(matrix, "matrix", Access::write);
+  square.expect("float64", {-1, -1, -1, -1});
+  const int64_t channels = square.size(0), taps = square.size(1);
+  square.expect("float64", {channels, taps, channels, taps});
+  if (sums.size() != blocks.size() || threads < 1) {
+    throw std::invalid_argument("sums and blocks differ in length, or threads is out of range");
+  }
+  std::vector<std::unique_ptr<Tensor>> alive;
+  std::vector<ConvRegion> regions;
+  for (size_t r = 0; r < sums.size(); ++r) {
+    const Tensor& sum = *alive.emplace_back(std::make_unique<Tensor>(sums[r], "sums"));
+    const Tensor& which = *alive.emplace_back(std::make_unique<Tensor>(blocks[r], "blocks"));
+    sum.expect("float64", {-1, channels, channels});
+    which.expect("int32", {-1, 3});
+    for (int64_t i = 0; i < which.count(); ++i) {
+      const int64_t value = which.data<int32_t>()[i], end = i % 3 == 0 ? sum.size(0) : taps;
+      if (value < 0 || value >= end) throw std::invalid_argument("blocks name no shift or tap");
+    }
+    regions.push_back({sum.data<double>(), which.data<int32_t>(), which.size(0)});
+  }
+  py::gil_scoped_release unlocked;
+  sbc::assemble_conv(regions.data(), static_cast<int64_t>(regions.size()), channels, taps, factor,
+                     square.data<double>(), threads);
+}
+
 void mirror_upper(const py::object& matrix, double factor, int threads) {
   const Tensor square(matrix, "matrix", Access::write);
   square.expect("float64", {-1, -1});
@@ -137,13 +169,16 @@ void mirror_upper(const py::object& matrix, double factor, int threads) {
 
 void bind_spike_gram(py::module_& module) {
   module.def("narrow_spikes", &narrow_spikes, py::arg("spikes"), py::arg("to"), py::arg("threads"));
+  module.def("assemble_conv", &assemble_conv, py::arg("sums"), py::arg("blocks"), py::arg("factor"),
+             py::arg("matrix"), py::arg("threads"));
   module.def("mirror_upper", &mirror_upper, py::arg("matrix"), py::arg("factor"),
              py::arg("threads"));
   module.def("spike_gram", &spike_gram, py::arg("spikes"), py::arg("first_channel"),
              py::arg("channels"), py::arg("pair_weights"), py::arg("matched_filter"),
              py::arg("lane_bytes"), py::arg("planes"), py::arg("digits"), py::arg("is_signed"),
-             py::arg("squared"), py::arg("max_term"), py::arg("triangle"), py::arg("positions"),
-             py::arg("neighbours"), py::arg("sums"), py::arg("isa"), py::arg("threads"));
+             py::arg("squared"), py::arg("max_term"), py::arg("triangle"), py::arg("finish"),
+             py::arg("positions"), py::arg("neighbours"), py::arg("sums"), py::arg("isa"),
+             py::arg("threads"));
 }
 
 }  // namespace sbc::python

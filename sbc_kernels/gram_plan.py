@@ -2,7 +2,7 @@
 
 ``sum_n Y_n' Y_n`` with ``Y_n = M X_n`` is ``sum_n X_n' (M'M) X_n``. Where X and M'M are integers (IF;
 any LIF whose decay is dyadic, scaled), so is the sum, and the kernels compute it without an error.
-Where M'M is not, it is rounded to integers of 38 bits first.
+Where M'M is not, it is rounded to integers of 31 or 38 bits first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from .neurons import Neuron, impulse_response
 
 PASS_SAMPLES = 36  # of csrc/spike_gram/cpu.h: sums of so many terms must fit in a lane
 EXACT_BITS = 48  # of a row sum of M'M that is summed as it is
-FIXED_POINT_BITS = 38  # of a row sum of M'M that has to be rounded
+FIXED_POINT_BITS = 38  # of a row sum of M'M that has to be rounded, to be looked up in lanes
+BYTES_FIXED_POINT_BITS = 31  # the same for products of bytes: four of them, with a sign
 _DOUBLE_INTEGERS = 1 << 53  # float64 holds every integer up to here
 _LANE_BITS = (8, 15, 31, 63)  # of values in lanes of 1 (unsigned), 2, 4, 8 bytes
 
@@ -33,12 +34,14 @@ class MatchedFilter:
     integers : int64 [T, T].
     factor : one unit of ``integers``.
     exact : whether nothing was rounded.
+    bits : of the largest row sum, where something was.
     membrane : int64 [T, T], M with ``M'M = integers``; None where M'M was rounded.
     """
 
     integers: NDArray[np.int64]
     factor: float
     exact: bool
+    bits: int
     membrane: NDArray[np.int64] | None
 
     @property
@@ -59,11 +62,12 @@ def _common_unit(k: NDArray[np.float64]) -> tuple[list[int], float] | None:
     return integers, divisor / denominator
 
 
-def matched_filter(neuron: Neuron | None, T: int) -> MatchedFilter:
-    """``M'M`` of the neuron over T steps; the identity for ``neuron=None``."""
+def matched_filter(neuron: Neuron | None, T: int, bits: int = FIXED_POINT_BITS) -> MatchedFilter:
+    """``M'M`` of the neuron over T steps, the identity for ``neuron=None``; where it is no integer,
+    rounded to row sums of `bits` bits."""
     if neuron is None:
         identity = np.eye(T, dtype=np.int64)
-        return MatchedFilter(identity, 1.0, True, identity)
+        return MatchedFilter(identity, 1.0, True, bits, identity)
     k = impulse_response(neuron, T)
     unit = _common_unit(k)
     if unit is not None:
@@ -72,15 +76,15 @@ def matched_filter(neuron: Neuron | None, T: int) -> MatchedFilter:
         bound = max(sum(abs(v) for v in row) for row in exact)
         if bound.bit_length() <= EXACT_BITS:
             membrane = toeplitz(np.array(integers, dtype=np.int64), np.zeros(T, dtype=np.int64))
-            return MatchedFilter(exact.astype(np.int64), factor * factor, True, membrane)
+            return MatchedFilter(exact.astype(np.int64), factor * factor, True, bits, membrane)
     values = _autocorrelation(k).astype(np.float64)
     largest = float(np.abs(values).sum(axis=1).max())
     if largest == 0.0:
         nothing = np.zeros((T, T), dtype=np.int64)
-        return MatchedFilter(nothing, 1.0, True, nothing)
-    exponent = FIXED_POINT_BITS - int(np.ceil(np.log2(largest)))
+        return MatchedFilter(nothing, 1.0, True, bits, nothing)
+    exponent = bits - int(np.ceil(np.log2(largest)))
     integers64 = np.rint(np.ldexp(values, exponent)).astype(np.int64)
-    return MatchedFilter(integers64, float(np.ldexp(1.0, -exponent)), False, None)
+    return MatchedFilter(integers64, float(np.ldexp(1.0, -exponent)), False, bits, None)
 
 
 def _autocorrelation(k: NDArray[Any]) -> NDArray[Any]:
@@ -183,9 +187,7 @@ def _plan_lanes(filter_: MatchedFilter, minimum: int, maximum: int) -> GramPlan 
             continue
         if PASS_SAMPLES * max_term < 1 << bits:
             kind = (
-                "exact integers"
-                if filter_.exact
-                else f"fixed point ({FIXED_POINT_BITS} bits of M'M)"
+                "exact integers" if filter_.exact else f"fixed point ({filter_.bits} bits of M'M)"
             )
             return GramPlan(
                 None,
@@ -216,7 +218,7 @@ def plan_bytes(
         if value <= (127 if is_signed or (filter_.membrane < 0).any() else 255):
             matrix, squared = filter_.membrane, True
     if not filter_.exact:
-        kind = f"fixed point ({FIXED_POINT_BITS} bits of M'M)"
+        kind = f"fixed point ({filter_.bits} bits of M'M)"
     is_signed = is_signed or bool((matrix < 0).any())
     value = max(_row_sum(matrix), 1) * largest
     as_it_is = matrix.size == 1 and int(matrix[0, 0]) == 1  # -128 fits as well

@@ -11,7 +11,15 @@ from . import _native
 from .arrays import Array, exportable, require_finite, to_numpy
 from .conv import Conv, Region, linear_region, regions
 from .dispatch import multiplies_bytes, resolve, thread_count
-from .gram_plan import GramPlan, MatchedFilter, matched_filter, plan_bytes, plan_gram
+from .gram_plan import (
+    BYTES_FIXED_POINT_BITS,
+    FIXED_POINT_BITS,
+    GramPlan,
+    MatchedFilter,
+    matched_filter,
+    plan_bytes,
+    plan_gram,
+)
 from .neurons import Neuron, impulse_response, membrane_matrix
 
 __all__ = ["SpikeHessian"]
@@ -60,7 +68,7 @@ class SpikeHessian:
             raise ValueError("in_features is given with conv; accepted is in_channels")
         if conv is None and in_channels is not None:
             raise ValueError("in_channels is given without conv; accepted is in_features")
-        resolve("spike_gram", backend)
+        self._by_bytes = multiplies_bytes(backend)
         self.neuron = neuron
         self.conv = conv
         self.num_samples = 0
@@ -71,6 +79,8 @@ class SpikeHessian:
         self._filters: dict[int, MatchedFilter] = {}
         self._total: NDArray[np.float64] | None = None  # [groups, d, d]
         self._restore: Any = None
+        self._only_batch = False
+        self._finished: NDArray[np.float64] | None = None  # the answer, where a kernel gave it
         self._paths: dict[str, int] = {}
         given = in_features if conv is None else in_channels
         if given is not None:
@@ -108,17 +118,18 @@ class SpikeHessian:
         steps = 1 if self.neuron is None else T
         filter_ = self._filters.get(steps)
         if filter_ is None:
-            filter_ = self._filters[steps] = matched_filter(self.neuron, steps)
+            bits = BYTES_FIXED_POINT_BITS if self._by_bytes else FIXED_POINT_BITS
+            filter_ = self._filters[steps] = matched_filter(self.neuron, steps, bits)
         plan = None
         if narrow is not None:
             per_group = narrow[0].shape[-1] // self.groups
-            if multiplies_bytes(self._backend):
+            if self._by_bytes:
                 plan = plan_bytes(filter_, *narrow[1:], shifted=self.conv is not None)
             else:
                 plan = plan_gram(self.neuron, filter_, *narrow[1:], per_group)
         if narrow is not None and plan is not None:
             small = narrow[0].reshape(steps, -1, *narrow[0].shape[2:])
-            self._add_integers(small, plan, values.shape[3:] if self.conv is not None else ())
+            self._add_integers(small, plan, values.shape[3:] if self.conv is not None else (), N)
             self._note(plan.path)
         else:
             self._add_floats(values)
@@ -255,13 +266,20 @@ class SpikeHessian:
 
     # ---- sums ----------------------------------------------------------------------------------
 
-    def _add_integers(self, narrow: Array, plan: GramPlan, map_size: tuple[int, ...]) -> None:
+    def _add_integers(
+        self, narrow: Array, plan: GramPlan, map_size: tuple[int, ...], num_samples: int
+    ) -> None:
         assert self._channels is not None
         run = resolve("spike_gram", self._backend)
         T, N, P, _ = narrow.shape
         per_group = self._channels // self.groups
         parts = self._regions(map_size)
         key = (T, plan.factor, map_size)
+        finish = 0.0
+        if self._only_batch and plan.digits and self.conv is None:
+            finish = 2.0 / num_samples * plan.factor
+            self._finished = np.empty((1, per_group, per_group))
+            self._sums[key] = [self._finished]
         if key not in self._sums:
             self._sums[key] = [
                 np.zeros((len(part.neighbours), per_group, per_group))
@@ -283,6 +301,7 @@ class SpikeHessian:
                 squared=plan.squared,
                 max_term=plan.max_term,
                 triangle=self.conv is None,
+                finish=finish,
                 positions=[part.positions for part in parts],
                 neighbours=[part.neighbours for part in parts],
                 sums=self._sums[key][group * len(parts) : (group + 1) * len(parts)],
@@ -345,9 +364,9 @@ class SpikeHessian:
                 mine = sums[group * len(parts) : (group + 1) * len(parts)]
                 if self.conv is None:
                     stack.append(mine[0][0] if consume else mine[0][0].copy())
+                    _native.mirror_upper(stack[-1], factor, thread_count())
                 else:
-                    stack.append(_assemble(parts, mine, d, self.conv))
-                _native.mirror_upper(stack[-1], factor, thread_count())
+                    stack.append(_assemble(parts, mine, factor, d, self.conv))
             answers.append(stack[0][None] if self.groups == 1 else np.stack(stack))
         if consume:
             self._sums.clear()
@@ -358,11 +377,15 @@ class SpikeHessian:
             raise ValueError("the Hessian has seen 0 samples; feed it with update(spikes) first")
         return self.num_samples
 
-    def take_matrix(self) -> Any:
-        """`matrix()`, and forgets all samples: spares a second matrix in memory."""
-        answer = self._give_back(self._scaled(2.0 / self._seen(), consume=True))
-        self._total, self.num_samples, self._bound = None, 0, 0.0
-        return answer
+    @classmethod
+    def of_batch(cls, spikes: Any, neuron: Neuron | None, **options: Any) -> Any:
+        """`matrix()` of one batch, without a second matrix in memory. Options: those of the class."""
+        hessian = cls(neuron, **options)
+        hessian._only_batch = True
+        hessian.update(spikes)
+        if hessian._finished is not None:
+            return hessian._give_back(hessian._finished)
+        return hessian._give_back(hessian._scaled(2.0 / hessian.num_samples, consume=True))
 
     def _give_back(self, stack: NDArray[np.float64]) -> Any:
         matrix = stack if self.groups > 1 else stack[0]
@@ -373,14 +396,11 @@ class SpikeHessian:
 
 
 def _assemble(
-    parts: tuple[Region, ...], sums: list[Array], d: int, conv: Conv
+    parts: tuple[Region, ...], sums: list[Array], factor: float, d: int, conv: Conv
 ) -> NDArray[np.float64]:
-    """[d, d] from the regions' sums [num_shifts, C, C] of X' Z, its upper triangle filled."""
-    taps, channels = conv.taps, d // conv.taps
-    matrix = np.zeros((channels, taps, channels, taps))
-    for part, part_sums in zip(parts, sums, strict=True):
-        for shift, a, b in part.blocks:
-            matrix[:, a, :, b] += part_sums[shift].T
-            if a != b:
-                matrix[:, b, :, a] += part_sums[shift]
+    """[d, d], `factor` times the sums of the regions [num_shifts, C, C], which are X' Z."""
+    channels = d // conv.taps
+    matrix = np.empty((channels, conv.taps, channels, conv.taps))
+    blocks = [np.asarray(part.blocks, dtype=np.int32) for part in parts]
+    _native.assemble_conv(sums, blocks, factor, matrix, thread_count())
     return matrix.reshape(d, d)

@@ -42,4 +42,4 @@ def spike_gram(
     -----
     Spikes that are integers in [-128, 127] are summed exactly in integers: see `SpikeHessian`.
     """
-    return SpikeHessian(neuron, conv=conv, backend=backend).update(spikes).take_matrix()
+    return SpikeHessian.of_batch(spikes, neuron, conv=conv, backend=backend)

@@ -42,34 +42,19 @@ inline Spikes16 load_spikes(const int8_t* from, int64_t live) {
 
 // ---- packing ------------------------------------------------------------------------------------
 
-// Place and time of one sample after the other, without the divisions.
-class Samples {
- public:
-  Samples(const ByteBlock& block, int64_t first_sample) : block_(block) {
-    const int64_t T = block.params->T;
-    place_ = first_sample / T, time_ = first_sample % T;
-    const int64_t at = block.first_place + place_;
-    image_ = at / block.region->num_positions, index_ = at % block.region->num_positions;
-  }
-  bool live() const { return place_ < block_.num_places; }
-  int64_t position() const { return block_.region->positions[index_]; }
-  const int8_t* row(int64_t time, int64_t position) const {
-    const GramParams& g = *block_.params;
-    return g.spikes + ((time * g.N + image_) * g.P + position) * g.C + g.first_channel;
-  }
-  int64_t time() const { return time_; }
-  void next_place() {
-    ++place_;
-    if (++index_ == block_.region->num_positions) index_ = 0, ++image_;
-  }
-  void next() {
-    if (++time_ == block_.params->T) time_ = 0, next_place();
-  }
-
- private:
-  const ByteBlock& block_;
-  int64_t place_, time_, image_, index_;
-};
+// First spike of a place at time 0; silence past the last place and where `neighbours` leave the
+// map.
+inline const int8_t* place_row(const ByteBlock& block, int64_t place, const int32_t* neighbours) {
+  const GramParams& g = *block.params;
+  const GramRegion& region = *block.region;
+  if (place >= block.num_places) return nullptr;
+  const int64_t at = block.first_place + place;
+  const int64_t image = region.num_positions == 1 ? at : at / region.num_positions;
+  int64_t position = region.positions[at - image * region.num_positions];
+  if (neighbours != nullptr) position = neighbours[position];
+  if (position < 0) return nullptr;
+  return g.spikes + (image * g.P + position) * g.C + g.first_channel;
+}
 
 // Four samples of 16 columns: from [sample][column] to [column][sample].
 inline Bytes interleave(Bytes rows) {
@@ -85,7 +70,7 @@ inline Bytes join(const int8_t* const* rows, int64_t at) {
   const auto row = [=](int i) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[i] + at));
   };
-  __m512i joined = _mm512_castsi128_si512(row(0));
+  __m512i joined = _mm512_zextsi128_si512(row(0));
   joined = _mm512_inserti32x4(joined, row(1), 1);
   joined = _mm512_inserti32x4(joined, row(2), 2);
   return reinterpret_cast<Bytes>(_mm512_inserti32x4(joined, row(3), 3));
@@ -137,12 +122,16 @@ void pack_tile(const int8_t* const* rows, int64_t at, int64_t live, char* to) {
 // X shifted, one step: left tiles from `left_tile` on, and right ones where `right` is given.
 void pack_step(const ByteBlock& block, int64_t step, const int32_t* neighbours, int64_t first_tile,
                int64_t last_tile, int64_t left_tile, const ByteOperand* right) {
-  const int8_t* rows[kStepSamples];
-  Samples sample(block, step * kStepSamples);
-  for (const int8_t*& row : rows) {
-    const int64_t there = sample.live() ? neighbours[sample.position()] : -1;
-    row = there < 0 ? block.zero_row : sample.row(sample.time(), there);
-    sample.next();
+  const GramParams& params = *block.params;
+  const int64_t time_stride = params.N * params.P * params.C;
+  int64_t quad = step * 16 / params.T, time = step * 16 % params.T;
+  const int8_t *rows[kStepSamples], *places[4] = {};
+  for (int quartet = 0; quartet < 16; ++quartet, ++time) {
+    if (time == params.T) time = 0, ++quad;
+    for (int i = 0; i < 4; ++i) {
+      if (quartet == 0 || time == 0) places[i] = place_row(block, 4 * quad + i, neighbours);
+      rows[4 * quartet + i] = places[i] ? places[i] + time * time_stride : block.zero_row;
+    }
   }
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     const int64_t at = tile * kByteColumns;
@@ -151,92 +140,125 @@ void pack_step(const ByteBlock& block, int64_t step, const int32_t* neighbours, 
     }
     alignas(64) char packed[kByteTile];
     char* to = right == nullptr ? packed : right->tile(step, tile);
-    pack_tile(rows, at, block.params->channels - at, to);
+    pack_tile(rows, at, params.channels - at, to);
     transpose_tile(to, block.left.tile(step, left_tile + tile));
   }
 }
 
+typedef int32_t HalfWords __attribute__((vector_size(32)));
+typedef int64_t Longs __attribute__((vector_size(64)));
+
+inline Words join_halves(HalfWords low, HalfWords high) {
+  const HalfWords halves[2] = {low, high};
+  return load_row<Words>(halves);
+}
+
+// A number for each of 16 columns.
 template <class Real>
-struct Lanes;
-template <>
-struct Lanes<float> {
-  typedef float Reals __attribute__((vector_size(64)));
-  typedef int32_t Integers __attribute__((vector_size(64)));
-  typedef int8_t Small __attribute__((vector_size(16)));
-};
-template <>
-struct Lanes<double> {
-  typedef double Reals __attribute__((vector_size(64)));
-  typedef int64_t Integers __attribute__((vector_size(64)));
-  typedef int8_t Small __attribute__((vector_size(8)));
+struct Sixteen {
+  typedef Real V __attribute__((vector_size(64)));
+  static constexpr int vectors = 16 * sizeof(Real) / 64;
+  V v[vectors];
 };
 
-inline Words widen(const Spikes16& spikes) {
+inline void widen(const Spikes16& spikes, Sixteen<float>& to) {
 #if defined(__AMX_INT8__)  // which the compiler does not find by itself
-  return reinterpret_cast<Words>(_mm512_cvtepi8_epi32(load_row<__m128i>(&spikes)));
+  const Words words = reinterpret_cast<Words>(_mm512_cvtepi8_epi32(load_row<__m128i>(&spikes)));
 #else
-  Words wide;
-  for (int i = 0; i < 16; ++i) wide[i] = spikes.values[i];
-  return wide;
+  Words words;
+  for (int i = 0; i < 16; ++i) words[i] = spikes.values[i];
 #endif
+  to.v[0] = __builtin_convertvector(words, Sixteen<float>::V);
 }
-inline void store_reals(float* to, Words words) {
-  store_row(to, __builtin_convertvector(words, Lanes<float>::Reals));
+inline void widen(const Spikes16& spikes, Sixteen<double>& to) {
+  typedef float HalfFloats __attribute__((vector_size(32)));
+  Sixteen<float> floats;
+  widen(spikes, floats);
+  HalfFloats halves[2];
+  __builtin_memcpy(halves, &floats, sizeof(floats));
+  for (int h = 0; h < 2; ++h) to.v[h] = __builtin_convertvector(halves[h], Sixteen<double>::V);
 }
-inline void store_reals(double* to, Words words) {
-  typedef int32_t Half __attribute__((vector_size(32)));
-  Half halves[2];
-  __builtin_memcpy(halves, &words, sizeof(words));
-  store_row(to, __builtin_convertvector(halves[0], Lanes<double>::Reals));
-  store_row(to + 8, __builtin_convertvector(halves[1], Lanes<double>::Reals));
+
+// Where one quartet of samples goes in the tiles of every digit.
+struct QuartetRow {
+  const ByteBlock& block;
+  int64_t offset;
+
+  // Digits first .. last - 1, which are the bytes of z from the lowest on.
+  void store(const Words z[4], int first, int last) const {
+    for (int digit = first; digit < last; ++digit) {
+      const int shift = 8 * (digit - first);
+      const auto byte = [=](int i) { return z[i] >> shift & 255; };
+      const Words row = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
+      store_row(block.right[digit].data + offset, row);
+    }
+  }
+};
+
+inline void store_digits(const Sixteen<float> sums[4], int digits, bool, const QuartetRow& row) {
+  Words z[4];
+  for (int i = 0; i < 4; ++i) z[i] = __builtin_convertvector(sums[i].v[0], Words);
+  row.store(z, 0, digits);
+}
+inline void store_digits(const Sixteen<double> sums[4], int digits, bool in_words,
+                         const QuartetRow& row) {
+  Words z[4];
+  if (in_words) {
+    for (int i = 0; i < 4; ++i) {
+      z[i] = join_halves(__builtin_convertvector(sums[i].v[0], HalfWords),
+                         __builtin_convertvector(sums[i].v[1], HalfWords));
+    }
+    return row.store(z, 0, digits);
+  }
+  Longs rest[4][2];
+  for (int i = 0; i < 8; ++i) {
+    rest[i / 2][i % 2] = __builtin_convertvector(sums[i / 2].v[i % 2], Longs);
+  }
+  for (int first = 0; first < digits; first += 3) {  // a word holds three digits and a sign
+    for (int i = 0; i < 4; ++i) {
+      z[i] = join_halves(__builtin_convertvector(rest[i][0], HalfWords),
+                         __builtin_convertvector(rest[i][1], HalfWords));
+      rest[i][0] >>= 24, rest[i][1] >>= 24;
+    }
+    row.store(z, first, first + 3 < digits ? first + 3 : digits);
+  }
 }
 
 // Digits of Z = F X for one unit and 16 channels. Real holds every integer that occurs: its
 // multiply-adds are exact, and the fastest there are.
 template <class Real>
-void filter_unit(const ByteBlock& block, const Real* weights, int64_t unit, int64_t at,
+void filter_unit(const ByteBlock& block, const Real* weights, int64_t unit, int64_t tile,
                  const ByteScratch& scratch) {
-  typedef typename Lanes<Real>::Reals Reals;
-  typedef typename Lanes<Real>::Integers Integers;
-  typedef typename Lanes<Real>::Small Small;
-  constexpr int lanes = 64 / sizeof(Real);
   const GramParams& params = *block.params;
-  const int64_t T = params.T, live = params.channels - at;
-  const int64_t digit_bytes = block.unit_places * T * kByteColumns;
-  Real* x = reinterpret_cast<Real*>(scratch.spikes);
-  char* to = scratch.digits;
-  Samples place(block, unit * block.unit_places * T);
-  for (int64_t p = 0; p < block.unit_places; ++p, place.next_place()) {
-    if (!place.live()) {
-      for (int digit = 0; digit < params.digits; ++digit) {
-        __builtin_memset(to + digit * digit_bytes, 0, T * kByteColumns);
+  const int64_t T = params.T, at = tile * kByteColumns, live = params.channels - at;
+  const int64_t time_stride = params.N * params.P * params.C, quads = block.unit_places / 4;
+  const bool in_words = params.max_term < int64_t{1} << 31;
+  Sixteen<Real>* x = reinterpret_cast<Sixteen<Real>*>(scratch.spikes);
+  for (int64_t quad = unit * quads; quad < (unit + 1) * quads; ++quad) {
+    for (int i = 0; i < 4; ++i) {
+      const int8_t* place = place_row(block, 4 * quad + i, nullptr);
+      for (int64_t time = 0; time < T; ++time) {
+        const int8_t* row = (place ? place + time * time_stride : block.zero_row) + at;
+        __builtin_prefetch(row + 64);
+        widen(load_spikes(row, live), x[4 * time + i]);
       }
-      to += T * kByteColumns;
-      continue;
     }
     for (int64_t time = 0; time < T; ++time) {
-      const int8_t* row = place.row(time, place.position()) + at;
-      __builtin_prefetch(row + 64);
-      store_reals(x + time * kByteColumns, widen(load_spikes(row, live)));
-    }
-    for (int64_t time = 0; time < T; time += kTimes) {
-      for (int half = 0; half < kByteColumns; half += lanes) {
-        Reals sums[kTimes] = {};
-        const int64_t sources = params.squared && time + kTimes < T ? time + kTimes : T;
-        for (int64_t source = 0; source < sources; ++source) {
-          const Reals spikes = load_row<Reals>(x + source * kByteColumns + half);
-          for (int i = 0; i < kTimes; ++i) sums[i] += weights[(time + i) * T + source] * spikes;
-        }
-        for (int i = 0; i < kTimes && time + i < T; ++i) {
-          Integers z = __builtin_convertvector(sums[i], Integers);
-          char* row = to + (time + i) * kByteColumns + half;
-          for (int digit = 0; digit < params.digits; ++digit, z >>= 8) {
-            store_row(row + digit * digit_bytes, __builtin_convertvector(z, Small));
+      const int64_t quartet = quad * T + time, step = quartet / 16;
+      if (step >= block.num_steps) return;
+      const Real* row = weights + time * T;
+      const int64_t sources = params.squared ? time + 1 : T;  // M is causal
+      Sixteen<Real> sums[4] = {};
+      for (int64_t source = 0; source < sources; ++source) {
+        for (int i = 0; i < 4; ++i) {
+          for (int v = 0; v < Sixteen<Real>::vectors; ++v) {
+            sums[i].v[v] += row[source] * x[4 * source + i].v[v];
           }
         }
       }
+      const int64_t offset = block.right[0].tile(step, tile) - block.right[0].data;
+      store_digits(sums, params.digits, in_words, {block, offset + quartet % 16 * 64});
     }
-    to += T * kByteColumns;
   }
 }
 
@@ -331,36 +353,56 @@ void multiply_panels(const char* left, const char* right, char* sums, int64_t st
 
 #endif
 
-// out += weight * sums, for the tiles of one pair of panels.
+// What a flush does with the answer, see GramParams::finish.
+struct Flush {
+  double weight;
+  bool overwrite, finish;
+};
+
+// out += weight * sums for the four tiles of a pair of panels, out being finished where it says so.
 void flush_sums(const ByteBlock& block, int64_t left_panel, int64_t right_panel, const char* sums,
-                double weight) {
-  typedef double Reals __attribute__((vector_size(64)));
-  typedef int32_t Half __attribute__((vector_size(32)));
+                const Flush& flush) {
   const int64_t channels = block.params->channels, tiles = byte_tiles(channels);
   for (int quarter = 0; quarter < 4; ++quarter, sums += kByteTile) {
-    const int64_t row_tile = 2 * left_panel + quarter / 2,
-                  column = 16 * (2 * right_panel + quarter % 2);
-    const int64_t shift = row_tile / tiles, first = row_tile % tiles * 16;
+    const int64_t row_tile = 2 * left_panel + quarter / 2;
+    const int64_t column_tile = 2 * right_panel + quarter % 2;
+    const int64_t shift = row_tile / tiles, first = row_tile % tiles * 16,
+                  column = column_tile * 16;
     if (shift >= block.region->num_shifts || column >= channels) continue;
+    if (flush.finish && row_tile > column_tile) continue;  // its mirror image writes it
     const int64_t rows = channels - first < 16 ? channels - first : 16;
-    for (int64_t row = 0; row < rows; ++row) {
-      const int32_t* from = reinterpret_cast<const int32_t*>(sums) + row * 16;
-      double* out = block.region->out + (shift * channels + first + row) * channels + column;
-      if (column + 16 <= channels) {
-        for (int half = 0; half < 16; half += 8) {
-          const Reals sum = __builtin_convertvector(load_row<Half>(from + half), Reals);
-          store_row(out + half, load_row<Reals>(out + half) + weight * sum);
-        }
+    const int64_t columns = channels - column < 16 ? channels - column : 16;
+    double* out = block.region->out + (shift * channels + first) * channels + column;
+    double tile[16][16];
+    for (int64_t r = 0; r < rows; ++r) {
+      const int32_t* sum = reinterpret_cast<const int32_t*>(sums) + r * 16;
+      double* to = out + r * channels;
+      double* row = columns == 16 ? tile[r] : nullptr;
+      if (row != nullptr) {
+        for (int c = 0; c < 16; ++c) row[c] = flush.weight * sum[c];
+        for (int c = 0; c < 16 && !flush.overwrite; ++c) row[c] += to[c];
+        for (int c = 0; c < 16 && flush.finish; ++c) row[c] *= block.params->finish;
+        __builtin_memcpy(to, row, sizeof(tile[r]));
       } else {
-        for (int64_t c = 0; column + c < channels; ++c) out[c] += weight * from[c];
+        for (int64_t c = 0; c < columns; ++c) {
+          tile[r][c] = (flush.overwrite ? 0 : to[c]) + flush.weight * sum[c];
+          to[c] = tile[r][c] *= flush.finish ? block.params->finish : 1;
+        }
       }
+    }
+    if (!flush.finish || row_tile == column_tile) continue;
+    double* mirror = block.region->out + column * channels + first;
+    for (int64_t c = 0; c < columns; ++c, mirror += channels) {
+      for (int64_t r = 0; r < rows; ++r) mirror[r] = tile[r][c];
     }
   }
 }
 
 template <Signs signs>
 void multiply_digit(const ByteBlock& block, const ByteTask& task, const ByteScratch& scratch,
-                    const ByteOperand& right, double weight) {
+                    int digit) {
+  const ByteOperand& right = block.right[digit];
+  const bool finishes = block.params->finish != 0;
   const bool triangle = block.params->triangle;
   const int64_t chunks = (block.num_steps + kChunkSteps - 1) / kChunkSteps;
   const int64_t height = task.last_left - task.first_left;
@@ -380,9 +422,13 @@ void multiply_digit(const ByteBlock& block, const ByteTask& task, const ByteScra
       }
     }
     if (chunk % kFlushChunks < kFlushChunks - 1 && chunk + 1 < chunks) continue;
+    const Flush flush{
+        static_cast<double>(int64_t{1} << (8 * digit)),
+        finishes && block.is_first && digit == block.params->digits - 1 && chunk < kFlushChunks,
+        finishes && block.is_last && digit == 0 && chunk + 1 == chunks};
     for (int64_t j = task.first_right; j < task.last_right; ++j) {
       for (int64_t i = task.first_left; i < end_of(j); ++i) {
-        flush_sums(block, i, j, sums_of(i, j), weight);
+        flush_sums(block, i, j, sums_of(i, j), flush);
       }
     }
   }
@@ -408,20 +454,12 @@ void pack_bytes(const ByteBlock& block, int64_t unit, int64_t first_tile, int64_
   if (plain) return;
   for (int64_t tile = first_tile; tile < last_tile; ++tile) {
     if (block.weights32 != nullptr) {
-      filter_unit(block, block.weights32, unit, tile * kByteColumns, scratch);
+      filter_unit(block, block.weights32, unit, tile, scratch);
     } else {
-      filter_unit(block, block.weights64, unit, tile * kByteColumns, scratch);
+      filter_unit(block, block.weights64, unit, tile, scratch);
     }
-    const char* from = scratch.digits;
-    for (int digit = 0; digit < params.digits; ++digit) {
-      for (int64_t step = first; step < first + unit_steps; ++step, from += kByteTile) {
-        if (step >= last) continue;
-        char* to = block.right[digit].tile(step, tile);
-        for (int quartet = 0; quartet < 16; ++quartet) {
-          store_row(to + 64 * quartet, interleave(load_row<Bytes>(from + 64 * quartet)));
-        }
-        if (params.squared) transpose_tile(to, block.left.tile(step, tile));
-      }
+    for (int64_t step = first; step < last && params.squared; ++step) {
+      transpose_tile(block.right[0].tile(step, tile), block.left.tile(step, tile));
     }
   }
 }
@@ -431,15 +469,13 @@ void multiply_bytes(const ByteBlock& block, const ByteTask& task, const ByteScra
   begin_tiles();
   // From the highest digit down: no sum on the way leaves the range of the last one by much.
   for (int digit = params.digits - 1; digit >= 0; --digit) {
-    const double weight = static_cast<double>(int64_t{1} << (8 * digit));
-    const ByteOperand& right = block.right[digit];
     const bool is_signed = params.is_signed && digit == params.digits - 1;
     if (is_signed) {
-      multiply_digit<Signs::both_signed>(block, task, scratch, right, weight);
+      multiply_digit<Signs::both_signed>(block, task, scratch, digit);
     } else if (params.squared) {
-      multiply_digit<Signs::both_unsigned>(block, task, scratch, right, weight);
+      multiply_digit<Signs::both_unsigned>(block, task, scratch, digit);
     } else {
-      multiply_digit<Signs::left_signed>(block, task, scratch, right, weight);
+      multiply_digit<Signs::left_signed>(block, task, scratch, digit);
     }
   }
   end_tiles();

@@ -33,25 +33,26 @@ struct ByteOperand {
   }
 };
 
-// Places (a position in an image) of one region, T samples each, time innermost. They are packed
-// in units of so many places that a unit is a whole number of steps.
+// Places (a position in an image) of one region, T samples each. Four places at one time are a
+// quartet; the quartets of four places follow each other in time. Places are packed in units of so
+// many that a unit is a whole number of steps. Past the last place is silence.
 struct ByteBlock {
   const GramParams* params;
   const GramRegion* region;
   int64_t first_place, num_places;
+  bool is_first, is_last;
   int64_t unit_places;
-  int64_t num_steps;
+  int64_t num_steps;       // of 16 quartets
   const int8_t* zero_row;  // [C]
   ByteOperand left;        // X: tiles of channels, shift after shift. Where squared, Z
   ByteOperand right[8];    // a digit of Z each, the lowest first
-  // [T rounded up to kTimes, T], one of them: F in the narrower type that holds every sum exactly.
+  // [T, T], one of them: F in the narrower type that holds every sum exactly.
   const float* weights32;
   const double* weights64;
 };
 
 struct ByteScratch {
-  char* spikes;  // [T, 16] float or double
-  char* digits;  // [digits, unit_places * T, 16]
+  char* spikes;  // [T, 4, 16] float or double
   char* sums;    // [panels of a task, panels of a task, kByteSums]
 };
 

@@ -45,6 +45,9 @@ struct GramParams {
   // sum_u |F[t, u] x[u]|, at most 2^53.
   int64_t max_term;
   bool triangle;  // one shift only: leave out[c, z] undefined for c > z
+  // By bytes, with a triangle: not 0, write this times the sum to both triangles, whatever was
+  // there.
+  double finish;
   const GramRegion* regions;
   int64_t num_regions;
 };

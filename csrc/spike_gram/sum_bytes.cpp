@@ -16,7 +16,7 @@ constexpr int64_t kMaxTaskPanels = 16;      // sums and a chunk of both sides: 1
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Scratch {
-  AlignedArray<char> spikes, digits, sums;
+  AlignedArray<char> spikes, sums;
 };
 
 // Squares of panels, those with the most work first.
@@ -51,7 +51,7 @@ void sum_region(const GramParams& params, const GramRegion& region, Kernels kern
   ByteBlock block{};
   block.params = &params;
   block.region = &region;
-  block.unit_places = kStepSamples / std::gcd(kStepSamples, T);
+  block.unit_places = 4 * (16 / std::gcd<int64_t>(16, T));
   block.left.panels = ceil_div(region.num_shifts * tiles, 2);
   const int64_t right_panels = ceil_div(tiles, 2);
 
@@ -60,17 +60,19 @@ void sum_region(const GramParams& params, const GramRegion& region, Kernels kern
       2 * kByteColumns * (block.left.panels + params.digits * right_panels);
   const int64_t places = params.N * region.num_positions;
   const int64_t units = ceil_div(places, block.unit_places);
-  const int64_t most_units = std::max<int64_t>(
-      1, std::min(kMaxSamples, kPackedBytes / sample_bytes) / unit_samples);
+  const int64_t most_units =
+      std::max<int64_t>(1, std::min(kMaxSamples, kPackedBytes / sample_bytes) / unit_samples);
   const int64_t block_units = ceil_div(units, ceil_div(units, most_units));  // blocks of one size
-  const int64_t block_chunks = ceil_div(
-      ceil_div(std::min(block_units * block.unit_places, places) * T, kStepSamples), kChunkSteps);
+  const auto steps_of = [&](int64_t num_places) {
+    return ceil_div(ceil_div(num_places, 4) * T, 16);
+  };
+  const int64_t block_chunks =
+      ceil_div(steps_of(std::min(block_units * block.unit_places, places)), kChunkSteps);
 
   // Floats hold every integer up to 2^24, doubles up to 2^53.
-  const int64_t weight_rows = ceil_div(T, kTimes) * kTimes;
   const bool narrow = params.max_term <= int64_t{1} << 24;
-  std::vector<float> weights32(narrow ? weight_rows * T : 0);
-  std::vector<double> weights64(narrow ? 0 : weight_rows * T);
+  std::vector<float> weights32(narrow ? T * T : 0);
+  std::vector<double> weights64(narrow ? 0 : T * T);
   for (int64_t i = 0; i < T * T; ++i) {
     if (narrow) {
       weights32[i] = static_cast<float>(params.matched_filter[i]);
@@ -101,19 +103,19 @@ void sum_region(const GramParams& params, const GramRegion& region, Kernels kern
   }
   std::vector<Scratch> scratch(threads);
   for (Scratch& mine : scratch) {
-    mine.spikes = aligned_array<char>(T * kByteColumns * sizeof(double));
-    mine.digits = aligned_array<char>(params.digits * unit_samples * kByteColumns);
+    mine.spikes = aligned_array<char>(T * 4 * kByteColumns * sizeof(double));
     mine.sums = aligned_array<char>(area * kByteSums);
   }
   const auto of = [&](int worker) {
     const Scratch& mine = scratch[worker];
-    return ByteScratch{mine.spikes.get(), mine.digits.get(), mine.sums.get()};
+    return ByteScratch{mine.spikes.get(), mine.sums.get()};
   };
 
   for (int64_t first = 0; first < places; first += block_units * block.unit_places) {
     block.first_place = first;
+    block.is_first = first == 0, block.is_last = first + block_units * block.unit_places >= places;
     block.num_places = std::min(block_units * block.unit_places, places - first);
-    block.num_steps = ceil_div(block.num_places * T, kStepSamples);
+    block.num_steps = steps_of(block.num_places);
     const int64_t live_units = ceil_div(block.num_places, block.unit_places);
     const int64_t slices = std::min(tiles, ceil_div(threads > 1 ? 4 * threads : 1, live_units));
     parallel_for(live_units * slices, threads, [&](int64_t index, int worker) {
