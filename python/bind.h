@@ -10,5 +10,6 @@ void bind_spike_gram(pybind11::module_& module);
 void bind_obs_order(pybind11::module_& module);
 void bind_obs_solve(pybind11::module_& module);
 void bind_obs_quantize(pybind11::module_& module);
+void bind_upper_factor(pybind11::module_& module);
 
 }  // namespace sbc::python

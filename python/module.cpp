@@ -32,4 +32,5 @@ PYBIND11_MODULE(_native, module) {
   sbc::python::bind_obs_order(module);
   sbc::python::bind_obs_solve(module);
   sbc::python::bind_obs_quantize(module);
+  sbc::python::bind_upper_factor(module);
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import _native
 
-OPS = ("spike_gram", "obs_order", "obs_solve", "obs_quantize")
+OPS = ("spike_gram", "obs_order", "obs_solve", "obs_quantize", "upper_factor")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Factorisations of the shared Hessian. One a layer, so LAPACK's (through SciPy) are the right ones."""
+"""Factorisations of the shared Hessian, one a layer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
+
+from .dispatch import resolve
 
 Matrix = NDArray[Any]
 
@@ -27,18 +29,17 @@ def inverse(matrix: Matrix) -> NDArray[np.float64]:
     return upper
 
 
-def upper_factor(matrix: Matrix) -> NDArray[np.float64]:
-    """R, upper triangular, with ``matrix = R R'``, in float64.
+def upper_factor(
+    matrix: Matrix, perm: NDArray[np.int32], backend: str | None = None
+) -> Matrix:
+    """R, upper triangular, with ``matrix[perm, perm] = R R'``: found in float64, in matrix's dtype.
 
-    The Cholesky factor of the matrix with rows and columns reversed, reversed back. GPTQ's U, with
-    ``matrix^-1 = U' U``, is its inverse.
+    GPTQ's U, with ``matrix[perm, perm]^-1 = U' U``, is its inverse. LAPACK would want the matrix
+    gathered, reversed and transposed first, which takes longer than factoring it.
     """
-    if matrix.size == 0:
-        return np.zeros(matrix.shape)
-    flipped = np.asarray(matrix, dtype=np.float64)[::-1, ::-1]
-    factor, info = lapack.dpotrf(flipped, lower=True, clean=True)
-    _require_positive(info)
-    return np.ascontiguousarray(factor[::-1, ::-1])
+    factor = np.empty_like(matrix)
+    _require_positive(resolve("upper_factor", backend)(matrix=matrix, perm=perm, factor=factor))
+    return factor
 
 
 def _require_positive(info: int) -> None:
