@@ -9,30 +9,49 @@
 namespace sbc {
 namespace SBC_ISA {
 
+// How many tiles of each side, with the one they update, first-level cache holds.
+constexpr int kDepthTiles = kVectorBytes == 64 ? 4 : 8;
+
 // tile(it, jt) -= sum over kt < it of U(kt, it)' U(kt, jt)
 template <class T>
 static inline void update_tile(const TileTriangle<T>& a, int64_t it, int64_t jt) {
-  for (int r = 0; r < kTile<T>; r += kMicroRows) {
-    micro_update<T>(a.tile(it, jt) + r * kTile<T>, kTile<T>, kTile<T>, it,
-                    [=, &a](int64_t kt, const T*& left, const T*& right) {
-                      left = a.tile(kt, it) + r;
-                      right = a.tile(kt, jt);
-                    });
+  for (int64_t first = 0; first < it; first += kDepthTiles) {
+    const int64_t depth = it - first < kDepthTiles ? it - first : kDepthTiles;
+    for (int r = 0; r < kTile<T>; r += kMicroRows) {
+      micro_update<T>(a.tile(it, jt) + r * kTile<T>, kTile<T>, kTile<T>, depth,
+                      [=, &a](int64_t kt, const T*& left, const T*& right) {
+                        left = a.tile(first + kt, it) + r;
+                        right = a.tile(first + kt, jt);
+                      });
+    }
   }
 }
 
+// Rows [b, b + kMicroRows) of x lose what the rows of u above them contribute.
+template <class T>
+static inline void update_rows(const T* u, T* x, int b) {
+  micro_update<T>(x + b * kTile<T>, kTile<T>, b, 1, [=](int64_t, const T*& left, const T*& right) {
+    left = u + b;
+    right = x;
+  });
+}
+
 // The diagonal tile's own factor. Returns -1, or the row whose pivot is not positive (or NaN).
+// Below the diagonal it leaves what it likes.
 template <class T>
 static inline int factor_tile(T* u) {
   constexpr int tile = kTile<T>;
-  for (int i = 0; i < tile; ++i) {
-    const T pivot = u[i * tile + i];
-    if (!(pivot > T(0)) || pivot - pivot != T(0)) return i;
-    const T scale = T(1) / square_root(pivot);
-    for (int j = i; j < tile; ++j) u[i * tile + j] *= scale;
-    for (int k = i + 1; k < tile; ++k) {
-      const T factor = u[i * tile + k];
-      for (int j = k; j < tile; ++j) u[k * tile + j] -= factor * u[i * tile + j];
+  for (int b = 0; b < tile; b += kMicroRows) {
+    update_rows(u, u, b);
+    for (int i = b; i < b + kMicroRows; ++i) {
+      const T pivot = u[i * tile + i];
+      if (!(pivot > T(0)) || pivot - pivot != T(0)) return i;
+      const T scale = T(1) / square_root(pivot);
+      for (int j = 0; j < tile; ++j) u[i * tile + j] *= scale;
+      for (int k = i + 1; k < b + kMicroRows; ++k) {
+        const T factor = u[i * tile + k];
+        for (int j = 0; j < tile; ++j) u[k * tile + j] -= factor * u[i * tile + j];
+      }
     }
   }
   return -1;
@@ -41,17 +60,23 @@ static inline int factor_tile(T* u) {
 // x <- U^-T x for one tile of right-hand sides: what makes U(it, jt) of an updated tile.
 template <class T>
 static inline void solve_tile(const T* u, T* x) {
-  constexpr int tile = kTile<T>, vectors = kMicroVectors, lanes = kLanes<T>;
-  for (int i = 0; i < tile; ++i) {
-    Vector<T> sum[vectors];
-    for (int v = 0; v < vectors; ++v) sum[v] = load<T>(x + i * tile + v * lanes);
-    for (int k = 0; k < i; ++k) {
-      const Vector<T> factor = broadcast<T>(u[k * tile + i]);
+  constexpr int tile = kTile<T>, lanes = kLanes<T>;
+  for (int b = 0; b < tile; b += kMicroRows) {
+    update_rows(u, x, b);
+    Vector<T> rows[kMicroRows][kMicroVectors];
+    T* block = x + b * tile;
+#pragma GCC unroll 8
+    for (int i = 0; i < kMicroRows; ++i) {
+      const T scale = T(1) / u[(b + i) * tile + b + i];
 #pragma GCC unroll 3
-      for (int v = 0; v < vectors; ++v) sum[v] -= factor * load<T>(x + k * tile + v * lanes);
+      for (int v = 0; v < kMicroVectors; ++v) {
+        Vector<T> row = load<T>(block + i * tile + v * lanes);
+#pragma GCC unroll 8
+        for (int k = 0; k < i; ++k) row -= broadcast<T>(u[(b + k) * tile + b + i]) * rows[k][v];
+        rows[i][v] = row * scale;
+        store<T>(block + i * tile + v * lanes, rows[i][v]);
+      }
     }
-    const T scale = T(1) / u[i * tile + i];
-    for (int v = 0; v < vectors; ++v) store<T>(x + i * tile + v * lanes, sum[v] * scale);
   }
 }
 
