@@ -87,9 +87,6 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
   params.is_signed = is_signed, params.squared = squared;
   params.max_term = max_term;
   params.triangle = triangle, params.finish = finish;
-  if (finish != 0 && (digits == 0 || !triangle)) {
-    throw std::invalid_argument("finish is for a triangle by bytes");
-  }
   if (first_channel < 0 || channels < 1 || first_channel + channels > params.C) {
     throw std::invalid_argument("first_channel and channels leave spikes' last axis");
   }
@@ -125,6 +122,9 @@ void spike_gram(const py::object& spikes, int64_t first_channel, int64_t channel
   params.regions = regions.data();
   params.num_regions = static_cast<int64_t>(regions.size());
   const Isa which = parse_isa(isa);
+  if (finish != 0 && !(triangle && (by_bytes(params) || by_counts(params, which)))) {
+    throw std::invalid_argument("finish is for a triangle, by bytes or by counts");
+  }
   py::gil_scoped_release unlocked;
   sbc::spike_gram(params, which, threads);
 }

@@ -49,7 +49,8 @@ def _native_backend(isa: str, description: str) -> Backend:
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
-        _native_backend("amx", "C++ for AMX tiles of int8 (spike_gram), else as avx512"),
+        _native_backend("amx", "C++ for AMX tiles of bytes (spike_gram), else as avx512"),
+        _native_backend("vpopcnt", "C++ for AVX-512 VPOPCNTDQ (spike_gram), else as avx512"),
         _native_backend("avx512", "C++ for AVX-512 F, BW, DQ, VL"),
         _native_backend("avx2", "C++ for AVX2 and FMA"),
         _native_backend("portable", "C++ for any processor"),
@@ -74,9 +75,10 @@ def resolve(op: str, backend: str | None) -> Callable[..., Any]:
     return BACKENDS[_chosen(backend)].load(op)
 
 
-def multiplies_bytes(backend: str | None) -> bool:
-    """Whether the backend's `spike_gram` is fastest by products of bytes (gram_plan.plan_bytes)."""
-    return _chosen(backend) == "amx"
+def gram_skills(backend: str | None) -> frozenset[str]:
+    """What the backend's `spike_gram` is fast at: "bytes" and "counts" of gram_plan.plan_gram."""
+    skills = {"amx": {"bytes", "counts"}, "vpopcnt": {"counts"}}
+    return frozenset(skills.get(_chosen(backend), ()))
 
 
 def _chosen(backend: str | None) -> str:

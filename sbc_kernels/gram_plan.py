@@ -127,8 +127,10 @@ class GramPlan:
     path: str
 
 
-# A row's cost by filter, by lane width, where a pair of times costs 1.
+# What a time step of a row costs, where counting one pair of times by look-up costs 1.
 _LANE_COST = {1: 2.0, 2: 4.0, 4: 8.0, 8: 16.0}
+_COUNT_COST = 0.5  # by population counts
+_DIGIT_COST = 0.5  # by products of bytes
 
 
 def _padded(channels: int, columns: int) -> int:
@@ -136,39 +138,62 @@ def _padded(channels: int, columns: int) -> int:
 
 
 def plan_gram(
-    neuron: Neuron | None, filter_: MatchedFilter, minimum: int, maximum: int, channels: int
+    neuron: Neuron | None,
+    filter_: MatchedFilter,
+    minimum: int,
+    maximum: int,
+    channels: int,
+    *,
+    shifted: bool = False,
+    skills: frozenset[str] = frozenset(),
 ) -> GramPlan | None:
-    """The cheapest way for spikes in [minimum, maximum], on processors that look up subset sums;
-    None where no lane is wide enough."""
-    lanes = _plan_lanes(filter_, minimum, maximum)
+    """The cheapest way for spikes in [minimum, maximum]; None where no lane is wide enough.
+
+    `shifted`: a convolution. `skills`: of the backend, see dispatch.gram_skills.
+    """
     T = len(filter_.integers)
-    by_pairs = by_filter = float(T * _padded(channels, 128))  # a tile has 128 columns
-    if lanes is not None:
-        by_filter = _LANE_COST[lanes.lane_bytes] * _padded(channels, 64 // lanes.lane_bytes)
-    binary = minimum >= 0 and maximum <= 1
-    if binary and (lanes is None or T == 1 or by_pairs < by_filter):
-        if filter_.exact:
-            weights, factor = filter_.integers.astype(np.float64), filter_.factor
-        else:
-            assert neuron is not None
-            weights, factor = _autocorrelation(impulse_response(neuron, T)), 1.0
-        kind = "exact integers" if filter_.exact else "counts weighted in float64"
-        bound = float(np.abs(weights).sum())
-        return GramPlan(
-            weights,
-            None,
-            factor,
-            lane_bytes=1,
-            planes=1,
-            digits=0,
-            is_signed=False,
-            squared=False,
-            max_term=1,
-            sum_bound=bound,
-            exact=filter_.exact,
-            path=f"{kind}, by pairs of times",
-        )
-    return lanes
+    filtered: GramPlan | None
+    if "bytes" in skills:
+        filtered = _plan_bytes(filter_, minimum, maximum, shifted)
+        by_filter = 0.0 if filtered is None else _DIGIT_COST * filtered.digits * channels
+    else:
+        filtered = _plan_lanes(filter_, minimum, maximum)
+        by_filter = 0.0
+        if filtered is not None:
+            lanes = filtered.lane_bytes
+            by_filter = _LANE_COST[lanes] * _padded(channels, 64 // lanes)
+    if "counts" in skills and not shifted:
+        by_pairs = _COUNT_COST * T * channels
+    else:
+        by_pairs = float(T * _padded(channels, 128))  # a tile has 128 columns
+    if minimum >= 0 and maximum <= 1 and (filtered is None or T == 1 or by_pairs <= by_filter):
+        return _plan_pairs(neuron, filter_)
+    return filtered
+
+
+def _plan_pairs(neuron: Neuron | None, filter_: MatchedFilter) -> GramPlan:
+    """Counts of coincidences times M'M, for binary spikes."""
+    if filter_.exact:
+        weights, factor = filter_.integers.astype(np.float64), filter_.factor
+    else:
+        assert neuron is not None
+        k = impulse_response(neuron, len(filter_.integers))
+        weights, factor = _autocorrelation(k), 1.0
+    kind = "exact integers" if filter_.exact else "counts weighted in float64"
+    return GramPlan(
+        weights,
+        None,
+        factor,
+        lane_bytes=1,
+        planes=1,
+        digits=0,
+        is_signed=False,
+        squared=False,
+        max_term=1,
+        sum_bound=float(np.abs(weights).sum()),
+        exact=filter_.exact,
+        path=f"{kind}, by pairs of times",
+    )
 
 
 def _plan_lanes(filter_: MatchedFilter, minimum: int, maximum: int) -> GramPlan | None:
@@ -206,27 +231,26 @@ def _plan_lanes(filter_: MatchedFilter, minimum: int, maximum: int) -> GramPlan 
     return None
 
 
-def plan_bytes(
-    filter_: MatchedFilter, minimum: int, maximum: int, *, shifted: bool
+def _plan_bytes(
+    filter_: MatchedFilter, minimum: int, maximum: int, shifted: bool
 ) -> GramPlan | None:
-    """The same on processors that multiply bytes; `shifted`: a convolution, which needs M'M."""
+    """As few digits of base 256 as hold M'M X, or M X where that is one; a convolution needs M'M."""
     largest = max(-minimum, maximum, 1)
     is_signed = minimum < 0
-    matrix, squared, kind = filter_.integers, False, "exact integers"
+    matrix, squared = filter_.integers, False
     if filter_.membrane is not None and not shifted:
         value = _row_sum(filter_.membrane) * largest
         if value <= (127 if is_signed or (filter_.membrane < 0).any() else 255):
             matrix, squared = filter_.membrane, True
-    if not filter_.exact:
-        kind = f"fixed point ({filter_.bits} bits of M'M)"
     is_signed = is_signed or bool((matrix < 0).any())
     value = max(_row_sum(matrix), 1) * largest
-    as_it_is = matrix.size == 1 and int(matrix[0, 0]) == 1  # -128 fits as well
-    digits = 1 if as_it_is else -(-(value.bit_length() + is_signed) // 8)
     if value > _DOUBLE_INTEGERS:
         return None
+    as_it_is = matrix.size == 1 and int(matrix[0, 0]) == 1  # -128 fits as well
+    digits = 1 if as_it_is else -(-(value.bit_length() + is_signed) // 8)
     # Digits below a signed one add up before it is whole: at most as much again as one of its units.
     term = value * value if squared else (value + (is_signed << 8 * (digits - 1))) * largest
+    kind = "exact integers" if filter_.exact else f"fixed point ({filter_.bits} bits of M'M)"
     return GramPlan(
         None,
         matrix,

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from . import _native
 from .arrays import Array, exportable, require_finite, to_numpy
 from .conv import Conv, Region, linear_region, regions
-from .dispatch import multiplies_bytes, resolve, thread_count
+from .dispatch import gram_skills, resolve, thread_count
 from .gram_plan import (
     BYTES_FIXED_POINT_BITS,
     FIXED_POINT_BITS,
     GramPlan,
     MatchedFilter,
     matched_filter,
-    plan_bytes,
     plan_gram,
 )
 from .neurons import Neuron, impulse_response, membrane_matrix
@@ -68,7 +67,7 @@ class SpikeHessian:
             raise ValueError("in_features is given with conv; accepted is in_channels")
         if conv is None and in_channels is not None:
             raise ValueError("in_channels is given without conv; accepted is in_features")
-        self._by_bytes = multiplies_bytes(backend)
+        self._skills = gram_skills(backend)
         self.neuron = neuron
         self.conv = conv
         self.num_samples = 0
@@ -118,15 +117,15 @@ class SpikeHessian:
         steps = 1 if self.neuron is None else T
         filter_ = self._filters.get(steps)
         if filter_ is None:
-            bits = BYTES_FIXED_POINT_BITS if self._by_bytes else FIXED_POINT_BITS
+            bits = BYTES_FIXED_POINT_BITS if "bytes" in self._skills else FIXED_POINT_BITS
             filter_ = self._filters[steps] = matched_filter(self.neuron, steps, bits)
         plan = None
         if narrow is not None:
             per_group = narrow[0].shape[-1] // self.groups
-            if self._by_bytes:
-                plan = plan_bytes(filter_, *narrow[1:], shifted=self.conv is not None)
-            else:
-                plan = plan_gram(self.neuron, filter_, *narrow[1:], per_group)
+            shifted = self.conv is not None
+            plan = plan_gram(
+                self.neuron, filter_, *narrow[1:], per_group, shifted=shifted, skills=self._skills
+            )
         if narrow is not None and plan is not None:
             small = narrow[0].reshape(steps, -1, *narrow[0].shape[2:])
             self._add_integers(small, plan, values.shape[3:] if self.conv is not None else (), N)
@@ -276,7 +275,8 @@ class SpikeHessian:
         parts = self._regions(map_size)
         key = (T, plan.factor, map_size)
         finish = 0.0
-        if self._only_batch and plan.digits and self.conv is None:
+        by_counts = plan.pair_weights is not None and "counts" in self._skills
+        if self._only_batch and self.conv is None and (plan.digits or by_counts):
             finish = 2.0 / num_samples * plan.factor
             self._finished = np.empty((1, per_group, per_group))
             self._sums[key] = [self._finished]

@@ -29,9 +29,7 @@ def inverse(matrix: Matrix) -> NDArray[np.float64]:
     return upper
 
 
-def upper_factor(
-    matrix: Matrix, perm: NDArray[np.int32], backend: str | None = None
-) -> Matrix:
+def upper_factor(matrix: Matrix, perm: NDArray[np.int32], backend: str | None = None) -> Matrix:
     """R, upper triangular, with ``matrix[perm, perm] = R R'``: found in float64, in matrix's dtype.
 
     GPTQ's U, with ``matrix[perm, perm]^-1 = U' U``, is its inverse. LAPACK would want the matrix

@@ -129,7 +129,7 @@ def run_obs_quantize(
     perm = np.arange(d, dtype=np.int32)
     if act_order:
         perm = np.argsort(-np.diagonal(hessian), kind="stable").astype(np.int32)
-    factor = upper_factor(hessian, perm, backend)
+    factor = upper_factor(hessian, perm, backend).astype(dtype, copy=False)
     if num_pruned is None and pattern is not None:
         num_pruned = pattern.num_pruned(weight.size)
     quantized = np.empty_like(weight)

@@ -13,11 +13,11 @@ namespace {
 // holds for all of its threads.
 bool may_use_amx() {
 #if defined(SBC_X86) && defined(__linux__)
-  constexpr unsigned kTileAndInt8 = 1u << 24 | 1u << 25, kVbmi = 1u << 1;  // of leaf 7: edx, ecx
+  constexpr unsigned kTileAndInt8 = 1u << 24 | 1u << 25;  // of leaf 7's edx
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 &&
-         (edx & kTileAndInt8) == kTileAndInt8 && (ecx & kVbmi) != 0 &&
+         (edx & kTileAndInt8) == kTileAndInt8 &&
          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
@@ -29,6 +29,7 @@ bool may_use_amx() {
 const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::amx: return "amx";
+    case Isa::vpopcnt: return "vpopcnt";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
     default: return "portable";
@@ -46,8 +47,11 @@ std::vector<Isa> available_isas() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       isas.push_back(Isa::avx512);
-      static const bool amx = may_use_amx();
-      if (amx) isas.push_back(Isa::amx);
+      if (__builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vbmi")) {
+        isas.push_back(Isa::vpopcnt);
+        static const bool amx = may_use_amx();
+        if (amx) isas.push_back(Isa::amx);
+      }
     }
   }
 #endif

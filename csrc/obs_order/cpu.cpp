@@ -59,7 +59,7 @@ int64_t padded(int64_t d) {
 
 template <class T>
 int panel_width(int64_t n) {
-  return n >= 1536 ? 96 : n >= 384 ? 48 : 24;
+  return n >= 768 ? 96 : n >= 384 ? 48 : 24;
 }
 
 template <class T>
@@ -105,6 +105,13 @@ void start_row(const ObsOrderParams<T>& params, int64_t r, Row<T>& row) {
   }
 }
 
+template <class T>
+inline void copy_tile_row(const T* from, T* to) {
+#pragma GCC unroll 3
+  for (int v = 0; v < kMicroVectors; ++v)
+    store<T>(to + v * kLanes<T>, load<T>(from + v * kLanes<T>));
+}
+
 // The column (and row: the matrix is symmetric) of place p, as the last trailing update left it.
 template <class T>
 void gather_column(const Row<T>& row, int64_t p, T* column) {
@@ -116,7 +123,7 @@ void gather_column(const Row<T>& row, int64_t p, T* column) {
   }
   const T* from = row.triangle.tile(pt, pt) + inside * tile;
   for (int64_t jt = pt; jt < tiles; ++jt, from += kTileElements<T>) {
-    __builtin_memcpy(column + jt * tile, from, tile * sizeof(T));
+    copy_tile_row(from, column + jt * tile);
   }
 }
 
@@ -229,6 +236,25 @@ int64_t eliminate(Row<T>& row, int64_t p, int k) {
   return least.find();
 }
 
+// The columns that move, as gather_column has them: all of them out of one tile after the other.
+template <class T>
+void gather_moved(const Row<T>& row, const Move* moves, int count, int64_t stride) {
+  constexpr int tile = kTile<T>;
+  const int64_t tiles = tile_count<T>(row.n);
+  for (int64_t it = 0; it < tiles; ++it) {
+    for (int m = 0; m < count; ++m) {
+      const int64_t p = moves[m].from, pt = p / tile;
+      T* to = row.moved + m * stride + it * tile;
+      if (it < pt) {
+        const T* from = row.triangle.tile(it, pt) + p % tile;
+        for (int i = 0; i < tile; ++i) to[i] = from[i * tile];
+      } else {
+        copy_tile_row(row.triangle.tile(pt, it) + p % tile * tile, to);
+      }
+    }
+  }
+}
+
 // Chooses the moves that close the holes among the first n - k places, and takes the columns that
 // move out of the triangle before anything overwrites them. Returns how many there are.
 template <class T>
@@ -236,17 +262,15 @@ int plan_moves(Row<T>& row, int k, Move* moves) {
   const int64_t stay = row.n - k, stride = padded<T>(row.n);
   int count = 0;
   int64_t from = stay;
-  for (int64_t i = 0; i < stay; ++i) row.source[i] = i;
   for (int64_t to = 0; to < stay; ++to) {
     if (row.alive[to] != T(0)) continue;
     while (row.alive[from] == T(0)) ++from;
-    row.source[to] = from;
     moves[count++] = {from++, to};
   }
+  gather_moved(row, moves, count, stride);
   for (int m = 0; m < count; ++m) {
-    gather_column(row, moves[m].from, row.column);
     T* moved = row.moved + m * stride;
-    for (int64_t i = 0; i < stay; ++i) moved[i] = row.column[row.source[i]];
+    for (int other = 0; other < count; ++other) moved[moves[other].to] = moved[moves[other].from];
     for (int64_t i = stay; i < stride; ++i) moved[i] = T(0);
   }
   return count;
@@ -292,8 +316,7 @@ void patch_tile(const Row<T>& row, const Move* moves, int64_t stride, int64_t it
     for (int i = 0; i < tile; ++i) to[i * tile] = moved[i];
   }
   for (int m = first[it]; m < first[it + 1]; ++m) {
-    __builtin_memcpy(data + (moves[m].to % tile) * tile, row.moved + m * stride + jt * tile,
-                     tile * sizeof(T));
+    copy_tile_row(row.moved + m * stride + jt * tile, data + (moves[m].to % tile) * tile);
   }
 }
 

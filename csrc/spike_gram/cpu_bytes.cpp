@@ -1,6 +1,6 @@
 #include "spike_gram/cpu_bytes.h"
 
-#include "common/simd.h"
+#include "spike_gram/flush_tile.h"
 
 #if defined(__AMX_INT8__)
 #include <immintrin.h>
@@ -323,11 +323,12 @@ inline void multiply_panels(const char* left, const char* right, char* sums, int
   _tile_stored(3, sums + 3 * kByteTile, 64);
 }
 
-#else  // the same in plain C++, so that every machine can test what surrounds it
+#else
 
 inline void begin_tiles() {}
 inline void end_tiles() {}
 
+// The same in plain C++, so that every machine can test what surrounds it.
 template <Signs signs>
 void multiply_panels(const char* left, const char* right, char* sums, int64_t steps, bool clear) {
   if (clear) __builtin_memset(sums, 0, kByteSums);
@@ -359,42 +360,22 @@ struct Flush {
   bool overwrite, finish;
 };
 
-// out += weight * sums for the four tiles of a pair of panels, out being finished where it says so.
+// The four tiles of a pair of panels to the answer.
 void flush_sums(const ByteBlock& block, int64_t left_panel, int64_t right_panel, const char* sums,
                 const Flush& flush) {
   const int64_t channels = block.params->channels, tiles = byte_tiles(channels);
   for (int quarter = 0; quarter < 4; ++quarter, sums += kByteTile) {
     const int64_t row_tile = 2 * left_panel + quarter / 2;
     const int64_t column_tile = 2 * right_panel + quarter % 2;
-    const int64_t shift = row_tile / tiles, first = row_tile % tiles * 16,
-                  column = column_tile * 16;
-    if (shift >= block.region->num_shifts || column >= channels) continue;
+    const int64_t shift = row_tile / tiles;
+    if (shift >= block.region->num_shifts || column_tile >= tiles) continue;
     if (flush.finish && row_tile > column_tile) continue;  // its mirror image writes it
-    const int64_t rows = channels - first < 16 ? channels - first : 16;
-    const int64_t columns = channels - column < 16 ? channels - column : 16;
-    double* out = block.region->out + (shift * channels + first) * channels + column;
-    double tile[16][16];
-    for (int64_t r = 0; r < rows; ++r) {
-      const int32_t* sum = reinterpret_cast<const int32_t*>(sums) + r * 16;
-      double* to = out + r * channels;
-      double* row = columns == 16 ? tile[r] : nullptr;
-      if (row != nullptr) {
-        for (int c = 0; c < 16; ++c) row[c] = flush.weight * sum[c];
-        for (int c = 0; c < 16 && !flush.overwrite; ++c) row[c] += to[c];
-        for (int c = 0; c < 16 && flush.finish; ++c) row[c] *= block.params->finish;
-        __builtin_memcpy(to, row, sizeof(tile[r]));
-      } else {
-        for (int64_t c = 0; c < columns; ++c) {
-          tile[r][c] = (flush.overwrite ? 0 : to[c]) + flush.weight * sum[c];
-          to[c] = tile[r][c] *= flush.finish ? block.params->finish : 1;
-        }
-      }
-    }
-    if (!flush.finish || row_tile == column_tile) continue;
-    double* mirror = block.region->out + column * channels + first;
-    for (int64_t c = 0; c < columns; ++c, mirror += channels) {
-      for (int64_t r = 0; r < rows; ++r) mirror[r] = tile[r][c];
-    }
+    const int32_t* sum = reinterpret_cast<const int32_t*>(sums);
+    double tile[kFlushSide][kFlushSide];
+    for (int i = 0; i < 256; ++i) tile[i / 16][i % 16] = flush.weight * sum[i];
+    double* out = block.region->out + shift * channels * channels;
+    const TilePlace place{out, channels, row_tile % tiles * 16, column_tile * 16};
+    flush_tile(*block.params, place, flush.overwrite, flush.finish, tile);
   }
 }
 

@@ -125,8 +125,13 @@ class RegionSum {
 
 }  // namespace
 
+bool by_counts(const GramParams& params, Isa isa) {
+  return by_pairs(params) && params.triangle && isa >= Isa::vpopcnt;
+}
+
 void spike_gram(const GramParams& params, Isa isa, int threads) {
   if (by_bytes(params)) return sum_bytes(params, isa, threads);
+  if (by_counts(params, isa)) return sum_counts(params, isa, threads);
   const Kernels kernels{SBC_SELECT_ISA(isa, build_index), SBC_SELECT_ISA(isa, run_tile)};
   for (int64_t r = 0; r < params.num_regions; ++r) {
     RegionSum(params, params.regions[r], kernels, threads).run();

@@ -9,8 +9,11 @@ namespace sbc {
 // Adds to each region's `out`. The answer does not depend on `threads` or `isa`.
 void spike_gram(const GramParams& params, Isa isa, int threads);
 
-// The same for params by bytes, whichever the instruction set; spike_gram calls it.
+// The same for params by bytes, and for params by pairs with a triangle. spike_gram calls them
+// where the instruction set makes them the fastest way; they run on any.
 void sum_bytes(const GramParams& params, Isa isa, int threads);
+void sum_counts(const GramParams& params, Isa isa, int threads);
+bool by_counts(const GramParams& params, Isa isa);
 
 // matrix [d, d] *= factor, its lower triangle taken from the upper one.
 void mirror_upper(double* matrix, int64_t d, double factor, int threads);

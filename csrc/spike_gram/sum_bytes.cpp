@@ -131,8 +131,8 @@ void sum_region(const GramParams& params, const GramRegion& region, Kernels kern
 }  // namespace
 
 void sum_bytes(const GramParams& params, Isa isa, int threads) {
-  const Kernels kernels{SBC_SELECT_ISA_OR_AMX(isa, pack_bytes),
-                        SBC_SELECT_ISA_OR_AMX(isa, multiply_bytes)};
+  const Kernels kernels{SBC_SELECT_ISA_OR(amx, isa, pack_bytes),
+                        SBC_SELECT_ISA_OR(amx, isa, multiply_bytes)};
   for (int64_t r = 0; r < params.num_regions; ++r) {
     sum_region(params, params.regions[r], kernels, threads);
   }
