@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,11 +64,19 @@ def test_smp_gram(
     )
 
 
+def peak_memory(who: str, channels: int) -> float:
+    """MiB, see peak_memory.py."""
+    script = Path(__file__).with_name("peak_memory.py")
+    command = [sys.executable, script, who, str(channels)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 @pytest.mark.parametrize("neuron", ["IF", "LIF2"])
 @pytest.mark.parametrize("channels", [64, 128])
 def test_conv_gram(versus: Any, sgemm_rate: float, channels: int, neuron: str) -> None:
     x, model, conv = spikes(4, 64, channels, 28, 28), NEURONS[neuron], sbc.Conv((3, 3), padding=1)
     k = response(model, 4)
+    mine, theirs = (peak_memory(who, channels) for who in ("ours", "rival"))
     versus(
         f"conv Gram 3x3, {channels} channels, 28x28, T=4, 64 samples, {neuron}",
         lambda: sbc.spike_gram(x, model, conv=conv),
@@ -77,4 +88,5 @@ def test_conv_gram(versus: Any, sgemm_rate: float, channels: int, neuron: str) -
         limit_name="sgemm",
         target=15,
         rounds=3,
+        note=f"peak memory {mine:.0f} MiB, rival's {theirs:.0f}",
     )
