@@ -1,0 +1,85 @@
+"""The factorisations behind the ops: R with H = R R', and the inverse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import assert_close, eps
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sbc_kernels as sbc
+from sbc_kernels.linalg import inverse, upper_factor
+
+# Around the tiles of float64: 8, 12 and 24 to a side.
+SIZES = [1, 2, 7, 8, 9, 12, 13, 23, 24, 25, 48, 49, 100, 193]
+
+
+def positive_definite(d: int, dtype: Any, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((d, d + 8))
+    scale = 10.0 ** rng.uniform(-3, 3, d)  # inputs that fire often and rarely
+    return ((X @ X.T / d + 0.1 * np.eye(d)) * scale[:, None] * scale).astype(dtype)
+
+
+def assert_factor(R: np.ndarray, H: np.ndarray, perm: np.ndarray) -> None:
+    """Backward stable: R R' is H within d eps of the geometric mean of its diagonal entries."""
+    assert R.dtype == H.dtype
+    assert (np.tril(R, -1) == 0).all()
+    assert (np.diagonal(R) > 0).all()
+    wide = R.astype(np.longdouble)
+    size = np.sqrt(np.diagonal(H).astype(np.float64))
+    bound = 2 * eps(H.dtype) * len(H) * np.outer(size, size)
+    assert_close(wide @ wide.T, H[np.ix_(perm, perm)], bound[np.ix_(perm, perm)], "R R'")
+
+
+@pytest.mark.parametrize("d", SIZES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_factor(backend: str, d: int, dtype: Any) -> None:
+    H = positive_definite(d, dtype, d)
+    perm = np.random.default_rng(d).permutation(d).astype(np.int32)
+    before = H.copy()
+    assert_factor(upper_factor(H, perm, backend), H, perm)
+    assert np.array_equal(H, before)
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 130), st.integers(0, 99), st.sampled_from(sbc.available_backends()))
+def test_any_factor(d: int, seed: int, backend: str) -> None:
+    H = positive_definite(d, np.float64, seed)
+    perm = np.random.default_rng(seed).permutation(d).astype(np.int32)
+    assert_factor(upper_factor(H, perm, backend), H, perm)
+
+
+def test_threads_do_not_change_it(backend: str, set_threads: Callable[[int], None]) -> None:
+    H, perm = positive_definite(333, np.float64), np.arange(333, dtype=np.int32)
+    factors = []
+    for threads in (1, 2, 5, 2):
+        set_threads(threads)
+        factors.append(upper_factor(H, perm, backend))
+    for other in factors[1:]:
+        assert np.array_equal(factors[0], other)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("place", [0, 30, 59])
+def test_what_is_not_positive_definite(backend: str, place: int, value: float) -> None:
+    H = np.eye(60)
+    H[place, place] = value
+    order = 60 - place  # the factorisation begins at the last row
+    with pytest.raises(np.linalg.LinAlgError, match=f"leading minor of order {order} is not"):
+        upper_factor(H, np.arange(60, dtype=np.int32), backend)
+
+
+def test_inverse() -> None:
+    for d in SIZES:
+        H = positive_definite(d, np.float64, d)
+        G, size = inverse(H), np.sqrt(np.diagonal(H))
+        assert np.array_equal(G, G.T)
+        unit = (G * size[:, None] * size) @ (H / size[:, None] / size)
+        assert_close(unit, np.eye(d), 1e-11, "G H")
+    with pytest.raises(np.linalg.LinAlgError, match="not positive definite"):
+        inverse(-np.eye(3))
