@@ -10,10 +10,13 @@
 //             the panel and corrected against the panel's earlier columns only; weights, diagonal
 //             and scores follow in the same sweep, which also finds the next pivot.
 //   trailing  one rank-kPanel update of the upper triangle.
-//   compact   the last survivors move into the holes that the pivots left, so that the triangle
-//             stays dense. The moves are patched into each tile just before its update reads it.
+//   compact   the first survivors move into the holes that the pivots left further on, so that the
+//             triangle stays dense and loses its first rows. The moves are patched into each tile
+//             just before its update reads it.
 //
-// d^3/3 flops a row, nearly all of them in tile_update.
+// d^3/3 flops a row, nearly all of them in tile_update. The places are dealt out by score, the
+// least first: most pivots then stand near the front, where a column of the triangle is short and
+// the rest of it is a row, which memory has in one piece.
 
 namespace sbc {
 namespace SBC_ISA {
@@ -27,7 +30,7 @@ constexpr T kInfinity = static_cast<T>(__builtin_inf());
 template <class T>
 constexpr T kLargest = sizeof(T) == 4 ? static_cast<T>(__FLT_MAX__) : static_cast<T>(__DBL_MAX__);
 
-// A survivor from the end of the matrix that fills a pivot's hole.
+// A survivor from the front of the matrix that fills a pivot's hole.
 struct Move {
   int64_t from, to;
 };
@@ -35,20 +38,21 @@ struct Move {
 template <class T>
 struct Row {
   TileTriangle<T> triangle;
-  T* panel;         // [tiles][kMaxPanel][kTile]: the columns of L, tile by tile
-  T* moved;         // [kMaxPanel][padded d]: columns of the triangle on the move
-  T* weight;        // [padded d]
-  T* diagonal;      // [padded d] of the trailing matrix
-  T* floor;         // [padded d]: what rounding may leave of the diagonal
-  T* alive;         // [padded d]: 1 or 0
-  T* barred;        // [padded d], added to a score: 0, or infinite where nothing may be removed
-  T* column;        // [padded d]
-  int64_t* ids;     // [d]: the weight that stands at each place
-  int64_t* place;   // [d]: where each weight stands
-  int64_t* source;  // [d]: where a place's survivor comes from
-  int64_t* left;    // [num_groups]: what each group may still give up
-  int64_t n;        // places in use
-  T unit;           // what one means in `weight`
+  T* panel;        // [tiles][kMaxPanel][kTile]: the columns of L, tile by tile
+  T* moved;        // [kMaxPanel][padded d]: columns of the triangle on the move
+  T* weight;       // [padded d]
+  T* diagonal;     // [padded d] of the trailing matrix
+  T* floor;        // [padded d]: what rounding may leave of the diagonal
+  T* alive;        // [padded d]: 1 or 0
+  T* barred;       // [padded d], added to a score: 0, or infinite where nothing may be removed
+  T* column;       // [padded d]
+  int64_t* ids;    // [d]: the weight that stands at each place
+  int64_t* place;  // [d]: where each weight stands
+  int64_t* first;  // [d]: the first move into each tile
+  int64_t* left;   // [num_groups]: what each group may still give up
+  int64_t d;
+  int64_t start;  // places [start, d) are in use
+  T unit;         // what one means in `weight`
 };
 
 // Whole pairs of tiles: eliminate() takes two at a time.
@@ -62,20 +66,21 @@ int panel_width(int64_t n) {
   return n >= 768 ? 96 : n >= 384 ? 48 : 24;
 }
 
+// row.ids says which weight stands where.
 template <class T>
 void start_row(const ObsOrderParams<T>& params, int64_t r, Row<T>& row) {
   constexpr int tile = kTile<T>;
   const int64_t d = params.d;
-  row.n = d;
+  row.d = d, row.start = 0;
   row.triangle.tiles = tile_count<T>(d);
-  for (int64_t it = 0; it < row.triangle.tiles; ++it) {
-    for (int64_t jt = it; jt < row.triangle.tiles; ++jt) {
-      T* to = row.triangle.tile(it, jt);
-      for (int64_t i = it * tile; i < (it + 1) * tile; ++i, to += tile) {
-        const int64_t live = i >= d ? 0 : d - jt * tile < tile ? d - jt * tile : tile;
-        __builtin_memcpy(to, params.inverse_hessian + i * d + jt * tile, live * sizeof(T));
-        __builtin_memset(to + live, 0, (tile - live) * sizeof(T));
-      }
+  for (int64_t i = 0; i < row.triangle.tiles * tile; ++i) {
+    const T* from = i < d ? params.inverse_hessian + row.ids[i] * d : nullptr;
+    for (int64_t jt = i / tile; jt < row.triangle.tiles; ++jt) {
+      T* to = row.triangle.tile(i / tile, jt) + i % tile * tile;
+      const int64_t live = i >= d ? 0 : d - jt * tile < tile ? d - jt * tile : tile;
+      const int64_t* ids = row.ids + jt * tile;
+      for (int64_t j = 0; j < live; ++j) to[j] = from[ids[j]];
+      for (int64_t j = live; j < tile; ++j) to[j] = T(0);
     }
   }
   // The largest weight becomes 1..2, so that no square of a weight worth comparing is lost to
@@ -91,17 +96,18 @@ void start_row(const ObsOrderParams<T>& params, int64_t r, Row<T>& row) {
   const T epsilon = sizeof(T) == 4 ? T(1.1920929e-07) : T(2.220446049250313e-16);
   for (int64_t i = 0; i < padded<T>(d); ++i) {
     const bool live = i < d;
-    row.weight[i] = live ? params.weight[r * d + i] / row.unit : T(0);
+    const int64_t id = live ? row.ids[i] : 0;
+    row.weight[i] = live ? params.weight[r * d + id] / row.unit : T(0);
     row.barred[i] = live ? T(0) : kInfinity<T>;
     row.column[i] = T(0);
-    row.diagonal[i] = live ? params.inverse_hessian[i * d + i] : T(1);
+    row.diagonal[i] = live ? params.inverse_hessian[id * d + id] : T(1);
     row.floor[i] = row.diagonal[i] * epsilon;
     row.alive[i] = live ? T(1) : T(0);
-    if (live) row.ids[i] = row.place[i] = i;
+    if (live) row.place[id] = i;
   }
   for (int64_t g = 0; g < params.num_groups; ++g) row.left[g] = params.quota[g];
   for (int64_t i = 0; i < d && params.group != nullptr; ++i) {
-    if (row.left[params.group[i]] == 0) row.barred[i] = kInfinity<T>;
+    if (row.left[params.group[row.ids[i]]] == 0) row.barred[i] = kInfinity<T>;
   }
 }
 
@@ -116,8 +122,8 @@ inline void copy_tile_row(const T* from, T* to) {
 template <class T>
 void gather_column(const Row<T>& row, int64_t p, T* column) {
   constexpr int tile = kTile<T>;
-  const int64_t pt = p / tile, inside = p % tile, tiles = tile_count<T>(row.n);
-  for (int64_t it = 0; it < pt; ++it) {
+  const int64_t pt = p / tile, inside = p % tile, tiles = row.triangle.tiles;
+  for (int64_t it = row.start / tile; it < pt; ++it) {
     const T* from = row.triangle.tile(it, pt) + inside;
     for (int i = 0; i < tile; ++i) column[it * tile + i] = from[i * tile];
   }
@@ -171,7 +177,7 @@ struct LeastScore {
 template <class T>
 int64_t least_score(const Row<T>& row) {
   LeastScore<T> least;
-  for (int64_t at = 0; at < padded<T>(row.n); at += kLanes<T>) {
+  for (int64_t at = row.start / kLanes<T> * kLanes<T>; at < padded<T>(row.d); at += kLanes<T>) {
     least.see(load<T>(row.weight + at), load<T>(row.diagonal + at), load<T>(row.barred + at), at);
   }
   return least.find();
@@ -183,7 +189,7 @@ void bar_group(const ObsOrderParams<T>& params, Row<T>& row, int64_t group) {
   for (int64_t i = 0; i < params.d; ++i) {
     if (params.group[i] != group) continue;
     const int64_t place = row.place[i];
-    if (place < row.n && row.ids[place] == i) row.barred[place] = kInfinity<T>;
+    if (place >= row.start && row.ids[place] == i) row.barred[place] = kInfinity<T>;
   }
 }
 
@@ -192,7 +198,6 @@ template <class T>
 int64_t eliminate(Row<T>& row, int64_t p, int k) {
   constexpr int tile = kTile<T>, vectors = kMicroVectors, lanes = kLanes<T>;
   typedef Vector<T> V;
-  const int64_t tiles = tile_count<T>(row.n);
   gather_column(row, p, row.column);
   T factors[kMaxPanel];
   const T* earlier = row.panel + (p / tile) * kMaxPanel * tile + p % tile;
@@ -204,7 +209,7 @@ int64_t eliminate(Row<T>& row, int64_t p, int k) {
   row.diagonal[p] = T(1);
   LeastScore<T> least;
   // Two tiles at a time: their six sums are independent, which hides the latency of FMA.
-  for (int64_t it = 0; it < tiles; it += 2) {
+  for (int64_t it = row.start / tile / 2 * 2; it < row.triangle.tiles; it += 2) {
     T* panel[2] = {row.panel + it * kMaxPanel * tile, row.panel + (it + 1) * kMaxPanel * tile};
     V sum[2][vectors];
 #pragma GCC unroll 6
@@ -240,8 +245,7 @@ int64_t eliminate(Row<T>& row, int64_t p, int k) {
 template <class T>
 void gather_moved(const Row<T>& row, const Move* moves, int count, int64_t stride) {
   constexpr int tile = kTile<T>;
-  const int64_t tiles = tile_count<T>(row.n);
-  for (int64_t it = 0; it < tiles; ++it) {
+  for (int64_t it = row.start / tile; it < row.triangle.tiles; ++it) {
     for (int m = 0; m < count; ++m) {
       const int64_t p = moves[m].from, pt = p / tile;
       T* to = row.moved + m * stride + it * tile;
@@ -255,14 +259,14 @@ void gather_moved(const Row<T>& row, const Move* moves, int count, int64_t strid
   }
 }
 
-// Chooses the moves that close the holes among the first n - k places, and takes the columns that
-// move out of the triangle before anything overwrites them. Returns how many there are.
+// Chooses the moves that close the holes behind the first k places, and takes the columns that move
+// out of the triangle before anything overwrites them. Returns how many there are.
 template <class T>
 int plan_moves(Row<T>& row, int k, Move* moves) {
-  const int64_t stay = row.n - k, stride = padded<T>(row.n);
+  const int64_t stay = row.start + k, stride = padded<T>(row.d);
   int count = 0;
-  int64_t from = stay;
-  for (int64_t to = 0; to < stay; ++to) {
+  int64_t from = row.start;
+  for (int64_t to = stay; to < row.d; ++to) {
     if (row.alive[to] != T(0)) continue;
     while (row.alive[from] == T(0)) ++from;
     moves[count++] = {from++, to};
@@ -271,7 +275,6 @@ int plan_moves(Row<T>& row, int k, Move* moves) {
   for (int m = 0; m < count; ++m) {
     T* moved = row.moved + m * stride;
     for (int other = 0; other < count; ++other) moved[moves[other].to] = moved[moves[other].from];
-    for (int64_t i = stay; i < stride; ++i) moved[i] = T(0);
   }
   return count;
 }
@@ -292,8 +295,7 @@ void move_vectors(Row<T>& row, int k, const Move* moves, int count) {
     T* target = row.panel + (to / tile) * kMaxPanel * tile + to % tile;
     for (int j = 0; j < k; ++j) target[j * tile] = source[j * tile];
   }
-  const int64_t stay = row.n - k;
-  for (int64_t i = stay; i < padded<T>(row.n); ++i) {
+  for (int64_t i = row.start; i < row.start + k; ++i) {
     row.weight[i] = T(0);
     row.diagonal[i] = T(1);
     row.alive[i] = T(0);
@@ -307,15 +309,15 @@ void move_vectors(Row<T>& row, int k, const Move* moves, int count) {
 // it lies in it. `first` to `last` are the moves into each tile, `to` ascends.
 template <class T>
 void patch_tile(const Row<T>& row, const Move* moves, int64_t stride, int64_t it, int64_t jt,
-                const int32_t* first) {
+                const int64_t* first) {
   constexpr int tile = kTile<T>;
   T* data = row.triangle.tile(it, jt);
-  for (int m = first[jt]; m < first[jt + 1]; ++m) {
+  for (int64_t m = first[jt]; m < first[jt + 1]; ++m) {
     const T* moved = row.moved + m * stride + it * tile;
     T* to = data + moves[m].to % tile;
     for (int i = 0; i < tile; ++i) to[i * tile] = moved[i];
   }
-  for (int m = first[it]; m < first[it + 1]; ++m) {
+  for (int64_t m = first[it]; m < first[it + 1]; ++m) {
     copy_tile_row(row.moved + m * stride + jt * tile, data + (moves[m].to % tile) * tile);
   }
 }
@@ -324,23 +326,24 @@ template <class T>
 void update_trailing(Row<T>& row, int k) {
   constexpr int tile = kTile<T>;
   Move moves[kMaxPanel];
-  const int64_t stride = padded<T>(row.n), tiles = tile_count<T>(row.n - k);
+  const int64_t stride = padded<T>(row.d), tiles = row.triangle.tiles;
   const int count = plan_moves(row, k, moves);
   move_vectors(row, k, moves, count);
-  int32_t* first = reinterpret_cast<int32_t*>(row.source);  // [tiles + 1]
+  row.start += k;
+  const int64_t begin = row.start / tile;
   int m = 0;
-  for (int64_t it = 0; it <= tiles; ++it) {
+  for (int64_t it = begin; it < tiles; ++it) {
     while (m < count && moves[m].to < it * tile) ++m;
-    first[it] = m;
+    row.first[it] = m;
   }
-  for (int64_t it = 0; it < tiles; ++it) {
+  row.first[tiles] = count;
+  for (int64_t it = begin; it < tiles; ++it) {
     const T* left = row.panel + it * kMaxPanel * tile;
     for (int64_t jt = it; jt < tiles; ++jt) {
-      patch_tile(row, moves, stride, it, jt, first);
+      patch_tile(row, moves, stride, it, jt, row.first);
       tile_update<T>(row.triangle.tile(it, jt), left, row.panel + jt * kMaxPanel * tile, k);
     }
   }
-  row.n -= k;
 }
 
 }  // namespace
@@ -366,15 +369,15 @@ void order_row(const ObsOrderParams<T>& params, int64_t r, T* scratch, int64_t* 
   row.column = row.barred + side;
   row.ids = places;
   row.place = row.ids + params.d;
-  row.source = row.place + params.d;
-  row.left = row.source + params.d;
+  row.first = row.place + params.d;
+  row.left = row.first + params.d + 1;
   start_row(params, r, row);
 
   int32_t* order = params.order + r * params.num_pruned;
   T* loss = params.loss + r * params.num_pruned;
   for (int64_t done = 0; done < params.num_pruned;) {
     const int64_t left = params.num_pruned - done;
-    const int width = panel_width<T>(row.n);
+    const int width = panel_width<T>(row.d - row.start);
     const int k = left < width ? static_cast<int>(left) : width;
     int64_t p = least_score(row);
     for (int j = 0; j < k; ++j, ++done) {

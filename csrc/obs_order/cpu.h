@@ -6,6 +6,8 @@
 
 namespace sbc {
 
+// places: [3 d + 1 + num_groups] of scratch, of which the first d say which weight shall stand at
+// each place: any permutation will do, that by score is the fastest.
 #define SBC_DECLARE(isa)                                                                     \
   namespace isa {                                                                            \
   template <class T>                                                                         \

@@ -1,10 +1,30 @@
 #include "obs_order/obs_order.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "common/aligned.h"
 #include "common/threads.h"
 #include "obs_order/cpu.h"
 
 namespace sbc {
+namespace {
+
+// The weights of a row, the least w^2 / G_pp first.
+template <class T>
+void sort_by_score(const ObsOrderParams<T>& params, int64_t row, T* scores, int64_t* ids) {
+  for (int64_t i = 0; i < params.d; ++i) {
+    const T weight = params.weight[row * params.d + i];
+    scores[i] = std::abs(weight) / std::sqrt(params.inverse_hessian[i * params.d + i]);
+    if (!(scores[i] >= T(0))) scores[i] = T(0);  // NaN would break the order that sorting relies on
+    ids[i] = i;
+  }
+  std::sort(ids, ids + params.d, [=](int64_t a, int64_t b) {
+    return scores[a] < scores[b] || (scores[a] == scores[b] && a < b);
+  });
+}
+
+}  // namespace
 
 template <class T>
 void obs_order(const ObsOrderParams<T>& params, Isa isa, int threads) {
@@ -16,9 +36,10 @@ void obs_order(const ObsOrderParams<T>& params, Isa isa, int threads) {
   std::vector<AlignedArray<int64_t>> places(workers);
   for (int worker = 0; worker < workers; ++worker) {
     scratch[worker] = aligned_array<T>(elements);
-    places[worker] = aligned_array<int64_t>(3 * params.d + params.num_groups);
+    places[worker] = aligned_array<int64_t>(3 * params.d + 1 + params.num_groups);
   }
   parallel_for(params.rows, workers, [&](int64_t row, int worker) {
+    sort_by_score(params, row, scratch[worker].get(), places[worker].get());
     order_row(params, row, scratch[worker].get(), places[worker].get());
   });
 }
