@@ -175,7 +175,6 @@ class SpikeHessian:
             for to, part in zip(mine, sums, strict=True):
                 to += part
         self._bound += other._bound
-        self._filters.update(other._filters)
         if other._total is not None:
             self._total = other._total + (0.0 if self._total is None else self._total)
         for path, batches in other._paths.items():
@@ -274,12 +273,13 @@ class SpikeHessian:
         per_group = self._channels // self.groups
         parts = self._regions(map_size)
         key = (T, plan.factor, map_size)
-        finish = 0.0
         by_counts = plan.pair_weights is not None and "counts" in self._skills
-        if self._only_batch and self.conv is None and (plan.digits or by_counts):
-            finish = 2.0 / num_samples * plan.factor
+        finish = 2.0 / num_samples * plan.factor
+        if self._only_batch and self.conv is None and (plan.digits or by_counts) and finish != 0.0:
             self._finished = np.empty((1, per_group, per_group))
             self._sums[key] = [self._finished]
+        else:
+            finish = 0.0  # the kernel adds to what is there
         if key not in self._sums:
             self._sums[key] = [
                 np.zeros((len(part.neighbours), per_group, per_group))

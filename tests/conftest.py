@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 # NumPy's and SciPy's BLAS, before either is imported. Matrices here are small, and threads that
 # spin for one another cost 8 times the work on a busy machine. The kernels' own threads stay.
@@ -15,6 +16,7 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 import sbc_kernels as sbc  # noqa: E402
+from sbc_kernels import dispatch  # noqa: E402
 
 # The same examples in every run, nothing written next to the sources, no clock on a busy machine.
 settings.register_profile("sbc", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -24,6 +26,14 @@ settings.load_profile("sbc")
 @pytest.fixture(params=sbc.available_backends())
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(params=[name for name in sbc.available_backends() if name in ("amx", "portable")])
+def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The backend that multiplies bytes; also with its kernels in plain C++, which run anywhere."""
+    kernels = replace(dispatch.BACKENDS[request.param], name="amx")
+    monkeypatch.setitem(dispatch.BACKENDS, "amx", kernels)
+    return "amx"
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sbc_kernels.neurons import Neuron, impulse_response
+from sbc_kernels import gram_plan
+from sbc_kernels.neurons import Neuron, impulse_response, membrane_matrix
 
 Array = NDArray[Any]
 
@@ -108,6 +109,18 @@ def exact_spike_sum(spikes: Array, neuron: Neuron | None) -> NDArray[np.float64]
     if narrow:  # rounded once, to float64; the unit is a power of two
         return total.astype(np.float64) * float(scale)
     return np.array([[float(v * scale) for v in row] for row in total])
+
+
+def fixed_point_error(neuron: Neuron | None, T: int, backend: str) -> float:
+    """Bound on what rounding does to an entry of M'M: half a unit of its row sums' last bit.
+
+    A row sum of b bits is at least half of 2^b units.
+    """
+    if gram_plan.matched_filter(neuron, T).exact:
+        return 0.0
+    bits = gram_plan.BYTES_FIXED_POINT_BITS if backend == "amx" else gram_plan.FIXED_POINT_BITS
+    M = membrane_matrix(neuron, T)
+    return 1.001 * 2.0**-bits * float(np.abs(M.T @ M).sum(axis=1).max())
 
 
 # ---- OBS order ---------------------------------------------------------------------------------

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable
+from math import isqrt
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, eps, exact_spike_sum, layouts, spike_train
+from helpers import (
+    assert_close,
+    eps,
+    exact_spike_sum,
+    fixed_point_error,
+    layouts,
+    spike_train,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels import gram_plan, reference
+from sbc_kernels import dispatch, gram_plan, reference
 from sbc_kernels.neurons import Neuron
 
 NEURONS: dict[str, Neuron | None] = {
@@ -26,6 +35,8 @@ NEURONS: dict[str, Neuron | None] = {
     "LIF 4": sbc.LIF(4.0),
     "signed kernel": sbc.Kernel([1.0, -0.5, 0.25, -0.125, 1.0, 0.5, -1.0, 0.0, 0.5, 0.5, 0.5, 2.0]),
 }
+# Those that know nothing faster than looking up, of pairs and in lanes.
+LOOK_UP = [name for name in sbc.available_backends() if name not in ("amx", "vpopcnt")]
 RANGES = {"binary": (0, 1), "ternary": (-1, 1), "counts": (0, 127), "bytes": (-128, 127)}
 
 
@@ -37,14 +48,17 @@ def draw_spikes(rng: np.random.Generator, low: int, high: int, *shape: int) -> n
 
 
 def ways(hessian: sbc.SpikeHessian) -> set[str]:
-    """How its batches were summed: "pairs" or the lanes' width. Asserts that all were exact."""
+    """How its batches were summed: "pairs", the lanes' width, or "3 byte" and the like. Asserts that
+    all were exact."""
     found = set()
     for path in hessian.paths:
         match = re.fullmatch(
-            r"exact integers(?:, by (pairs) of times| in (\d+)-bit lanes): \d+ batch.*", path
+            r"exact integers(?:, by (pairs) of times| in (\d+)-bit lanes"
+            r"|, products of (\d+ byte)\(s\)): \d+ batch.*",
+            path,
         )
         assert match, path
-        found.add(match[1] or match[2])
+        found.add(match[1] or match[2] or match[3])
     return found
 
 
@@ -56,10 +70,11 @@ def test_exact_reference_agrees_with_the_reference() -> None:
         )
 
 
-def test_exact_paths_are_exact(backend: str) -> None:
-    """Binary, ternary, counts to 127 and down to -128, T from 1 to 12: bit for bit, every way."""
+def assert_exact_everywhere(backend: str) -> set[str]:
+    """Binary, ternary, counts to 127 and down to -128, T from 1 to 12: bit for bit. The ways it went,
+    those of T = 1 and of negative spikes told apart."""
     rng = np.random.default_rng(0)
-    reached: dict[str, int] = {}
+    reached = set()
     for neuron, (low, high), T, d in itertools.product(
         NEURONS.values(), RANGES.values(), (1, 2, 3, 5, 8, 12), (19, 128)
     ):
@@ -70,12 +85,27 @@ def test_exact_paths_are_exact(backend: str) -> None:
         if "exact" not in hessian.paths[0]:
             continue
         for way in ways(hessian):
-            reached[f"{way}, T = 1" if T == 1 else way] = 1
+            reached.add(way + (", signed" if low < 0 else "") + (", T = 1" if T == 1 else ""))
         total = hessian.sum()
         assert np.array_equal(total, exact_spike_sum(spikes, neuron)), (neuron, low, high, T)
         if np.abs(total).max() / gram_plan.matched_filter(neuron, T).factor < 2**53:
             assert np.array_equal(total, reference.spike_sum(spikes, neuron)[0])
-    assert {"8", "16", "32", "64", "pairs", "pairs, T = 1"} <= set(reached)
+    return reached
+
+
+@pytest.mark.parametrize("backend", [name for name in sbc.available_backends() if name != "amx"])
+def test_exact_paths_are_exact(backend: str) -> None:
+    reached = assert_exact_everywhere(backend)
+    assert {"32", "64", "pairs", "pairs, T = 1"} <= reached
+    assert {"16, signed", "32, signed", "64, signed"} <= reached
+    assert {"8", "16"} <= reached or backend not in LOOK_UP
+
+
+def test_exact_products_of_bytes_are_exact(amx: str) -> None:
+    reached = assert_exact_everywhere(amx)
+    for digits in range(1, 7):
+        assert {f"{digits} byte", f"{digits} byte, signed"} <= reached
+    assert {"1 byte, T = 1", "1 byte, signed, T = 1"} <= reached
 
 
 @pytest.mark.parametrize(
@@ -92,6 +122,7 @@ def test_which_neurons_are_exact(neuron: Neuron | None, T: int) -> None:
     ("width", "signed"),
     [(8, False), (16, False), (16, True), (32, False), (32, True), (64, False), (64, True)],
 )
+@pytest.mark.parametrize("backend", LOOK_UP)
 def test_lanes_filled_to_the_brim(backend: str, width: int, signed: bool) -> None:
     """The largest filter that a lane admits, every spike at its end, more samples than a block."""
     low, high = (-1, 1) if signed else (0, 1)
@@ -118,23 +149,69 @@ def test_lanes_filled_to_the_brim(backend: str, width: int, signed: bool) -> Non
     assert np.array_equal(hessian.sum(), N * one)
 
 
+@pytest.mark.parametrize(
+    ("digits", "signed", "largest"),
+    [
+        *itertools.product(range(1, 7), [False], [2]),
+        *itertools.product(range(1, 7), [True], [1]),
+        (2, True, 128),
+        (7, False, 3),
+        (7, True, 1),
+    ],
+)
+def test_bytes_filled_to_the_brim(amx: str, digits: int, signed: bool, largest: int) -> None:
+    """The largest filter that so many digits admit, and the least that takes one more; every spike
+    at its end; 18002 samples, two blocks, where the sums stay below 2^53."""
+    brim = 2 ** (8 * digits - signed) - 1
+    # k = (a, 1): a row of M sums to a + 1 and one of M'M to a^2 + a + 1, of at most 48 bits. What is
+    # squared is M, and only in one digit.
+    fitting = min((isqrt(4 * (brim // largest) - 3) - 1) // 2, 2**24 - 1)
+    if digits == 1:
+        fitting = brim // largest - 1
+    for a in range(fitting, min(fitting + 1, 2**24 - 1) + 1):
+        bound = ((a * a + a + 1) * largest + signed * 256 ** min(digits, 6)) * largest
+        N = min(9001, (2**53 - 1) // (2 * bound))
+        spikes = np.full((2, N, 5), min(largest, 127), dtype=np.int8)
+        spikes[:, :, 3] = -largest if signed else 0
+        spikes[1, :, 4] = 0
+        neuron = sbc.Kernel([float(a), 1.0])
+        hessian = sbc.SpikeHessian(neuron, backend=amx).update(spikes)
+        assert ways(hessian) == {f"{digits + (a > fitting)} byte"}
+        assert np.array_equal(hessian.sum(), N * exact_spike_sum(spikes[:, :1], neuron))
+
+
+def test_bytes_at_their_limits(amx: str) -> None:
+    """-128 is a byte as it is. A response below 0 makes bytes of spikes above it that are signed."""
+    spikes = draw_spikes(np.random.default_rng(10), -128, 127, 3, 20, 40)
+    hessian = sbc.SpikeHessian(backend=amx).update(spikes)
+    assert ways(hessian) == {"1 byte"}
+    assert np.array_equal(hessian.sum(), exact_spike_sum(spikes, None))
+    doubled = np.full((2, 20, 3), 2)
+    for taps, way in (([-50, -13], "1 byte"), ([-51, -14], "2 byte"), ([-91, 33], "2 byte")):
+        neuron = sbc.Kernel([float(tap) for tap in taps])
+        hessian = sbc.SpikeHessian(neuron, backend=amx).update(doubled)
+        assert ways(hessian) == {way}
+        assert np.array_equal(hessian.sum(), exact_spike_sum(doubled, neuron))
+
+
 def test_sums_leave_8_and_16_bits(backend: str) -> None:
     """IF over 3 steps, all spiking: up to 6 a term in 8 bits, past 65535 inside one block."""
     spikes = np.ones((3, 6000, 70), dtype=bool)
     hessian = sbc.SpikeHessian(sbc.IF(), backend=backend).update(spikes)
-    assert ways(hessian) == {"8"}
+    assert ways(hessian) == {{"amx": "1 byte", "vpopcnt": "pairs"}.get(backend, "8")}
     assert np.array_equal(hessian.sum(), np.full((70, 70), 6000.0 * (1 + 4 + 9)))
 
 
 @pytest.mark.parametrize(("T", "N", "d"), [(1, 70001, 3), (1, 17000, 130), (5, 17000, 128)])
 def test_counts_of_pairs_leave_4_8_and_16_bits(backend: str, T: int, N: int, d: int) -> None:
-    """By pairs, all spiking but every seventh input: counts far past 15, 255 and 65535."""
+    """By pairs, all spiking but every seventh input: counts far past 15, 255 and 65535. By bytes, more
+    samples than a block holds."""
     spikes = np.ones((T, N, d), dtype=bool)
     spikes[:, :, ::7] = False
     spikes[:, 0, 0] = True
     neuron = sbc.LIF(4.0)
     hessian = sbc.SpikeHessian(neuron, backend=backend).update(spikes)
-    assert ways(hessian) == {"pairs"}
+    assert ways(hessian) == {"3 byte" if backend == "amx" and T > 1 else "pairs"}
     wanted = (N - 1) * exact_spike_sum(spikes[:, 1:2], neuron)
     assert np.array_equal(hessian.sum(), wanted + exact_spike_sum(spikes[:, :1], neuron))
 
@@ -181,12 +258,13 @@ def test_any_shape_range_and_backend(data: st.DataObject) -> None:
     ids=repr,
 )
 def test_fixed_point(backend: str, neuron: Neuron) -> None:
-    """Entries of M'M are off by half a unit; a unit is at most 2^-37 of its largest row sum.
+    """Entries of M'M are off by half a unit, of row sums of 38 bits in lanes and 31 by bytes.
 
     Binary spikes may go by pairs, whose weights are rounded to float64 only.
     """
     rng = np.random.default_rng(1)
     taken = {"fixed": 0, "float64": 0}
+    bits = 31 if backend == "amx" else 38
     for (low, high), T, d in itertools.product(RANGES.values(), (2, 3, 7, 12), (23, 128)):
         if d == 128 and (low, high) != (0, 1):
             continue
@@ -199,16 +277,15 @@ def test_fixed_point(backend: str, neuron: Neuron) -> None:
         together = np.abs(spikes).reshape(T, -1, d).astype(np.float64)
         whole = np.einsum("tni,tu,unj->ij", together, np.abs(M.T) @ np.abs(M), together)
         rounding = 8 * T * eps(np.float64) * whole
-        if "fixed point (38 bits of M'M)" in hessian.paths[0]:
+        if f"fixed point ({bits} bits of M'M)" in hessian.paths[0]:
             taken["fixed"] += 1
-            row_sum = np.abs(M.T @ M).sum(axis=1).max()
-            rounding += 1.001 * 2.0**-38 * row_sum * (counts.T @ counts)
+            rounding += fixed_point_error(neuron, T, backend) * (counts.T @ counts)
         elif "counts weighted in float64, by pairs of times" in hessian.paths[0]:
             taken["float64"] += 1
         else:
             assert "exact integers" in hessian.paths[0]  # two steps of a short decay
         assert_close(total, exact, rounding, "entry by entry")
-        assert_close(total, exact, 2.0**-36 * whole.max(), "of the largest")
+        assert_close(total, exact, 2.0 ** (2 - bits) * whole.max(), "of the largest")
     assert taken["fixed"] >= 9
     assert taken["float64"] >= 2
 
@@ -233,13 +310,40 @@ def test_analog_input(conv: sbc.Conv | None, dtype: Any) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 3), (-1, 1)])
 def test_every_backend_gives_the_same_bits(low: int, high: int) -> None:
+    """All where the sums are exact; where M'M is rounded, all that round it alike."""
     spikes = draw_spikes(np.random.default_rng(3), low, high, 6, 50, 90)
-    for neuron in (None, sbc.IF(), sbc.LIF(3.0), sbc.LIF(4.0)):
+    for neuron in (None, sbc.IF(), sbc.LIF(2.0), sbc.LIF(4.0)):
         sums = [
             sbc.SpikeHessian(neuron, backend=name).update(spikes).sum()
             for name in sbc.available_backends()
         ]
         assert all(np.array_equal(total, sums[0]) for total in sums)
+    alike = [  # what counts whole vectors adds up binary spikes in another order
+        name
+        for name in sbc.available_backends()
+        if name in LOOK_UP or (name == "vpopcnt" and (low, high) != (0, 1))
+    ]
+    sums = [sbc.SpikeHessian(sbc.LIF(3.0), backend=name).update(spikes).sum() for name in alike]
+    assert all(np.array_equal(total, sums[0]) for total in sums)
+
+
+@pytest.mark.skipif("amx" not in sbc.available_backends(), reason="AMX against its plain twin")
+@pytest.mark.parametrize(("low", "high"), [(0, 3), (-1, 1), (-128, 127)])
+def test_tiles_give_the_bits_of_plain_loops(
+    low: int, high: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    flat, maps = draw_spikes(rng, low, high, 6, 50, 90), draw_spikes(rng, low, high, 3, 5, 20, 6, 5)
+    answers = []
+    for name in ("amx", "portable"):
+        kernels = dataclasses.replace(dispatch.BACKENDS[name], name="amx")
+        monkeypatch.setitem(dispatch.BACKENDS, "amx", kernels)
+        for neuron in (None, sbc.IF(), sbc.LIF(3.0), sbc.LIF(4.0)):
+            answers.append(sbc.spike_gram(flat, neuron, backend="amx"))
+            conv = sbc.Conv((3, 2), padding=1)
+            answers.append(sbc.spike_gram(maps, neuron, conv=conv, backend="amx"))
+    for tiles, loops in zip(answers[:8], answers[8:], strict=True):
+        assert np.array_equal(tiles, loops)
 
 
 @pytest.mark.parametrize("kind", ["integers", "analog"])

@@ -86,8 +86,11 @@ std::vector<T> positive_definite(Random& random, int64_t d);
 void check_spike_gram(Isa isa, bool quick, Tally& tally);
 void check_narrow_spikes(Tally& tally);
 void check_mirror_upper(Tally& tally);
+void check_assemble_conv(Tally& tally);
+void check_scratch(Tally& tally);
 void check_obs_order(Isa isa, bool quick, Tally& tally);
 void check_obs_solve(Isa isa, bool quick, Tally& tally);
 void check_obs_quantize(Isa isa, bool quick, Tally& tally);
+void check_upper_factor(Isa isa, bool quick, Tally& tally);
 
 }  // namespace sbc::check

@@ -41,8 +41,30 @@ struct Width {
 };
 constexpr Width kPairs{0, 1, false};
 
-// saturated: every sum is as large as its lane allows. silent: K = 0, a membrane that has not begun
-// to answer.
+// What goes by bytes: Z = F X, its digits as few as hold it. squared: Z' Z, F causal.
+struct Bytes {
+  int64_t bound;  // of sum_u |F[t, u] x[u]|
+  bool is_signed, squared;
+  int64_t largest_spike = 1;
+  bool as_it_is = false;  // T = 1 and F = 1: then -128 is one byte
+
+  int digits() const {
+    if (as_it_is) return 1;
+    int bits = is_signed ? 1 : 0;
+    for (int64_t rest = bound; rest > 0; rest >>= 1) ++bits;
+    return (bits + 7) / 8;
+  }
+  // Of what one sample adds to a sum on its way. Digits below a signed one come after it.
+  int64_t sum_bound() const {
+    const int64_t unit = is_signed ? int64_t{1} << (8 * (digits() - 1)) : 0;
+    return squared ? bound * bound : (bound + unit) * largest_spike;
+  }
+};
+// The last value that so many digits hold.
+int64_t brim(int digits, bool is_signed) { return (int64_t{1} << (8 * digits - is_signed)) - 1; }
+
+// saturated: every sum is as large as its lane or its digits allow. silent: K = 0, a membrane that
+// has not begun to answer.
 enum class Fill { random, saturated, silent };
 constexpr const char* kFillName[] = {"", ", saturated", ", silent"};
 
@@ -81,15 +103,16 @@ void draw_regions(Random& random, const Shape& shape, Problem& problem) {
   }
 }
 
-// K by filter: symmetric, rows of sizes summing to at most `row_sum`. Returns the largest such sum.
+// K by filter: symmetric, rows of sizes summing to at most `row_sum`, saturated ones to just that.
+// Returns the largest such sum.
 int64_t draw_filter(Random& random, int64_t T, int64_t row_sum, bool negative, Fill fill,
                     std::vector<int64_t>& filter) {
-  const int64_t each = row_sum / T;  // or one entry a row, where that is 0
+  const int64_t each = row_sum / T;
   std::vector<int64_t> row_sums(T);
   filter.assign(T * T, 0);
   for (int64_t t = 0; t < T; ++t) {
     for (int64_t u = t; u < T; ++u) {
-      int64_t value = each > 0 ? each : t == u ? row_sum : 0;
+      int64_t value = each + (t == u ? row_sum - each * T : 0);
       if (fill == Fill::random) value = random.integer(negative ? -value : 0, value);
       if (fill == Fill::silent) value = 0;
       filter[t * T + u] = filter[u * T + t] = value;
@@ -98,6 +121,20 @@ int64_t draw_filter(Random& random, int64_t T, int64_t row_sum, bool negative, F
     }
   }
   return *std::max_element(row_sums.begin(), row_sums.end());
+}
+
+// M, likewise.
+void draw_causal_filter(Random& random, int64_t T, int64_t row_sum, bool negative, Fill fill,
+                        std::vector<int64_t>& filter) {
+  filter.assign(T * T, 0);
+  for (int64_t t = 0; t < T; ++t) {
+    const int64_t each = row_sum / (t + 1);
+    for (int64_t u = 0; u <= t; ++u) {
+      int64_t value = each + (t == u ? row_sum - each * (t + 1) : 0);
+      if (fill == Fill::random) value = random.integer(negative ? -value : 0, value);
+      filter[t * T + u] = fill == Fill::silent ? 0 : value;
+    }
+  }
 }
 
 // K by pairs: any floats. Eighths, so that the sums are exact and need no error bound.
@@ -112,26 +149,32 @@ void draw_pair_weights(Random& random, int64_t T, Fill fill, std::vector<double>
   }
 }
 
-Problem draw(Random& random, const Shape& shape, const Width& width, Fill fill, bool triangle) {
+// All but the spikes' values and the way.
+Problem draw_shaped(Random& random, const Shape& shape, bool triangle) {
   Problem problem;
+  problem.spikes.resize(shape.T * shape.N * shape.P * shape.C());
+  draw_regions(random, shape, problem);
+  GramParams& params = problem.params;
+  params.spikes = problem.spikes.data();
+  params.T = shape.T, params.N = shape.N, params.P = shape.P, params.C = shape.C();
+  params.first_channel = shape.first_channel, params.channels = shape.channels;
+  params.triangle = triangle;
+  params.regions = problem.regions.data(), params.num_regions = shape.regions;
+  return problem;
+}
+
+Problem draw(Random& random, const Shape& shape, const Width& width, Fill fill, bool triangle) {
+  Problem problem = draw_shaped(random, shape, triangle);
   const int64_t T = shape.T, largest = width.largest_spike();
   const int64_t low = width.is_signed ? -largest : 0;
   const int64_t high =
       width.is_signed ? std::min(largest, (int64_t{1} << (width.planes - 1)) - 1) : largest;
-  problem.spikes.resize(T * shape.N * shape.P * shape.C());
   for (int8_t& spike : problem.spikes) {
     const int64_t extreme = width.is_signed ? low : high;
     spike = static_cast<int8_t>(fill == Fill::saturated ? extreme : random.integer(low, high));
   }
-  draw_regions(random, shape, problem);
-
   GramParams& params = problem.params;
-  params.spikes = problem.spikes.data();
-  params.T = T, params.N = shape.N, params.P = shape.P, params.C = shape.C();
-  params.first_channel = shape.first_channel, params.channels = shape.channels;
   params.planes = width.planes, params.is_signed = width.is_signed;
-  params.triangle = triangle;
-  params.regions = problem.regions.data(), params.num_regions = shape.regions;
   if (width.by_pairs()) {
     draw_pair_weights(random, T, fill, problem.pair_weights);
     params.pair_weights = problem.pair_weights.data();
@@ -146,7 +189,39 @@ Problem draw(Random& random, const Shape& shape, const Width& width, Fill fill, 
   return problem;
 }
 
-// out[s, c, z] += sum over t, n, p of x[t, n, p + s, c] * (K x)[t, n, p, z]
+// Signed: channels at either end of the range in turns, or a filter below 0 for spikes above it.
+Problem draw_by_bytes(Random& random, const Shape& shape, const Bytes& bytes, Fill fill,
+                      bool triangle, double finish) {
+  Problem problem = draw_shaped(random, shape, triangle);
+  const int64_t largest = bytes.largest_spike, row_sum = bytes.bound / largest;
+  const bool below_zero = bytes.is_signed && (bytes.as_it_is || random.chance(0.7));
+  const int64_t low = below_zero ? -largest : 0, high = std::min(largest, int64_t{127});
+  for (size_t i = 0; i < problem.spikes.size(); ++i) {
+    const int64_t extreme = below_zero && i % shape.C() % 2 == 0 ? low : high;
+    problem.spikes[i] =
+        static_cast<int8_t>(fill == Fill::saturated ? extreme : random.integer(low, high));
+  }
+  if (bytes.as_it_is) {
+    problem.filter = {1};
+  } else if (bytes.squared) {
+    draw_causal_filter(random, shape.T, row_sum, bytes.is_signed, fill, problem.filter);
+  } else {
+    draw_filter(random, shape.T, row_sum, bytes.is_signed, fill, problem.filter);
+  }
+  if (bytes.is_signed && !below_zero) {
+    for (int64_t& value : problem.filter) value = -std::abs(value);
+  }
+  GramParams& params = problem.params;
+  params.matched_filter = problem.filter.data();
+  params.lane_bytes = params.planes = 1;
+  params.digits = bytes.digits(), params.max_term = bytes.bound;
+  params.is_signed = bytes.is_signed, params.squared = bytes.squared;
+  params.finish = finish;
+  return problem;
+}
+
+// out[s, c, z] += sum over t, n, p of x[t, n, p + s, c] * (K x)[t, n, p, z]; where squared, of
+// (M x)[t, n, p, c] * (M x)[t, n, p, z].
 void add_naive_sum(const GramParams& g, const GramRegion& region, double* out) {
   const auto x = [&](int64_t t, int64_t n, int64_t p, int64_t c) -> double {
     return g.spikes[((t * g.N + n) * g.P + p) * g.C + g.first_channel + c];
@@ -167,10 +242,46 @@ void add_naive_sum(const GramParams& g, const GramRegion& region, double* out) {
           const int64_t there = region.neighbours[s * g.P + p];
           for (int64_t c = 0; c < g.channels && there >= 0; ++c) {
             double* row = out + (s * g.channels + c) * g.channels;
-            const double spike = x(t, n, there, c);
+            const double spike = g.squared ? filtered[c] : x(t, n, there, c);
             for (int64_t z = 0; z < g.channels; ++z) row[z] += spike * filtered[z];
           }
         }
+      }
+    }
+  }
+}
+
+// `way` says how, for the failures' sake.
+void run(Problem& problem, Isa isa, const Shape& shape, const std::string& way,
+         const std::vector<int>& thread_counts, Tally& tally,
+         decltype(&spike_gram) gram = &spike_gram) {
+  const GramParams& params = problem.params;
+  std::vector<std::vector<double>> expected = problem.before;
+  for (int64_t r = 0; r < shape.regions; ++r) {
+    if (params.finish != 0) expected[r].assign(expected[r].size(), 0.0);
+    add_naive_sum(params, problem.regions[r], expected[r].data());
+    for (double& value : expected[r]) value *= params.finish != 0 ? params.finish : 1;
+  }
+  for (const int threads : thread_counts) {
+    Case test(tally, join("T ", shape.T, ", N ", shape.N, ", P ", shape.P, ", channels ",
+                          shape.first_channel, "+", shape.channels, " of ", shape.C(), ", regions ",
+                          shape.regions, ", shifts ", shape.shifts, ", ", way,
+                          params.triangle ? ", triangle" : "", params.finish != 0 ? ", finish" : "",
+                          ", threads ", threads));
+    for (int64_t r = 0; r < shape.regions; ++r) {
+      std::copy(problem.before[r].begin(), problem.before[r].end(), problem.out[r].begin());
+      if (params.finish != 0) std::fill(problem.out[r].begin(), problem.out[r].end(), kNaN<double>);
+    }
+    gram(params, isa, threads);
+    for (int64_t r = 0; r < shape.regions; ++r) {
+      for (size_t i = 0; i < expected[r].size(); ++i) {
+        if (problem.out[r][i] == expected[r][i]) continue;
+        const int64_t row = static_cast<int64_t>(i) / shape.channels;
+        const int64_t z = static_cast<int64_t>(i) % shape.channels;
+        if (params.triangle && params.finish == 0 && row > z) continue;  // left undefined
+        test.expect(false, join("region ", r, ", row ", row, ", column ", z, " is ",
+                                problem.out[r][i], ", expected is ", expected[r][i]));
+        break;
       }
     }
   }
@@ -180,34 +291,36 @@ void check(Random& random, Isa isa, const Shape& shape, const Width& width, Fill
            bool triangle, Tally& tally) {
   if (width.value_bound() < 1) return;
   Problem problem = draw(random, shape, width, fill, triangle);
-  std::vector<std::vector<double>> expected = problem.before;
-  for (int64_t r = 0; r < shape.regions; ++r) {
-    add_naive_sum(problem.params, problem.regions[r], expected[r].data());
+  run(problem, isa, shape,
+      join("lane bytes ", width.lane_bytes, width.by_pairs() ? " (pairs)" : "", ", planes ",
+           width.planes, width.is_signed ? ", signed" : "", kFillName[static_cast<int>(fill)]),
+      {1, 2}, tally);
+  if (!width.by_pairs() || !triangle) return;
+  // spike_gram counts only where the processor counts whole vectors. What it must finish is exact
+  // before: weights are eighths.
+  for (const double finish : {0.0, 2.0 / 3}) {
+    problem.params.finish = finish;
+    run(problem, isa, shape, join("by counts", kFillName[static_cast<int>(fill)]), {2}, tally,
+        &sum_counts);
   }
-  for (const int threads : {1, 2}) {
-    Case test(tally,
-              join("T ", shape.T, ", N ", shape.N, ", P ", shape.P, ", channels ",
-                   shape.first_channel, "+", shape.channels, " of ", shape.C(), ", regions ",
-                   shape.regions, ", shifts ", shape.shifts, ", lane bytes ", width.lane_bytes,
-                   width.by_pairs() ? " (pairs)" : "", ", planes ", width.planes,
-                   width.is_signed ? ", signed" : "", kFillName[static_cast<int>(fill)],
-                   triangle ? ", triangle" : "", ", threads ", threads));
-    for (int64_t r = 0; r < shape.regions; ++r) {
-      std::copy(problem.before[r].begin(), problem.before[r].end(), problem.out[r].begin());
-    }
-    spike_gram(problem.params, isa, threads);
-    for (int64_t r = 0; r < shape.regions; ++r) {
-      for (size_t i = 0; i < expected[r].size(); ++i) {
-        if (problem.out[r][i] == expected[r][i]) continue;
-        const int64_t row = static_cast<int64_t>(i) / shape.channels;
-        const int64_t z = static_cast<int64_t>(i) % shape.channels;
-        if (triangle && row > z) continue;  // left undefined
-        test.expect(false, join("region ", r, ", row ", row, ", column ", z, " is ",
-                                problem.out[r][i], ", expected is ", expected[r][i]));
-        break;
-      }
-    }
-  }
+}
+
+// With fewer samples where more would leave the 53 bits of a double.
+void check(Random& random, Isa isa, Shape shape, const Bytes& bytes, Fill fill,
+           const std::vector<int>& thread_counts, Tally& tally) {
+  const int64_t most = ((int64_t{1} << 53) - 1000) / bytes.sum_bound();  // 1000: what was there
+  if (most < 1 || bytes.bound < bytes.largest_spike) return;
+  shape.T = std::min(shape.T, most);
+  shape.N = std::min(shape.N, most / shape.T);
+  shape.P = std::min(shape.P, most / (shape.T * shape.N));
+  const bool triangle = shape.shifts == 1 && (bytes.squared || random.chance(0.7));
+  const double finish = triangle && random.chance(0.5) ? 2.0 / 3 : 0.0;
+  Problem problem = draw_by_bytes(random, shape, bytes, fill, triangle, finish);
+  run(problem, isa, shape,
+      join("digits ", bytes.digits(), ", bound ", bytes.bound, bytes.is_signed ? ", signed" : "",
+           bytes.squared ? ", squared" : "", ", spikes to ", bytes.largest_spike,
+           kFillName[static_cast<int>(fill)]),
+      thread_counts, tally);
 }
 
 Shape draw_shape(Random& random, int64_t channels, bool conv) {
@@ -215,12 +328,99 @@ Shape draw_shape(Random& random, int64_t channels, bool conv) {
   shape.T = random.integer(1, 5);
   shape.N = random.integer(1, 5);
   shape.P = conv ? random.integer(2, 7) : random.integer(1, 3);
-  shape.first_channel = conv ? random.integer(0, 9) : 0;
+  shape.first_channel = random.integer(0, 9);
   shape.channels = channels;
   shape.more_channels = random.integer(0, 3);
   shape.regions = conv ? random.integer(1, 3) : 1;
   shape.shifts = conv ? random.integer(2, 5) : 1;
   return shape;
+}
+
+Shape draw_shape(Random& random, int64_t T, int64_t channels, bool conv) {
+  Shape shape = draw_shape(random, channels, conv);
+  shape.T = T;
+  return shape;
+}
+
+void check_by_bytes(Isa isa, bool quick, Tally& tally) {
+  Random random(4);
+  // One only where time is short: products of bytes in plain C++ are slow.
+  const std::vector<int> threads = quick ? std::vector<int>{2} : std::vector<int>{1, 2, 5};
+  const auto draw_channels = [&] { return random.integer(1, quick ? 20 : 70); };
+  for (const bool is_signed : {false, true}) {
+    // Every number of digits to the last bit and one past it. Up to 2^24 Z is found in floats, then
+    // in doubles; below 2^31 it is cut up in words of 32 bits.
+    std::vector<int64_t> bounds{1, int64_t{1} << 50};
+    for (int digits = 1; digits <= 6; ++digits) {
+      bounds.insert(bounds.end(), {brim(digits, is_signed), brim(digits, is_signed) + 1});
+    }
+    for (const int bits : {24, 31}) {
+      for (const int more : {-1, 0, 1}) bounds.push_back((int64_t{1} << bits) + more);
+    }
+    for (const int64_t bound : bounds) {
+      for (const int64_t spike : {1, is_signed ? 128 : 127}) {
+        for (const Fill fill : {Fill::random, Fill::saturated}) {
+          const bool conv = random.chance(0.4);
+          const Shape shape = draw_shape(random, random.integer(1, 20), draw_channels(), conv);
+          check(random, isa, shape, Bytes{bound, is_signed, false, spike}, fill, threads, tally);
+        }
+      }
+    }
+    // Z'Z; and every T, of which a unit holds as many quartets as fill whole steps of 16.
+    for (int64_t T = 1; T <= 20; ++T) {
+      const int64_t spike = random.integer(1, is_signed ? 127 : 255);
+      const Bytes squared{is_signed ? 127 : 255, is_signed, true, std::min<int64_t>(spike, 127)};
+      const Bytes filtered{random.integer(1, 1 << 20), is_signed, false, 1};
+      for (const Fill fill : {Fill::random, Fill::saturated}) {
+        check(random, isa, draw_shape(random, T, draw_channels(), false), squared, fill, threads,
+              tally);
+        check(random, isa, draw_shape(random, T, draw_channels(), T % 2), filtered, fill, threads,
+              tally);
+      }
+    }
+  }
+  // Every raggedness of the channels: tiles of 16, panels of 32.
+  std::vector<int64_t> sizes = ragged_sizes(quick);
+  sizes.insert(sizes.end(), {16, 17, 31, 33, 48});
+  for (const int64_t channels : sizes) {
+    const bool is_signed = random.chance(0.5);
+    for (const bool conv : {false, true}) {
+      const Shape shape =
+          draw_shape(random, random.integer(1, 4), channels, conv && channels < 200);
+      check(random, isa, shape, {random.integer(200, 1 << 20), is_signed, false}, Fill::random,
+            threads, tally);
+    }
+    Shape shape = draw_shape(random, random.integer(1, 4), channels, false);
+    check(random, isa, shape, {is_signed ? 127 : 255, is_signed, true}, Fill::random, threads,
+          tally);
+    shape.T = 1;  // X as it is, to its last bit
+    for (const bool squared : {false, true}) {
+      check(random, isa, shape,
+            {is_signed ? 128 : 127, is_signed, squared, is_signed ? 128 : 127, true}, Fill::random,
+            threads, tally);
+    }
+  }
+  check(random, isa, draw_shape(random, 3, 20, false), Bytes{1, false, false}, Fill::silent,
+        threads, tally);
+  if (quick) return;
+  // A block holds 16384 samples, or a unit of 64 * T: of T = 521 its sums leave 32 bits. Or it
+  // holds 60 MiB of them, as here with many shifts. A task holds 16 x 16 panels of 32 channels.
+  const Shape linear{1, 20000, 1, 0, 3, 0, 1, 1}, conv{2, 3000, 8, 1, 2, 1, 2, 3};
+  const Shape deep{521, 21, 6, 0, 3, 0, 1, 1}, shifted{1, 7000, 1, 0, 2, 0, 1, 600};
+  const Shape wide{2, 5, 1, 2, 530, 0, 1, 1};
+  for (const bool is_signed : {false, true}) {
+    const Bytes squared{is_signed ? 127 : 255, is_signed, true}, filtered{30000, is_signed, false};
+    for (const Fill fill : {Fill::random, Fill::saturated}) {
+      check(random, isa, linear, squared, fill, threads, tally);
+      check(random, isa, linear, filtered, fill, threads, tally);
+      check(random, isa, conv, filtered, fill, threads, tally);
+    }
+    for (const Bytes& bytes : {squared, filtered}) {
+      check(random, isa, deep, bytes, Fill::saturated, {2}, tally);
+      check(random, isa, wide, bytes, Fill::random, threads, tally);
+    }
+  }
+  check(random, isa, shifted, Bytes{200, false, false}, Fill::random, {2}, tally);
 }
 
 }  // namespace
@@ -234,7 +434,7 @@ void check_spike_gram(Isa isa, bool quick, Tally& tally) {
         for (const Fill fill : {Fill::random, Fill::saturated}) {
           const bool conv = random.chance(0.5);
           const Shape shape = draw_shape(random, random.integer(1, quick ? 20 : 70), conv);
-          check(random, isa, shape, {lane_bytes, planes, is_signed}, fill, !conv, tally);
+          check(random, isa, shape, Width{lane_bytes, planes, is_signed}, fill, !conv, tally);
         }
       }
     }
@@ -256,7 +456,8 @@ void check_spike_gram(Isa isa, bool quick, Tally& tally) {
       }
     }
   }
-  check(random, isa, draw_shape(random, 20, false), {1, 1, false}, Fill::silent, true, tally);
+  check(random, isa, draw_shape(random, 20, false), Width{1, 1, false}, Fill::silent, true, tally);
+  check_by_bytes(isa, quick, tally);
   if (quick) return;
   // What a block holds is 16384 samples, and 9252 fill the second sums of one-byte lanes.
   const Shape linear{1, 20000, 1, 0, 3, 0, 1, 1}, conv{2, 1100, 8, 1, 2, 1, 2, 3};

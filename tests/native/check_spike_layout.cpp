@@ -1,5 +1,6 @@
 // What spike_gram needs around it, the same on every instruction set: spikes to int8 with the
-// channels last, and a matrix completed from its upper triangle.
+// channels last, a matrix completed from its upper triangle, and one put together from the sums of
+// a convolution.
 
 #include <algorithm>
 
@@ -12,13 +13,14 @@ namespace {
 template <class T>
 void check_narrow(Random& random, const char* type, bool integral, std::vector<T> extremes,
                   Tally& tally) {
-  for (const int64_t C : {1, 3, 64, 65, 130}) {
-    for (const int64_t P : {1, 2, 63, 64, 70}) {
+  for (const int64_t C : {1, 3, 15, 16, 17, 32, 64, 65, 130}) {
+    for (const int64_t P : {1, 2, 15, 16, 17, 33, 63, 64, 70}) {
       const int64_t outer = random.integer(1, 4);
       const int threads = static_cast<int>(random.integer(1, 2));
       Case test(tally, join(type, " [", outer, ", ", C, ", ", P, "], threads ", threads));
       std::vector<T> from(outer * C * P);
-      for (T& value : from) value = static_cast<T>(random.integer(0, 1));
+      const int64_t largest = random.chance(0.5) ? 1 : 120;
+      for (T& value : from) value = static_cast<T>(random.integer(0, largest));
       const bool last = random.chance(0.5);
       for (const T extreme : extremes) {
         from[last ? from.size() - 1 : random.integer(0, from.size() - 1)] = extreme;
@@ -87,6 +89,64 @@ void check_mirror_upper(Tally& tally) {
         for (int64_t j = 0; j < d; ++j) {
           const double expected = 3.0 * upper[std::min(i, j) * d + std::max(i, j)];
           if (matrix[i * d + j] != expected) test.expect(false, join("entry ", i, ", ", j));
+        }
+      }
+    }
+  }
+}
+
+void check_assemble_conv(Tally& tally) {
+  Random random(5);
+  for (const int64_t channels : {1, 3, 7, 8, 9, 16, 17, 40}) {
+    for (const int64_t taps : {1, 2, 4, 9}) {
+      // Shift 0 is nowhere: the blocks of a tap with itself, whose lower triangle is undefined.
+      const int64_t shifts = random.integer(2, 5), square = channels * channels;
+      std::vector<std::vector<double>> sums(random.integer(1, 4));
+      std::vector<std::vector<int32_t>> blocks(sums.size());
+      const int64_t d = channels * taps;
+      std::vector<double> expected(d * d, 0.0);
+      const auto at = [&](int64_t row, int64_t row_tap, int64_t column,
+                          int64_t column_tap) -> double& {
+        return expected[(row * taps + row_tap) * d + column * taps + column_tap];
+      };
+      for (size_t r = 0; r < sums.size(); ++r) {
+        sums[r].resize(shifts * square);
+        for (double& value : sums[r]) value = static_cast<double>(random.integer(-1000, 1000));
+        for (int64_t i = 0; i < channels; ++i) {
+          for (int64_t j = 0; j < i; ++j) sums[r][i * channels + j] = kNaN<double>;
+        }
+        for (int64_t b = random.integer(0, 2 * taps); b > 0; --b) {
+          const int64_t tap = random.integer(0, taps - 1), other = random.integer(0, taps - 1);
+          const int64_t shift = tap == other ? 0 : random.integer(1, shifts - 1);
+          for (const int64_t value : {shift, tap, other}) {
+            blocks[r].push_back(static_cast<int32_t>(value));
+          }
+          const double* sum = sums[r].data() + shift * square;
+          for (int64_t x = 0; x < channels; ++x) {
+            for (int64_t z = 0; z < channels; ++z) {
+              if (tap == other) {
+                at(z, tap, x, tap) += sum[std::min(x, z) * channels + std::max(x, z)];
+              } else {
+                at(z, tap, x, other) += sum[x * channels + z];
+                at(x, other, z, tap) += sum[x * channels + z];
+              }
+            }
+          }
+        }
+      }
+      std::vector<ConvRegion> regions;
+      for (size_t r = 0; r < sums.size(); ++r) {
+        regions.push_back(
+            {sums[r].data(), blocks[r].data(), static_cast<int64_t>(blocks[r].size() / 3)});
+      }
+      for (const int threads : {1, 2, 5}) {
+        Case test(tally, join("channels ", channels, ", taps ", taps, ", threads ", threads));
+        std::vector<double> matrix(d * d, kNaN<double>);
+        assemble_conv(regions.data(), static_cast<int64_t>(regions.size()), channels, taps, 0.75,
+                      matrix.data(), threads);
+        for (int64_t i = 0; i < d * d; ++i) {
+          if (matrix[i] != 0.75 * expected[i])
+            test.expect(false, join("entry ", i / d, ", ", i % d));
         }
       }
     }

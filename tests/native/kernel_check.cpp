@@ -82,6 +82,7 @@ void run_isa(Isa isa, bool quick) {
   run(name, "obs_order", [&](Tally& tally) { check_obs_order(isa, quick, tally); });
   run(name, "obs_solve", [&](Tally& tally) { check_obs_solve(isa, quick, tally); });
   run(name, "obs_quantize", [&](Tally& tally) { check_obs_quantize(isa, quick, tally); });
+  run(name, "upper_factor", [&](Tally& tally) { check_upper_factor(isa, quick, tally); });
 }
 
 int main_checked(int argc, char** argv) {
@@ -97,8 +98,10 @@ int main_checked(int argc, char** argv) {
       return 2;
     }
   }
+  run("any", "scratch", check_scratch);
   run("any", "narrow_spikes", check_narrow_spikes);
   run("any", "mirror_upper", check_mirror_upper);
+  run("any", "assemble_conv", check_assemble_conv);
   for (const Isa isa : isas) run_isa(isa, quick);
   std::printf("%d passed, %d failed\n", total.passed, total.failed);
   return total.failed > 0 ? 1 : 0;
