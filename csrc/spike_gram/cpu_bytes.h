@@ -23,7 +23,8 @@ constexpr int64_t kChunkBytes = 2 * kByteTile * kChunkSteps;
 constexpr int64_t kTimes = 4;         // steps that are filtered at once
 constexpr int64_t kFlushChunks = 64;  // 255 * 255 * 64 * 8 * 64 < 2^31
 
-// [chunks][panels][kChunkSteps][2 tiles]: a chunk's panel is contiguous.
+// [chunks][panels][kChunkSteps][2 tiles]: a chunk's panel is contiguous. The partner of an odd last
+// tile is nobody's: what lies there is multiplied, but never flushed.
 struct ByteOperand {
   char* data;
   int64_t panels;
