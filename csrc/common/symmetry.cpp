@@ -11,19 +11,29 @@ Skew<T> measure_skew(const T* matrix, int64_t d, int threads) {
   constexpr int64_t kSide = 32;  // block against mirrored block: both stay in first-level cache
   std::vector<Skew<T>> skews(threads, Skew<T>{0, 0});
   parallel_for((d + kSide - 1) / kSide, threads, [&](int64_t block, int worker) {
-    Skew<T> skew = skews[worker];
-    const int64_t i0 = block * kSide, i1 = std::min(d, i0 + kSide);
+    // A maximum a column, and plain comparisons: what the compiler can do with vectors.
+    T largest[kSide] = {}, difference[kSide] = {}, mirror[kSide][kSide];
+    const int64_t i0 = block * kSide, rows = std::min(kSide, d - i0);
     for (int64_t j0 = i0; j0 < d; j0 += kSide) {
-      const int64_t j1 = std::min(d, j0 + kSide);
-      for (int64_t i = i0; i < i1; ++i) {
-        for (int64_t j = j0; j < j1; ++j) {
-          const T upper = matrix[i * d + j], lower = matrix[j * d + i];
-          skew.largest = std::max(skew.largest, std::max(std::abs(upper), std::abs(lower)));
-          skew.difference = std::max(skew.difference, std::abs(upper - lower));
+      const int64_t columns = std::min(kSide, d - j0);
+      for (int64_t j = 0; j < columns; ++j) {
+        for (int64_t i = 0; i < rows; ++i) mirror[i][j] = matrix[(j0 + j) * d + i0 + i];
+      }
+      for (int64_t i = 0; i < rows; ++i) {
+        const T* upper = matrix + (i0 + i) * d + j0;
+        for (int64_t j = 0; j < columns; ++j) {
+          const T a = std::abs(upper[j]), b = std::abs(mirror[i][j]);
+          const T apart = std::abs(upper[j] - mirror[i][j]), larger = a > b ? a : b;
+          largest[j] = larger > largest[j] ? larger : largest[j];
+          difference[j] = apart > difference[j] ? apart : difference[j];
         }
       }
     }
-    skews[worker] = skew;
+    Skew<T>& skew = skews[worker];
+    for (int64_t j = 0; j < kSide; ++j) {
+      skew.largest = std::max(skew.largest, largest[j]);
+      skew.difference = std::max(skew.difference, difference[j]);
+    }
   });
   Skew<T> all{0, 0};
   for (const Skew<T>& skew : skews) {

@@ -79,6 +79,11 @@ void start_row(const ObsOrderParams<T>& params, int64_t r, Row<T>& row) {
       T* to = row.triangle.tile(i / tile, jt) + i % tile * tile;
       const int64_t live = i >= d ? 0 : d - jt * tile < tile ? d - jt * tile : tile;
       const int64_t* ids = row.ids + jt * tile;
+      if (live == tile) {  // a loop the compiler can unroll
+#pragma GCC unroll 24
+        for (int j = 0; j < tile; ++j) to[j] = from[ids[j]];
+        continue;
+      }
       for (int64_t j = 0; j < live; ++j) to[j] = from[ids[j]];
       for (int64_t j = live; j < tile; ++j) to[j] = T(0);
     }
