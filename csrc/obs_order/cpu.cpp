@@ -166,16 +166,21 @@ struct LeastScore {
     place = less ? Vector<Integer>{} + static_cast<Integer>(at) : place;
   }
   int64_t find() const {
-    T best = kInfinity<T>;
-    int64_t found = -1;
-    for (int lane = 0; lane < kLanes<T>; ++lane) {
-      const int64_t here = place[lane] + lane;
-      if (score[lane] < best || (score[lane] == best && here < found)) {
-        best = score[lane];
-        found = here;
-      }
+    typedef Vector<Integer> I;
+    I lane;
+    for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
+    Vector<T> best = score;
+    I found = place + lane;
+#pragma GCC unroll 4
+    for (int distance = kLanes<T> / 2; distance > 0; distance /= 2) {
+      const I partner = lane ^ static_cast<Integer>(distance);
+      const Vector<T> other = __builtin_shuffle(best, partner);
+      const I there = __builtin_shuffle(found, partner);
+      const I better = (other < best) | ((other == best) & (there < found));
+      best = better ? other : best;
+      found = better ? there : found;
     }
-    return found;
+    return best[0] < kInfinity<T> ? found[0] : -1;
   }
 };
 

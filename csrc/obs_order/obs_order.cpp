@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "common/aligned.h"
 #include "common/threads.h"
@@ -10,18 +11,20 @@
 namespace sbc {
 namespace {
 
-// The weights of a row, the least w^2 / G_pp first.
+// The weights of a row, the least |w| / sqrt(G_pp) first. That it is one decides no more than the
+// time, so float32 will do: what is not negative sorts as its bits do, and takes its id along.
 template <class T>
-void sort_by_score(const ObsOrderParams<T>& params, int64_t row, T* scores, int64_t* ids) {
+void sort_by_score(const ObsOrderParams<T>& params, int64_t row, int64_t* ids) {
   for (int64_t i = 0; i < params.d; ++i) {
     const T weight = params.weight[row * params.d + i];
-    scores[i] = std::abs(weight) / std::sqrt(params.inverse_hessian[i * params.d + i]);
-    if (!(scores[i] >= T(0))) scores[i] = T(0);  // NaN would break the order that sorting relies on
-    ids[i] = i;
+    const float score =
+        static_cast<float>(std::abs(weight) / std::sqrt(params.inverse_hessian[i * params.d + i]));
+    uint32_t bits = 0;
+    std::memcpy(&bits, &score, sizeof(bits));
+    ids[i] = static_cast<int64_t>(bits & 0x7fffffff) << 32 | i;
   }
-  std::sort(ids, ids + params.d, [=](int64_t a, int64_t b) {
-    return scores[a] < scores[b] || (scores[a] == scores[b] && a < b);
-  });
+  std::sort(ids, ids + params.d);
+  for (int64_t i = 0; i < params.d; ++i) ids[i] &= 0xffffffff;
 }
 
 }  // namespace
@@ -39,7 +42,7 @@ void obs_order(const ObsOrderParams<T>& params, Isa isa, int threads) {
     places[worker] = aligned_array<int64_t>(3 * params.d + 1 + params.num_groups);
   }
   parallel_for(params.rows, workers, [&](int64_t row, int worker) {
-    sort_by_score(params, row, scratch[worker].get(), places[worker].get());
+    sort_by_score(params, row, places[worker].get());
     order_row(params, row, scratch[worker].get(), places[worker].get());
   });
 }
