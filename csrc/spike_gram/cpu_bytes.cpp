@@ -163,7 +163,8 @@ struct Sixteen {
 
 inline void widen(const Spikes16& spikes, Sixteen<float>& to) {
 #if defined(__AMX_INT8__)  // which the compiler does not find by itself
-  const Words words = reinterpret_cast<Words>(_mm512_cvtepi8_epi32(load_row<__m128i>(&spikes)));
+  const Words words =
+      reinterpret_cast<Words>(_mm512_maskz_cvtepi8_epi32(0xffff, load_row<__m128i>(&spikes)));
 #else
   Words words;
   for (int i = 0; i < 16; ++i) words[i] = spikes.values[i];

@@ -126,7 +126,7 @@ class RegionSum {
 }  // namespace
 
 bool by_counts(const GramParams& params, Isa isa) {
-  return by_pairs(params) && params.triangle && isa >= Isa::vpopcnt;
+  return by_pairs(params) && params.triangle && params.num_regions == 1 && isa >= Isa::vpopcnt;
 }
 
 void spike_gram(const GramParams& params, Isa isa, int threads) {

@@ -6,11 +6,12 @@
 
 namespace sbc {
 
-// Adds to each region's `out`. The answer does not depend on `threads` or `isa`.
+// Adds to each region's `out`. The answer does not depend on `threads`, nor where it is exact on
+// `isa`.
 void spike_gram(const GramParams& params, Isa isa, int threads);
 
-// The same for params by bytes, and for params by pairs with a triangle. spike_gram calls them
-// where the instruction set makes them the fastest way; they run on any.
+// The same for params by bytes, and for params by pairs with a triangle and one region; `by_counts`
+// says that spike_gram takes the latter way. They run on any instruction set.
 void sum_bytes(const GramParams& params, Isa isa, int threads);
 void sum_counts(const GramParams& params, Isa isa, int threads);
 bool by_counts(const GramParams& params, Isa isa);
