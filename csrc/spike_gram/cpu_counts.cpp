@@ -58,6 +58,7 @@ inline void count_block(const uint64_t* x, const uint64_t* z, int64_t stride, in
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
       const Longs row = load_longs(x + r * stride);
+      __builtin_prefetch(x + (r + kCountColumns) * stride);  // of the next block
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) sum[r][c] += count_bits(row & column[c]);
     }
