@@ -276,7 +276,7 @@ class SpikeHessian:
         by_counts = plan.pair_weights is not None and "counts" in self._skills
         finish = 2.0 / num_samples * plan.factor
         if self._only_batch and self.conv is None and (plan.digits or by_counts) and finish != 0.0:
-            self._finished = np.empty((1, per_group, per_group))
+            self._finished = _line_aligned(1, per_group, per_group)
             self._sums[key] = [self._finished]
         else:
             finish = 0.0  # the kernel adds to what is there
@@ -393,6 +393,14 @@ class SpikeHessian:
 
     def _note(self, path: str) -> None:
         self._paths[path] = self._paths.get(path, 0) + 1
+
+
+def _line_aligned(*shape: int) -> NDArray[np.float64]:
+    """Uninitialised, from the start of a cache line on: the kernels can then write past the cache."""
+    size = int(np.prod(shape))
+    memory = np.empty(size + 7)
+    first = -memory.ctypes.data % 64 // 8
+    return memory[first : first + size].reshape(shape)
 
 
 def _assemble(

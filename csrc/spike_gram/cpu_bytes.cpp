@@ -461,6 +461,7 @@ void multiply_bytes(const ByteBlock& block, const ByteTask& task, const ByteScra
     }
   }
   end_tiles();
+  end_flush();
 }
 
 }  // namespace SBC_ISA

@@ -155,6 +155,7 @@ void count_pairs(const CountBlock& block, const CountTask& task, double* totals)
       flush_tile(params, place, overwrite, finish, tile);
     }
   }
+  end_flush();
 }
 
 }  // namespace SBC_ISA
