@@ -5,7 +5,7 @@
 #   make test           the test suite
 #   make lint           ruff, clang-format, mypy
 #   make sanitize       the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer
-#   make bench-kernels  every kernel against its rival (15 minutes on two quiet cores)
+#   make bench-kernels  every kernel against its rival (3 minutes on two quiet AVX-512 cores)
 
 PYTHON ?= python3
 VENV ?= .venv
