@@ -20,12 +20,15 @@ OPS = ("spike_gram", "obs_order", "obs_solve", "obs_quantize", "upper_factor")
 
 @dataclass(frozen=True)
 class Backend:
-    """``available()`` says whether it runs here; ``load(op)`` gives the op's function on arrays."""
+    """``available()`` says whether it runs here; ``load(op)`` gives the op's function on arrays;
+    ``gram_skills`` says what its `spike_gram` is fast at: "bytes" and "counts" of gram_plan.plan_gram.
+    """
 
     name: str
     description: str
     available: Callable[[], bool]
     load: Callable[[str], Callable[..., Any]]
+    gram_skills: frozenset[str] = frozenset()
 
 
 def thread_count() -> int:
@@ -38,19 +41,25 @@ def thread_count() -> int:
     return os.cpu_count() or 1
 
 
-def _native_backend(isa: str, description: str) -> Backend:
+def _native_backend(isa: str, description: str, *gram_skills: str) -> Backend:
     def load(op: str) -> Callable[..., Any]:
         return partial(getattr(_native, op), isa=isa, threads=thread_count())
 
-    return Backend(isa, description, lambda: isa in _native.available_isas(), load)
+    return Backend(
+        isa, description, lambda: isa in _native.available_isas(), load, frozenset(gram_skills)
+    )
 
 
 # Fastest first.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
-        _native_backend("amx", "C++ for AMX tiles of bytes (spike_gram), else as avx512"),
-        _native_backend("vpopcnt", "C++ for AVX-512 VPOPCNTDQ (spike_gram), else as avx512"),
+        _native_backend(
+            "amx", "C++ for AMX tiles of bytes (spike_gram), else as avx512", "bytes", "counts"
+        ),
+        _native_backend(
+            "vpopcnt", "C++ for AVX-512 VPOPCNTDQ (spike_gram), else as avx512", "counts"
+        ),
         _native_backend("avx512", "C++ for AVX-512 F, BW, DQ, VL"),
         _native_backend("avx2", "C++ for AVX2 and FMA"),
         _native_backend("portable", "C++ for any processor"),
@@ -76,9 +85,8 @@ def resolve(op: str, backend: str | None) -> Callable[..., Any]:
 
 
 def gram_skills(backend: str | None) -> frozenset[str]:
-    """What the backend's `spike_gram` is fast at: "bytes" and "counts" of gram_plan.plan_gram."""
-    skills = {"amx": {"bytes", "counts"}, "vpopcnt": {"counts"}}
-    return frozenset(skills.get(_chosen(backend), ()))
+    """What the backend's `spike_gram` is fast at, see `Backend`. Raises as `resolve` does."""
+    return BACKENDS[_chosen(backend)].gram_skills
 
 
 def _chosen(backend: str | None) -> str:

@@ -31,7 +31,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[name for name in sbc.available_backends() if name in ("amx", "portable")])
 def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend that multiplies bytes; also with its kernels in plain C++, which run anywhere."""
-    kernels = replace(dispatch.BACKENDS[request.param], name="amx")
+    skills = dispatch.BACKENDS["amx"].gram_skills
+    kernels = replace(dispatch.BACKENDS[request.param], name="amx", gram_skills=skills)
     monkeypatch.setitem(dispatch.BACKENDS, "amx", kernels)
     return "amx"
 

@@ -48,7 +48,7 @@ struct Row {
   T* column;       // [padded d]
   int64_t* ids;    // [d]: the weight that stands at each place
   int64_t* place;  // [d]: where each weight stands
-  int64_t* first;  // [d]: the first move into each tile
+  int64_t* first;  // [tiles + 1]: the first move into each tile
   int64_t* left;   // [num_groups]: what each group may still give up
   int64_t d;
   int64_t start;  // places [start, d) are in use

@@ -10,8 +10,8 @@ namespace sbc {
 constexpr int64_t kCountSamples = 512;  // of one vector of bits
 constexpr int64_t kCountColumns = 4;    // a block of the answer is so many rows by so many columns
 constexpr int64_t kCountTask = 128;     // columns of a task: its totals stay in second-level cache
-constexpr int64_t kCountBlock = 16
-                                << 10;  // bytes of a block's columns in first-level cache at once
+// Bytes of a block's columns that are in first-level cache at once.
+constexpr int64_t kCountBlock = 16 << 10;
 
 struct CountBlock {
   const GramParams* params;

@@ -13,10 +13,9 @@ namespace SBC_ISA {
 
 constexpr int kFlushSide = 16;
 
-// Of a matrix [.., channels], from `first_row` of one shift and `first_column` on: the part of a
-// tile that is inside.
+// A tile of a matrix, from `row` and `column` on; what of it lies outside is not written.
 struct TilePlace {
-  double* out;  // [channels, channels] of the shift
+  double* out;  // [channels, channels], of one shift
   int64_t channels, row, column;
 };
 

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "common/aligned.h"
+#include "common/integers.h"
 #include "common/threads.h"
 #include "spike_gram/cpu.h"
 
@@ -15,8 +16,6 @@ constexpr int64_t kMaxTaskRows =
     1280;  // up to 384 bytes of sums a row: 480 KiB of second-level cache
 constexpr int64_t kMaxPairTaskRows = 320;  // 1408 bytes of sums and total a row, likewise
 constexpr int64_t kMinTaskRows = 256;      // below this the 64 table entries a pass begin to show
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Scratch {
   AlignedArray<char> values, tables, sums, wide_sums, total;

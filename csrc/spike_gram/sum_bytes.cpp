@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "common/aligned.h"
+#include "common/integers.h"
 #include "common/threads.h"
 #include "spike_gram/cpu_bytes.h"
 #include "spike_gram/spike_gram.h"
@@ -12,8 +13,6 @@ namespace {
 constexpr int64_t kPackedBytes = 60 << 20;  // of one block: few blocks, few passes over the answer
 constexpr int64_t kMaxSamples = 16384;      // of one block, beyond the first unit
 constexpr int64_t kMaxTaskPanels = 16;      // sums and a chunk of both sides: 1.5 MiB
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Scratch {
   AlignedArray<char> spikes, sums;

@@ -1,4 +1,5 @@
 #include "common/aligned.h"
+#include "common/integers.h"
 #include "common/threads.h"
 #include "spike_gram/cpu_counts.h"
 #include "spike_gram/spike_gram.h"
@@ -7,8 +8,6 @@ namespace sbc {
 namespace {
 
 constexpr int64_t kBitsBytes = 32 << 20;  // of one block
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
