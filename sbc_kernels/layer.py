@@ -10,12 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array, cast_like, require_finite, require_same_kind, to_numpy
+from .arrays import Array, Restore, cast_like, require_finite, require_same_kind, to_numpy
 from .conv import Conv
 from .hessian import SpikeHessian
 from .neurons import LIF, Neuron
 from .pattern import parse_sparsity
-from .rows import Options, Rows, prune_rows, quantize_rows, row_losses, share_unit, warn
+from .rows import (
+    Options,
+    RowOrder,
+    Rows,
+    order_rows,
+    prune_rows,
+    quantize_rows,
+    row_losses,
+    share_unit,
+    warn,
+)
 
 __all__ = ["CompressedLayer", "compress_layer"]
 
@@ -127,6 +137,130 @@ def compress_layer(
     """
     start = time.perf_counter()
     log: list[str] = []
+    values, _ = weight_values(W)
+    if sparsity is None and bits is None:
+        sparsity = 0.9
+        log.append("neither sparsity nor bits given: pruning 90 %, unstructured")
+    options = checked_options(
+        sparsity, bits, method, grid, sym, group_size, act_order, block_size, damp_percent, backend
+    )
+    conv = _checked_conv(values, stride, padding, dilation, groups)
+    stack = _hessian_of(W, values, spikes, neuron, hessian, conv, options, log)
+    return PreparedLayer(W, stack).compress(options, log=log, start=start)
+
+
+class PreparedLayer:
+    """A weight and its Hessian, to be compressed once or at several sparsities.
+
+    The exact order of removal does not depend on the sparsity and is found once.
+
+    Parameters
+    ----------
+    W : as in `compress_layer`.
+    stack : the undamped Hessian of each convolution group, float64 [groups, d, d].
+    row_scale : float64 [d_out], what each row's output is multiplied by before it is integrated (a
+        BatchNorm's ``gamma / sqrt(var + eps)``, one over the threshold). Rows compete for the layer's
+        quota by the losses times its square; inside a row it changes nothing. None is all ones.
+    """
+
+    def __init__(
+        self, W: Any, stack: NDArray[np.float64], row_scale: NDArray[np.float64] | None = None
+    ) -> None:
+        self.W = W
+        self.stack = stack
+        self.values, self._restore = weight_values(W)
+        self.row_scale = np.ones(len(self.values)) if row_scale is None else np.abs(row_scale)
+        self._orders: tuple[Any, list[RowOrder]] | None = None  # of the options they were found with
+
+    def compress(
+        self, options: Options, *, log: list[str] | None = None, start: float | None = None
+    ) -> CompressedLayer:
+        """As `compress_layer` does with these options. Raises what it raises."""
+        start = time.perf_counter() if start is None else start
+        log = [] if log is None else log
+        W, values, stack, restore = self.W, self.values, self.stack, self._restore
+        rows = len(values) // len(stack)
+        flat = np.ascontiguousarray(values.reshape(len(values), -1))
+        parts = [
+            Rows(flat[at : at + rows], matrix, self.row_scale[at : at + rows])
+            for at, matrix in zip(range(0, len(values), rows), stack, strict=True)
+        ]
+        share_unit(parts)
+        for part in parts:
+            if options.pattern is not None:
+                options.pattern.require_fits(part.weight.shape)
+            silent = int((~part.live).sum())
+            if silent == part.live.size:
+                warn(
+                    log,
+                    "no input spiked in calibration: there is nothing to weigh, so weights are "
+                    "compared by magnitude and rounded to the nearest level",
+                )
+            elif silent:
+                log.append(f"{silent} of {part.live.size} inputs never spiked in calibration")
+
+        damp = options.damp_percent
+        if options.pattern is not None:
+            orders = self._ordered(parts, options, log)
+            damp = max(damp, prune_rows(parts, orders, options, log))
+        if options.bits is not None:
+            damp = max(damp, quantize_rows(parts, options, log))
+
+        result = np.concatenate([part.result for part in parts])
+        if not np.isfinite(result).all():
+            raise np.linalg.LinAlgError(
+                "the compressed weight is not finite: the Hessian is too close to singular; accepted "
+                f"is a larger damp_percent than {options.damp_percent}"
+            )
+        answer = cast_like(restore(result.reshape(values.shape)), W)
+        changed = to_numpy(answer, "W")[0].reshape(flat.shape)  # after the rounding to W's dtype
+        if not np.isfinite(changed).all():
+            raise ValueError(
+                f"W's dtype {getattr(W, 'dtype', values.dtype)} cannot hold the compressed weight, "
+                f"which reaches {float(np.abs(result).max()):.4g}; accepted is a wider dtype or a "
+                "smaller scale"
+            )
+        loss = row_losses(parts, flat, changed)
+        for line in log:
+            _logger.debug(line)
+
+        def stacked(arrays: list[Any], shape: tuple[int, ...]) -> Any:
+            return None if arrays[0] is None else restore(np.concatenate(arrays).reshape(shape))
+
+        grids = [part.grid for part in parts]
+        scales = [None if g is None else g.scale for g in grids]
+        zeros = [None if g is None else g.zero_point for g in grids]
+        return CompressedLayer(
+            weight=answer,
+            mask=stacked([part.mask for part in parts], values.shape),
+            codes=stacked([part.codes for part in parts], values.shape),
+            scale=stacked(scales, (len(values), -1)),
+            zero_point=stacked(zeros, (len(values), -1)),
+            bits=options.bits,
+            group_size=None if options.bits is None else options.group_size,
+            loss=restore(loss),
+            sparsity=float((changed == 0).mean()),
+            damp_percent=damp,
+            seconds=time.perf_counter() - start,
+            log=log,
+        )
+
+    def _ordered(
+        self, parts: list[Rows], options: Options, log: list[str]
+    ) -> list[RowOrder] | None:
+        """The exact orders, of an earlier call where its options would give the same ones."""
+        pattern = options.pattern
+        assert pattern is not None
+        if options.method != "exact":
+            return None
+        key = (pattern.keep_n, pattern.of_m, options.damp_percent, options.backend)
+        if self._orders is None or self._orders[0] != key:
+            self._orders = (key, order_rows(parts, options, log))
+        return self._orders[1]
+
+
+def weight_values(W: Any) -> tuple[Array, Restore]:
+    """W as NumPy, checked, and the way back to its framework."""
     values, restore = to_numpy(W, "W")
     if values.dtype.kind != "f":
         raise TypeError(f"W has dtype {values.dtype}; accepted are real floats")
@@ -136,81 +270,13 @@ def compress_layer(
             "or [C_out, C_in/groups, kh, kw] with no axis empty"
         )
     require_finite(values, "W")
-    if sparsity is None and bits is None:
-        sparsity = 0.9
-        log.append("neither sparsity nor bits given: pruning 90 %, unstructured")
-    options = _checked_options(
-        sparsity, bits, method, grid, sym, group_size, act_order, block_size, damp_percent, backend
-    )
-    conv = _checked_conv(values, stride, padding, dilation, groups)
-    stack = _hessian_of(W, values, spikes, neuron, hessian, conv, options, log)
-
-    rows = len(values) // len(stack)
-    flat = np.ascontiguousarray(values.reshape(len(values), -1))
-    parts = [Rows(flat[g * rows : (g + 1) * rows], matrix) for g, matrix in enumerate(stack)]
-    share_unit(parts)
-    for part in parts:
-        if options.pattern is not None:
-            options.pattern.require_fits(part.weight.shape)
-        silent = int((~part.live).sum())
-        if silent == part.live.size:
-            warn(
-                log,
-                "no input spiked in calibration: there is nothing to weigh, so weights are "
-                "compared by magnitude and rounded to the nearest level",
-            )
-        elif silent:
-            log.append(f"{silent} of {part.live.size} inputs never spiked in calibration")
-
-    damp = options.damp_percent
-    if options.pattern is not None:
-        damp = max(damp, prune_rows(parts, options, log))
-    if options.bits is not None:
-        damp = max(damp, quantize_rows(parts, options, log))
-
-    result = np.concatenate([part.result for part in parts])
-    if not np.isfinite(result).all():
-        raise np.linalg.LinAlgError(
-            "the compressed weight is not finite: the Hessian is too close to singular; accepted is a "
-            f"larger damp_percent than {options.damp_percent}"
-        )
-    answer = cast_like(restore(result.reshape(values.shape)), W)
-    changed = to_numpy(answer, "W")[0].reshape(flat.shape)  # after the rounding to W's dtype
-    if not np.isfinite(changed).all():
-        raise ValueError(
-            f"W's dtype {getattr(W, 'dtype', values.dtype)} cannot hold the compressed weight, which "
-            f"reaches {float(np.abs(result).max()):.4g}; accepted is a wider dtype or a smaller scale"
-        )
-    loss = row_losses(parts, flat, changed)
-    for line in log:
-        _logger.debug(line)
-
-    def stacked(arrays: list[Any], shape: tuple[int, ...]) -> Any:
-        return None if arrays[0] is None else restore(np.concatenate(arrays).reshape(shape))
-
-    grids = [part.grid for part in parts]
-    scales = [None if g is None else g.scale for g in grids]
-    zeros = [None if g is None else g.zero_point for g in grids]
-    return CompressedLayer(
-        weight=answer,
-        mask=stacked([part.mask for part in parts], values.shape),
-        codes=stacked([part.codes for part in parts], values.shape),
-        scale=stacked(scales, (len(values), -1)),
-        zero_point=stacked(zeros, (len(values), -1)),
-        bits=options.bits,
-        group_size=None if options.bits is None else options.group_size,
-        loss=restore(loss),
-        sparsity=float((changed == 0).mean()),
-        damp_percent=damp,
-        seconds=time.perf_counter() - start,
-        log=log,
-    )
+    return values, restore
 
 
 # ---- checks ------------------------------------------------------------------------------------
 
 
-def _checked_options(
+def checked_options(
     sparsity: float | str | None,
     bits: int | None,
     method: str,
@@ -222,6 +288,7 @@ def _checked_options(
     damp_percent: float,
     backend: str | None,
 ) -> Options:
+    """`compress_layer`'s options, checked, with the defaults that depend on one another."""
     pattern = None if sparsity is None else parse_sparsity(sparsity)
     if bits is not None:
         integral = isinstance(bits, (int, np.integer)) and not isinstance(bits, bool)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ class Rows:
 
     weight: Array  # [rows, d], float32 or float64
     hessian: NDArray[np.float64]  # undamped
+    row_scale: NDArray[np.float64]  # [rows], of the rows' outputs before they are integrated
     live: NDArray[np.bool_] = field(init=False)
     unit: float = 1.0  # of H, see share_unit
     result: Array = field(init=False)
@@ -117,7 +118,19 @@ def _with_damping(
 # ---- pruning -----------------------------------------------------------------------------------
 
 
-def prune_rows(parts: list[Rows], options: Options, log: list[str]) -> float:
+class RowOrder(NamedTuple):
+    """In which order one group's rows lose their weights, whatever the sparsity."""
+
+    order: NDArray[np.int32]  # [rows, steps], over the live inputs
+    loss: Array  # [rows, steps]
+    inverse: NDArray[np.float64]  # of the damped Hessian over the live inputs
+    damp_percent: float  # after retries
+
+
+def prune_rows(
+    parts: list[Rows], orders: list[RowOrder] | None, options: Options, log: list[str]
+) -> float:
+    """Prunes by the options' method; `orders` are `order_rows`' for method "exact"."""
     pattern = options.pattern
     assert pattern is not None
     percent = options.damp_percent
@@ -134,42 +147,55 @@ def prune_rows(parts: list[Rows], options: Options, log: list[str]) -> float:
                 percent = max(percent, _sweep(part, options, None, log))
         log.append(f"pruned {pattern} by blocks of {options.block_size} columns")
     else:
-        percent = _prune_exact(parts, options, log)
+        assert orders is not None
+        percent = _prune_exact(parts, orders, options, log)
         log.append(f"pruned {pattern} by exact OBS")
     return percent
 
 
-def _prune_exact(parts: list[Rows], options: Options, log: list[str]) -> float:
-    """Orders the weights of each row, shares out the quota, solves for the survivors."""
+def order_rows(parts: list[Rows], options: Options, log: list[str]) -> list[RowOrder]:
+    """The exact OBS order of every row."""
     pattern = options.pattern
     assert pattern is not None
-    percents, orders, inverses = [], [], []
+    orders = []
     for part in parts:
 
         def invert(matrix: NDArray[np.float64], part: Rows = part) -> Any:
             return inverse(matrix[np.ix_(part.live, part.live)])
 
         G, percent = _with_damping(part, options.damp_percent, log, invert)
-        inverses.append(G)
-        percents.append(percent)
-        orders.append(_order(part, G, pattern, options.backend))
+        orders.append(RowOrder(*_order(part, G, pattern, options.backend), G, percent))
+    return orders
+
+
+def _prune_exact(
+    parts: list[Rows], orders: list[RowOrder], options: Options, log: list[str]
+) -> float:
+    """Shares out the quota along the orders, solves for the survivors."""
+    pattern = options.pattern
+    assert pattern is not None
     if pattern.of_m:
         masks = [
-            _mask_of_steps(part, order, None)
-            for part, (order, _) in zip(parts, orders, strict=True)
+            _mask_of_steps(part, found.order, None)
+            for part, found in zip(parts, orders, strict=True)
         ]
         for part, mask in zip(parts, masks, strict=True):
             _prune_silent_in_groups(part, mask, pattern)
     else:
-        counts = _share_quota(parts, [loss for _, loss in orders], pattern)
+        weighed = [
+            found.loss * (part.row_scale**2)[:, None]
+            for part, found in zip(parts, orders, strict=True)
+        ]
+        counts = _share_quota(parts, weighed, pattern)
         masks = [
-            _mask_of_steps(part, order, count)
-            for part, (order, _), count in zip(parts, orders, counts, strict=True)
+            _mask_of_steps(part, found.order, count)
+            for part, found, count in zip(parts, orders, counts, strict=True)
         ]
         _prune_silent(parts, masks, pattern)
-    for i, (part, mask) in enumerate(zip(parts, masks, strict=True)):
-        percents[i] = max(percents[i], _solve(part, mask, percents[i], inverses[i], options, log))
-    return max(percents)
+    return max(
+        max(found.damp_percent, _solve(part, mask, found.damp_percent, found.inverse, options, log))
+        for part, found, mask in zip(parts, orders, masks, strict=True)
+    )
 
 
 def _solve(
@@ -355,11 +381,24 @@ def _sweep(part: Rows, options: Options, grid: Grid | None, log: list[str]) -> f
 def _sweep_once(
     part: Rows, options: Options, grid: Grid | None, pattern: Pattern | None, log: list[str]
 ) -> float:
+    weight, unit = part.result, None
+    if pattern is not None and not pattern.of_m:
+        # Rows compete: each in the unit its output is integrated in, to a power of two, so that the
+        # way back is exact.
+        exponent = np.frexp(part.row_scale)[1]
+        silent = part.row_scale == 0  # such rows give up their weights first
+        exponent[silent] = exponent[~silent].min(initial=0) - 16
+        unit = np.ldexp(1.0, exponent)[:, None].astype(weight.dtype)
+        weight = weight * unit
+    scaled = grid
+    if grid is not None and unit is not None:
+        scaled = replace(grid, scale=grid.scale * unit.astype(np.float32))
+
     def attempt(matrix: NDArray[np.float64]) -> Any:
         return run_obs_quantize(
-            part.result,
+            weight,
             matrix,
-            grid,
+            scaled,
             block_size=options.block_size,
             act_order=options.act_order,
             mask=part.mask,
@@ -369,7 +408,8 @@ def _sweep_once(
         )
 
     answer, percent = _with_damping(part, options.damp_percent, log, attempt)
-    part.result, part.codes, part.grid = answer.weight, answer.codes, grid
+    part.result = answer.weight if unit is None else answer.weight / unit
+    part.codes, part.grid = answer.codes, grid
     if answer.mask is not None:
         part.mask = answer.mask
     return percent

@@ -1,0 +1,17 @@
+"""Whole models: find the weight layers of a spiking network, compress them, lose nothing."""
+
+from .adapters import register_neuron
+from .compress import compress_model
+from .plan import Plan, PlannedLayer
+from .result import CompressedModel, LayerRecord
+from .trace import trace
+
+__all__ = [
+    "CompressedModel",
+    "LayerRecord",
+    "Plan",
+    "PlannedLayer",
+    "compress_model",
+    "register_neuron",
+    "trace",
+]

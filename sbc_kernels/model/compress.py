@@ -1,0 +1,669 @@
+"""Compress a whole spiking network: trace, gather, allocate, decide, layer by layer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..arrays import to_numpy
+from ..layer import CompressedLayer, PreparedLayer, checked_options
+from ..rows import Options
+from .allocate import lamp
+from .checkpoint import Checkpoint, fingerprint
+from .feed import Feeder
+from .fold import fold_norms
+from .gather import Gatherer, Moments, corrected_target
+from .measure import measured
+from .norms import reestimate, row_scale, watching
+from .plan import Plan, PlannedLayer
+from .progress import PeakMemory, Progress, logger
+from .result import CompressedModel, LayerRecord
+from .trace import (
+    LAYER_OPTIONS,
+    Forward,
+    Overrides,
+    copy_of,
+    require_model,
+    run_forward,
+    trace_copy,
+    undisturbed,
+)
+
+__all__ = ["compress_model"]
+
+BASELINES = ("magnitude", "rtn")
+ALLOCATIONS = ("uniform", "lamp", "measured")
+MODES = ("parallel", "sequential")
+
+
+def compress_model(
+    model: nn.Module,
+    calibration: Any,
+    *,
+    sparsity: float | str | None = None,
+    bits: int | None = None,
+    allocation: str | Mapping[str, float] = "uniform",
+    calibration_mode: str | None = None,
+    target_damping: float = 0.5,
+    bn_reestimate: bool | None = None,
+    bias_correction: bool | None = None,
+    hessian: str = "smp",
+    method: str = "exact",
+    grid: str | None = None,
+    sym: bool = False,
+    group_size: int = -1,
+    act_order: bool | None = None,
+    block_size: int = 128,
+    damp_percent: float = 0.01,
+    overrides: Overrides | None = None,
+    ignore: Sequence[str] = (),
+    forward: Forward | None = None,
+    fold: bool = False,
+    inplace: bool = False,
+    max_memory: int | None = None,
+    checkpoint_dir: str | Path | None = None,
+    progress: bool | None = None,
+    backend: str | None = None,
+) -> CompressedModel:
+    """Prunes and/or quantizes every weight layer of a spiking network, without training.
+
+    Spiking Brain Compression (arXiv 2506.03996) on each layer, with the Hessian of the neurons that
+    integrate its output. ``compress_model(model, calibration)`` alone prunes 90 % of each layer.
+
+    Parameters
+    ----------
+    model : see `trace`. Never changed unless `inplace`.
+    calibration : unlabelled batches as the model takes them: a tensor (one batch), a list, a DataLoader;
+        of a batch that is a tuple the first item. Iterated several times, with the same random seed. A
+        few hundred samples do.
+    sparsity : fraction 0..1 of all weights together to prune, or "N:M" (N of every M are KEPT).
+    bits : 1..8, to quantize; with `sparsity` the survivors.
+    allocation : how a fraction is shared out over the layers: "uniform", "lamp" (arXiv 2010.07611),
+        "measured" (what the network's output loses by each layer at several sparsities is measured on
+        the calibration data, and a dynamic programme takes the cheapest), or a dictionary by layer name
+        (others get `sparsity`).
+    calibration_mode : "parallel": all Hessians from the dense model, one pass where memory permits.
+        "sequential": layer by layer on what the compressed layers before it produce, each layer's weight
+        first refitted to that input (two passes a layer). Default "sequential", for the baselines
+        "parallel".
+    target_damping : of the refit, relative to the Hessian's mean diagonal; positive.
+    bn_reestimate : move BatchNorms' statistics as far as the calibration data's moved. Default True, for
+        the baselines False.
+    bias_correction : let the bias (or the BatchNorm behind a layer without one) take part as an input
+        that is always on and never pruned. Default True, for the baselines False.
+    hessian, method, grid, sym, group_size, act_order, block_size, damp_percent, backend : as in
+        `compress_layer`. Rows of a layer compete in the units of what its neurons integrate: BatchNorm's
+        scale and the threshold count.
+    overrides, ignore, forward : as in `trace`.
+    fold : fold each BatchNorm into the layer before it in the model that is returned.
+    inplace : change `model` itself, at the very end.
+    max_memory : bytes; Hessians are gathered for as many layers at once as fit. Default: half of what
+        the system has.
+    checkpoint_dir : a folder; each finished layer is written there, and a run that was stopped goes on
+        with the same weights to the bit. Refused if model, calibration data or options differ.
+    progress : bars on the terminal (needs rich). Default: where there is a terminal and rich.
+
+    Returns
+    -------
+    CompressedModel
+
+    Raises
+    ------
+    TypeError, ValueError : naming the parameter, what came and what is accepted. The model is as before.
+    """
+    require_model(model)
+    start, memory = time.perf_counter(), PeakMemory()
+    if sparsity is None and bits is None and not isinstance(allocation, Mapping):
+        sparsity = 0.9
+    batches = _reiterable(calibration)
+    said = dict(
+        sparsity=sparsity,
+        bits=bits,
+        method=method,
+        grid=grid,
+        sym=sym,
+        group_size=group_size,
+        act_order=act_order,
+        block_size=block_size,
+        damp_percent=damp_percent,
+    )
+    settings = _checked(
+        said,
+        allocation,
+        calibration_mode,
+        target_damping,
+        bn_reestimate,
+        bias_correction,
+        hessian,
+        max_memory,
+        backend,
+    )
+    with Progress(progress) as bars:
+        dense = copy_of(model)
+        plan = trace_copy(
+            dense, _first(batches), forward=forward, overrides=overrides, ignore=ignore
+        )
+        for parameter in dense.parameters():
+            parameter.requires_grad_(False)
+        run = _Run(dense, plan, batches, forward, settings, bars)
+        run.check_layers()
+        everything = {
+            **said,
+            "allocation": allocation,
+            "calibration_mode": settings.mode,
+            "target_damping": target_damping,
+            "bn_reestimate": settings.bn_reestimate,
+            "bias_correction": settings.bias_correction,
+            "hessian": hessian,
+            "overrides": overrides or {},
+            "ignore": list(ignore),
+            "forward": getattr(forward, "__qualname__", repr(forward)) if forward else None,
+            "backend": backend,
+        }
+        marks = fingerprint(model, batches, everything) if checkpoint_dir is not None else {}
+        run.checkpoint = Checkpoint(checkpoint_dir, marks)
+        run.allocate(allocation)
+        if settings.mode == "parallel":
+            run.parallel()
+        else:
+            run.sequential()
+        answer = model if inplace else copy_of(model)
+        if fold:  # on the copy, where a failure harms nobody
+            folded, notes = fold_norms(run.work, plan, lambda m: run_forward(m, _first(batches), forward))
+            run.log += notes
+            run.deliver(answer)
+            fold_norms(answer, plan, None, only=folded)
+        else:
+            run.deliver(answer)
+    zeros = sum(record.sparsity * math.prod(record.shape) for record in run.records)
+    size = sum(math.prod(record.shape) for record in run.records)
+    return CompressedModel(
+        model=answer,
+        layers=tuple(run.records),
+        plan=plan,
+        sparsity=zeros / size if size else 0.0,
+        tensors=run.tensors,
+        options=everything,
+        allocation=run.shares,
+        seconds=time.perf_counter() - start,
+        resumed=run.resumed,
+        peak_bytes=memory.peak,
+        predicted_bytes=plan.peak_bytes(settings.max_memory),
+        start_bytes=memory.start,
+        log=run.log,
+    )
+
+
+# ---- checks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Settings:
+    said: dict[str, Any]  # arguments of checked_options
+    mode: str
+    target_damping: float
+    bn_reestimate: bool
+    bias_correction: bool
+    hessian: str
+    max_memory: int
+    backend: str | None
+
+    def options(self, own: Mapping[str, Any], sparsity: float | str | None) -> Options:
+        """A layer's options: its own over everybody's, with the sparsity it was given."""
+        arguments = {**self.said, **own}
+        return checked_options(**{**arguments, "sparsity": sparsity}, backend=self.backend)
+
+
+def _checked(
+    said: dict[str, Any],
+    allocation: Any,
+    mode: str | None,
+    target_damping: float,
+    bn_reestimate: bool | None,
+    bias_correction: bool | None,
+    hessian: str,
+    max_memory: int | None,
+    backend: str | None,
+) -> _Settings:
+    baseline = said["method"] in BASELINES
+    mode = mode or ("parallel" if baseline else "sequential")
+    if mode not in MODES:
+        raise ValueError(f"calibration_mode is {mode!r}; accepted are {', '.join(MODES)}")
+    if baseline and mode == "sequential":
+        raise ValueError(
+            f"calibration_mode is 'sequential' with method {said['method']!r}, which looks at weights "
+            "only; accepted is 'parallel'"
+        )
+    if hessian not in ("smp", "current"):
+        raise ValueError(f"hessian is {hessian!r}; accepted are 'smp' and 'current'")
+    if not isinstance(target_damping, (int, float)) or not 0 < target_damping < math.inf:
+        raise ValueError(f"target_damping is {target_damping!r}; accepted is a positive number")
+    if max_memory is not None and (not isinstance(max_memory, int) or max_memory < 1):
+        raise ValueError(f"max_memory is {max_memory!r}; accepted is a number of bytes, or None")
+    if not isinstance(allocation, Mapping):
+        if allocation not in ALLOCATIONS:
+            raise ValueError(
+                f"allocation is {allocation!r}; accepted are {', '.join(ALLOCATIONS)}, or a dictionary "
+                "of sparsities by layer name"
+            )
+        if allocation != "uniform" and not isinstance(said["sparsity"], (int, float)):
+            raise ValueError(
+                f"allocation is {allocation!r} with sparsity {said['sparsity']!r}; accepted with it is "
+                "a fraction 0..1"
+            )
+    if said["sparsity"] is not None or said["bits"] is not None:
+        checked_options(**said, backend=backend)
+    return _Settings(
+        said,
+        mode,
+        float(target_damping),
+        not baseline if bn_reestimate is None else bool(bn_reestimate),
+        not baseline if bias_correction is None else bool(bias_correction),
+        hessian,
+        max_memory or _half_of_memory(),
+        backend,
+    )
+
+
+def _half_of_memory() -> int:
+    import os
+
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):  # not a system that tells
+        return 4 << 30
+
+
+def _reiterable(calibration: Any) -> Iterable[Any]:
+    """Batches that can be gone through again and again."""
+    if isinstance(calibration, Tensor):
+        return [calibration]
+    if isinstance(calibration, tuple) and calibration and isinstance(calibration[0], Tensor):
+        raise TypeError(
+            "calibration is a tuple of tensors, one batch or several; accepted is a list of batches"
+        )
+    if not isinstance(calibration, Iterable):
+        raise TypeError(
+            f"calibration is a {type(calibration).__name__}; accepted is a tensor, a list of batches "
+            "or a DataLoader"
+        )
+    if iter(calibration) is calibration:
+        raise TypeError(
+            "calibration can be iterated only once; accepted is a list of batches or a DataLoader"
+        )
+    return calibration
+
+
+def _first(batches: Iterable[Any]) -> Any:
+    for batch in batches:
+        return batch
+    raise ValueError("calibration has no batch; accepted is at least one")
+
+
+# ---- the run -----------------------------------------------------------------------------------
+
+
+class _Run:
+    """One compression: the dense copy, the copy that becomes the answer, and what was decided."""
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        plan: Plan,
+        batches: Iterable[Any],
+        forward: Forward | None,
+        settings: _Settings,
+        bars: Progress,
+    ) -> None:
+        self.dense = dense.eval()
+        self.work = copy_of(dense).eval()
+        self.plan = plan
+        self.batches = batches
+        self.forward = forward
+        self.settings = settings
+        self.bars = bars
+        self.layers = {layer.name: layer for layer in plan.compressed}
+        self.modules = dict(self.work.named_modules())
+        self.originals = dict(dense.named_modules())
+        self.checkpoint = Checkpoint(None, {})
+        self.shares: dict[str, float] = {}
+        self.sparsities: dict[str, float | str | None] = {}
+        self.records: list[LayerRecord] = []
+        self.tensors: dict[str, dict[str, Tensor]] = {}
+        self.changed: dict[str, Tensor] = {}  # entries of the state dict
+        self.resumed = 0
+        self.log: list[str] = []
+        self.before: dict[str, Any] = {}  # BatchNorm statistics of the dense model
+        self.total_cost = sum(_cost(layer) for layer in self.layers.values())
+
+    def check_layers(self) -> None:
+        """Everything that can be wrong with a layer's options, before any work."""
+        if not self.layers:
+            raise ValueError("model has no weight layer that can be compressed:\n" + str(self.plan))
+        for layer in self.layers.values():
+            sparsity = layer.options.get("sparsity", self.settings.said["sparsity"])
+            if sparsity is None and layer.options.get("bits", self.settings.said["bits"]) is None:
+                continue
+            options = self.settings.options(layer.options, sparsity)
+            if options.pattern is not None:
+                try:
+                    options.pattern.require_fits((layer.shape[0], layer.in_features))
+                except ValueError as error:
+                    raise ValueError(f"layer {layer.name!r}: {error}") from error
+
+    # ---- allocation
+
+    def allocate(self, allocation: str | Mapping[str, float]) -> None:
+        """Each layer's sparsity. Overrides win; a pattern is the same everywhere."""
+        default = self.settings.said["sparsity"]
+        own = {n: l.options["sparsity"] for n, l in self.layers.items() if "sparsity" in l.options}
+        self.sparsities = {name: own.get(name, default) for name in self.layers}
+        if isinstance(allocation, Mapping):
+            unknown = [name for name in allocation if name not in self.layers]
+            if unknown:
+                raise ValueError(
+                    f"allocation has {unknown[0]!r}, which is no compressed layer; there are "
+                    f"{', '.join(self.layers)}"
+                )
+            self.sparsities |= {n: v for n, v in allocation.items() if n not in own}
+        elif allocation != "uniform":
+            assert isinstance(default, (int, float))
+            open_ = {n: l for n, l in self.layers.items() if n not in own}
+            if allocation == "lamp":
+                weights = {n: self._weight(n).astype(np.float64) for n in open_}
+                self.sparsities |= lamp(weights, float(default))
+            else:
+                self.sparsities |= self._measured(open_, float(default))
+        self.shares = {n: float(s) for n, s in self.sparsities.items() if isinstance(s, (int, float))}
+        for name, share in self.shares.items():
+            self._options(name)  # checks the fraction
+            logger.debug("%s: sparsity %.4f", name, share)
+
+    def _measured(self, layers: dict[str, PlannedLayer], sparsity: float) -> dict[str, float]:
+        stored = self.checkpoint.load("#allocation")
+        if stored is not None:
+            return dict(stored[1]["shares"])
+        shares, notes = measured(self, layers, sparsity)
+        self.log += notes
+        self.checkpoint.save("#allocation", {}, {"shares": shares})
+        return shares
+
+    # ---- the two modes
+
+    def parallel(self) -> None:
+        """All Hessians from the dense model, as many at once as memory holds."""
+        finished = {name: stored for name in self.layers if (stored := self._restore(name))}
+        bar = self.bars.task("layers", self.total_cost)
+        for group in self.plan.groups(self.settings.max_memory):
+            names = [layer.name for layer in group if layer.name not in finished]
+            for name, moments in self.gather(names):
+                bar(0, description=name)
+                self._decide(name, moments)
+                bar(_cost(self.layers[name]))
+            for layer in group:
+                if layer.name in finished:
+                    bar(_cost(layer))
+        self._in_order()
+        if self.settings.bn_reestimate:
+            for name in self.layers:
+                self._reestimate(name)
+
+    def sequential(self) -> None:
+        """Layer by layer, on what the compressed layers before it produce."""
+        bar = self.bars.task("layers", self.total_cost)
+        for name, layer in self.layers.items():
+            bar(0, description=name)
+            if not self._restore(name):
+                (moments,) = (m for _, m in self.gather([name], paired=True))
+                self._decide(name, moments)
+                if self.settings.bn_reestimate:
+                    self._reestimate(name)
+                self._store(name)
+            bar(_cost(layer))
+        self._in_order()
+
+    def _in_order(self) -> None:
+        rank = {name: at for at, name in enumerate(self.layers)}
+        self.records.sort(key=lambda record: rank[record.name])
+
+    # ---- one layer
+
+    def gather(self, names: Sequence[str], paired: bool = False) -> Iterable[tuple[str, Moments]]:
+        """The moments of layers, one pass over the calibration data for all of them.
+
+        Each is let go of before the next is taken.
+        """
+        gatherers = {}
+        for name in names:
+            layer = self.layers[name]
+            neurons = (None,) if self.settings.hessian == "current" else layer.neurons
+            gatherers[name] = Gatherer(
+                layer,
+                neurons,
+                paired=paired,
+                with_bias=self.settings.bias_correction and self._bias_place(name) is not None,
+                backend=self.settings.backend,
+            )
+        if not gatherers:
+            return
+        if paired:
+            self._run_both(gatherers)
+        else:
+            feeder = Feeder(self.dense, self.batches, self.forward)
+            feeder.run({name: g.take for name, g in gatherers.items()}, self.layers)
+        while gatherers:
+            name = next(iter(gatherers))
+            yield name, gatherers.pop(name).moments()
+
+    def _run_both(self, gatherers: dict[str, Gatherer]) -> None:
+        """Each batch through the dense model and through the compressed prefix."""
+        ((name, gatherer),) = gatherers.items()
+        dense: list[Tensor] = []
+        first = Feeder(self.dense, self.batches, self.forward)
+        second = Feeder(self.work, self.batches, self.forward)
+        waiting = iter(dense)
+
+        def take(spikes: Tensor) -> None:
+            gatherer.take(spikes, next(waiting))
+
+        ours = second.batches({name: take}, self.layers)
+        for _ in first.batches({name: dense.append}, self.layers):
+            waiting = iter(dense)
+            next(ours)
+            dense.clear()
+        for _ in ours:
+            raise ValueError("calibration gave more batches the second time; accepted are the same")
+
+    def _decide(self, name: str, moments: Moments) -> None:
+        """Compresses one layer with its moments and puts the answer into the work copy."""
+        layer, module = self.layers[name], self.modules[name]
+        start = time.perf_counter()
+        original = self._weight(name)
+        centred = moments.centred()
+        flat = original.reshape(len(original), -1).astype(np.float64)
+        target = module.weight.detach()
+        if moments.cross is not None:
+            refitted = corrected_target(flat, centred, self.settings.target_damping)
+            target = torch.from_numpy(refitted.reshape(original.shape)).to(target.dtype)
+        scale, notes = self.scale(name)
+        options = self._options(name)
+        prepared = PreparedLayer(target, centred.hessian, scale)
+        out = _untouched(target) if options is None else prepared.compress(options)
+        weight = out.weight
+        tensors = {"weight": weight, **_parts(out)}
+        if moments.constant is not None:
+            now = to_numpy(weight, "weight")[0].reshape(flat.shape).astype(np.float64)
+            tensors |= self._bias(name, moments.bias_change(flat, now))
+        energy = _energy(to_numpy(target, "weight")[0].reshape(flat.shape), centred.hessian)
+        loss = float(np.asarray(out.loss).sum())
+        dead = int((np.diagonal(moments.hessian, axis1=1, axis2=2) == 0).sum())
+        record = LayerRecord(
+            name=name,
+            kind=layer.kind,
+            shape=layer.shape,
+            sparsity=out.sparsity,
+            bits=out.bits,
+            loss=loss,
+            relative_error=math.sqrt(loss / energy) if energy > 0 else 0.0,
+            damp_percent=out.damp_percent,
+            retries=sum("retry" in line for line in out.log),
+            dead_inputs=dead,
+            inputs=moments.hessian.shape[0] * moments.hessian.shape[1],
+            gram_path="; ".join(moments.paths),
+            seconds=time.perf_counter() - start,
+            notes=(*layer.notes, *notes),
+            log=tuple(out.log),
+        )
+        self._apply(name, tensors, record)
+        logger.info("%s: sparsity %.4f, error %.4f", name, record.sparsity, record.relative_error)
+        if self.settings.mode == "parallel":
+            self._store(name)
+
+    def scale(self, name: str) -> tuple[NDArray[np.float64], list[str]]:
+        """What the layer's rows are multiplied by before they meet the threshold."""
+        layer = self.layers[name]
+        norms = [self.originals[norm] for norm in layer.norms]
+        scale, notes = row_scale(norms, layer.shape[0])
+        return scale / layer.threshold, notes
+
+    def _bias_place(self, name: str) -> str | None:
+        """Where a layer's bias change goes: an entry of the state dict."""
+        if self.modules[name].bias is not None:
+            return f"{name}.bias"
+        norms = self.layers[name].norms
+        if norms and getattr(self.modules[norms[0]], "running_mean", None) is not None:
+            shared = [n for n, l in self.layers.items() if norms[0] in l.norms]
+            return f"{norms[0]}.running_mean" if shared == [name] else None
+        return None
+
+    def _bias(self, name: str, change: NDArray[np.float64]) -> dict[str, Tensor]:
+        place = self._bias_place(name)
+        assert place is not None
+        owner, _, field = place.rpartition(".")
+        before = getattr(self.modules[owner], field).detach()
+        step = torch.from_numpy(change).to(before.device)
+        after = before.double() - step if field == "running_mean" else before.double() + step
+        return {f"state:{place}": after.to(before.dtype)}
+
+    def _reestimate(self, name: str) -> None:
+        """New statistics for the BatchNorms right behind a layer, from calibration passes."""
+        norms = {
+            n: self.modules[n]
+            for n in self.layers[name].norms
+            if getattr(self.modules[n], "running_var", None) is not None
+            and f"state:{n}.running_var" not in self.tensors.get(name, {})
+            and hasattr(self.modules[n], "num_features")
+        }
+        if not norms:
+            return
+        if not self.before:  # once, for all layers
+            every = {
+                n: self.originals[n]
+                for layer in self.layers.values()
+                for n in layer.norms
+                if hasattr(self.originals[n], "num_features")
+            }
+            with watching(every) as self.before:
+                Feeder(self.dense, self.batches, self.forward).run({}, {}, lambda output: None)
+        with watching(norms) as after:
+            Feeder(self.work, self.batches, self.forward).run({}, {}, lambda output: None)
+        for n, norm in norms.items():
+            dense = self.originals[n]
+            with torch.no_grad():
+                norm.running_mean.copy_(dense.running_mean)
+                norm.running_var.copy_(dense.running_var)
+            reestimate(norm, self.before[n], after[n])
+            for field in ("running_mean", "running_var"):
+                key = f"state:{n}.{field}"
+                self.tensors[name][key] = getattr(norm, field).detach().clone()
+                self.changed[key.removeprefix("state:")] = self.tensors[name][key]
+
+    # ---- results
+
+    def _apply(self, name: str, tensors: dict[str, Tensor], record: LayerRecord) -> None:
+        """Into the work copy, and among what is delivered at the end."""
+        entries = {f"{name}.weight": tensors["weight"]}
+        entries |= {k.removeprefix("state:"): v for k, v in tensors.items() if k.startswith("state:")}
+        with torch.no_grad():
+            for key, value in entries.items():
+                owner, _, field = key.rpartition(".")
+                getattr(self.modules[owner], field).copy_(value)
+        self.changed |= entries
+        self.tensors[name] = {k: v for k, v in tensors.items() if k != "weight"}
+        self.records.append(record)
+
+    def _store(self, name: str) -> None:
+        record = next(record for record in self.records if record.name == name)
+        weight = self.changed[f"{name}.weight"]
+        self.checkpoint.save(name, {"weight": weight, **self.tensors[name]}, asdict(record))
+
+    def _restore(self, name: str) -> bool:
+        stored = self.checkpoint.load(name)
+        if stored is None:
+            return False
+        tensors, record = stored
+        record.pop("name")
+        self._apply(name, tensors, LayerRecord.from_json({"name": name, **record}))
+        self.resumed += 1
+        return True
+
+    def deliver(self, answer: nn.Module) -> None:
+        """Into a model that is otherwise as the user gave it."""
+        state = dict(answer.named_parameters()) | dict(answer.named_buffers())
+        with torch.no_grad():
+            for key, value in self.changed.items():
+                state[key].copy_(value)
+        for name, tensors in self.tensors.items():
+            self.tensors[name] = {k: v for k, v in tensors.items() if not k.startswith("state:")}
+
+    # ---- small things
+
+    def _weight(self, name: str) -> NDArray[Any]:
+        return to_numpy(self.originals[name].weight, "weight")[0]
+
+    def _options(self, name: str) -> Options | None:
+        """None where nothing is to be done to this layer."""
+        own = {k: v for k, v in self.layers[name].options.items() if k in LAYER_OPTIONS}
+        sparsity = self.sparsities[name]
+        if sparsity is None and own.get("bits", self.settings.said["bits"]) is None:
+            return None
+        return self.settings.options(own, sparsity)
+
+
+def _cost(layer: PlannedLayer) -> float:
+    """Of the exact order, in multiply-adds: what most of the time goes into."""
+    return float(layer.in_features) ** 3 / 6 * layer.shape[0] + 1e6
+
+
+def _energy(weight: NDArray[Any], hessian: NDArray[np.float64]) -> float:
+    """``E_n |Y_n w|^2`` of all rows."""
+    rows = len(weight) // len(hessian)
+    wide = weight.astype(np.float64)
+    return sum(
+        0.5 * float(np.einsum("ri,ri->", part @ H, part))
+        for part, H in zip(np.split(wide, range(rows, len(wide), rows)), hessian, strict=True)
+    )
+
+
+def _parts(out: CompressedLayer) -> dict[str, Tensor]:
+    """What only the compression knows of a weight."""
+    fields = {name: getattr(out, name) for name in ("mask", "codes", "scale", "zero_point")}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _untouched(weight: Tensor) -> CompressedLayer:
+    zeros = torch.zeros(len(weight), dtype=torch.float64)
+    sparsity = float((weight == 0).double().mean())
+    return CompressedLayer(
+        weight, None, None, None, None, None, None, zeros, sparsity, 0.0, 0.0, ["left as it was"]
+    )

@@ -1,0 +1,186 @@
+"""Calibration passes: what each weight layer is fed, as spikes [T, N, ...], batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..neurons import Neuron
+from .plan import PlannedLayer
+from .provenance import first_tensor, leading_axes
+from .trace import Forward, neurons_of, reset_states, run_forward, undisturbed
+
+Take = Callable[[Tensor], None]
+
+
+class Stop(Exception):
+    """Ends a forward pass whose rest nobody needs."""
+
+
+class Feeder:
+    """Runs calibration batches through a model and hands each layer's input on.
+
+    Parameters
+    ----------
+    model : a copy that may be run; put into eval mode.
+    calibration : batches, iterated anew for each pass.
+    forward : as in `trace`.
+    on_batch : called after each batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calibration: Iterable[Any],
+        forward: Forward | None,
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model = model.eval()
+        self.calibration = calibration
+        self.forward = forward
+        self.on_batch = on_batch
+        self.modules = dict(model.named_modules())
+        self.neurons = neurons_of(model)
+
+    def run(
+        self,
+        takes: dict[str, Take],
+        layers: dict[str, PlannedLayer],
+        on_output: Callable[[Any], None] | None = None,
+    ) -> None:
+        """One pass over all batches.
+
+        Parameters
+        ----------
+        takes : by layer name, what is given its input of each batch: [T, N, d_in], [T, N, L, d_in] or
+            [T, N, C, *map], integers in one byte where the values are such.
+        layers : the plan's, by name.
+        on_output : is given what the model answers. Without it a pass ends when the last of `takes` has
+            been fed.
+        """
+        for _ in self.batches(takes, layers, on_output):
+            pass
+
+    def batches(
+        self,
+        takes: dict[str, Take],
+        layers: dict[str, PlannedLayer],
+        on_output: Callable[[Any], None] | None = None,
+    ) -> Iterator[int]:
+        """`run`, one batch at a time."""
+        with undisturbed(self.model), torch.no_grad():
+            for index, batch in enumerate(self.calibration):
+                reset_states(self.neurons)
+                with ExitStack() as stack:
+                    waiting = {name for name in takes}
+                    for name, take in takes.items():
+                        done = None if on_output else waiting
+                        self._hook(stack, layers[name], take, done)
+                    try:
+                        output = run_forward(self.model, batch, self.forward)
+                    except Stop:
+                        output = None
+                if on_output is not None:
+                    on_output(output)
+                self.on_batch()
+                yield index
+            reset_states(self.neurons)
+
+    def _hook(
+        self, stack: ExitStack, layer: PlannedLayer, take: Take, waiting: set[str] | None
+    ) -> None:
+        """Feeds `take` from the layer's modules; raises Stop when nobody is left in `waiting`."""
+        for name in (layer.name, *layer.also):
+            gather = _Gather(layer, take)
+
+            def hook(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                gather: _Gather = gather,
+                name: str = name,
+            ) -> None:
+                given = first_tensor(args, kwargs)
+                assert given is not None
+                gather.add(module, given.detach())
+                if gather.calls == layer.calls and waiting is not None and name == layer.name:
+                    waiting.discard(layer.name)
+                    if not waiting and not layer.also:
+                        raise Stop
+
+            handle = self.modules[name].register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+
+
+class _Gather:
+    """Puts the calls of one module during one forward together to [T, N, ...]."""
+
+    def __init__(self, layer: PlannedLayer, take: Take) -> None:
+        self.layout = layer.layout
+        self.take = take
+        self.calls = 0
+        self.held: list[Tensor] = []
+        self.steps: list[int] = []
+
+    def add(self, module: nn.Module, given: Tensor) -> None:
+        spikes = narrow(given)
+        lead = leading_axes(module, tuple(spikes.shape))
+        own = spikes.shape[len(lead) :]
+        steps = self.layout.step_of_call
+        if steps is None:
+            outer, T, inner = self.layout.split(math.prod(lead))
+            timed = spikes.reshape(outer, T, inner, *own).transpose(0, 1)
+            self.take(timed.reshape(T, outer * inner, *own))
+        else:
+            self.held.append(spikes.reshape(math.prod(lead), *own))
+            self.steps.append(steps[self.calls % len(steps)])
+            if len(self.held) == len(steps):
+                self._flush()
+        self.calls += 1
+
+    def _flush(self) -> None:
+        """All steps of a loop are there: one sequence for each time that the layer is used a step."""
+        T = self.layout.steps
+        by_step: list[list[Tensor]] = [[] for _ in range(T)]
+        for step, spikes in zip(self.steps, self.held, strict=True):
+            by_step[step].append(spikes)
+        self.held, self.steps = [], []
+        # A step at which the layer was not called (it listens to the step before) heard nothing.
+        uses = max(len(calls) for calls in by_step)
+        some = next(calls[0] for calls in by_step if calls)
+        for use in range(uses):
+            sequence = [
+                calls[use] if use < len(calls) else torch.zeros_like(some) for calls in by_step
+            ]
+            self.take(torch.stack([s.to(_widest(sequence)) for s in sequence]))
+
+
+def narrow(values: Tensor) -> Tensor:
+    """Integers in one byte where they fit, other values as they are."""
+    if values.dtype in (torch.bool, torch.uint8, torch.int8):
+        return values
+    if values.is_floating_point() and not bool((values == values.round()).all()):
+        return values
+    low, high = (float(v) for v in values.aminmax()) if values.numel() else (0.0, 0.0)
+    if low >= 0 and high <= 127:
+        return values.to(torch.uint8)
+    if low >= -128 and high <= 127:
+        return values.to(torch.int8)
+    return values
+
+
+def _widest(tensors: list[Tensor]) -> torch.dtype:
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def feeds_of(layer: PlannedLayer, hessian: str) -> tuple[Neuron | None, ...]:
+    """The impulse responses whose Hessians' mean the layer is compressed with."""
+    return (None,) if hessian == "current" else layer.neurons

@@ -1,0 +1,128 @@
+"""BatchNorms between a layer and its neurons: their scale, folding, and new statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Vector = NDArray[np.float64]
+
+
+def affine_of(norm: Any) -> tuple[Vector, Vector] | None:
+    """(scale, shift) of a BatchNorm in eval mode, float64 [C]; None where it has no fixed one.
+
+    That is ``gamma / sqrt(var + eps)`` and ``beta - mean * scale``, also of SpikingJelly's
+    ThresholdDependentBatchNorm (tdBN), whose gamma carries the threshold. A norm of its own for each time
+    step (TEBN, BNTT) has none.
+    """
+    mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
+    if mean is None or var is None or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return None
+    if any(p.ndim > 1 and p.numel() > 1 for p in norm.parameters(recurse=False)):
+        return None  # a factor a time step
+    scale = 1.0 / torch.sqrt(var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach().double()
+    return scale.cpu().numpy(), shift.cpu().numpy()
+
+
+def row_scale(norms: list[Any], d_out: int) -> tuple[Vector, list[str]]:
+    """What a layer's outputs are multiplied by on the way to their neuron, and notes."""
+    scale, notes = np.ones(d_out), []
+    for norm in norms:
+        found = affine_of(norm)
+        if found is None or found[0].shape != (d_out,):
+            why = "no fixed scale" if found is None else f"{len(found[0])} channels"
+            notes.append(f"a {type(norm).__name__} with {why} is not folded")
+            continue
+        scale = scale * found[0]
+    return scale, notes
+
+
+def fold(layer: Any, norm: Any) -> None:
+    """Takes the norm's scale and shift into the layer's weight and bias. The norm is then idle."""
+    found = affine_of(norm)
+    assert found is not None
+    scale, shift = (torch.from_numpy(v).to(layer.weight.device) for v in found)
+    weight = layer.weight.detach()
+    with torch.no_grad():
+        shape = (-1, *[1] * (weight.ndim - 1))
+        layer.weight.copy_((weight.double() * scale.reshape(shape)).to(weight.dtype))
+        bias = 0.0 if layer.bias is None else layer.bias.detach().double()
+        folded = (bias * scale + shift).to(weight.dtype)
+        if layer.bias is None:
+            layer.bias = nn.Parameter(folded)
+        else:
+            layer.bias.copy_(folded)
+
+
+class Statistics:
+    """Mean and variance of what a norm is fed, over batches of any size, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
+
+    def see(self, values: Tensor, channels: int) -> None:
+        axis = _channel_axis(values, channels)
+        flat = values.detach().double().movedim(axis, 0).reshape(channels, -1)
+        self.count += flat.shape[1]
+        self.total = self.total + flat.sum(dim=1)
+        self.squares = self.squares + flat.square().sum(dim=1)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.total / self.count)
+
+    @property
+    def var(self) -> Tensor:
+        return (torch.as_tensor(self.squares / self.count) - self.mean**2).clamp_min(0)
+
+
+def _channel_axis(values: Tensor, channels: int) -> int:
+    """Of what a BatchNorm is fed: [N, C, *map] or, over time, [T, N, C, *map]."""
+    for axis in (1, 2):
+        if axis < values.ndim and values.shape[axis] == channels:
+            return axis
+    raise ValueError(f"a BatchNorm of {channels} channels was fed {list(values.shape)}")
+
+
+@contextmanager
+def watching(norms: dict[str, Any]) -> Iterator[dict[str, Statistics]]:
+    """Statistics of what each of the norms is fed while this lasts."""
+    seen = {name: Statistics() for name in norms}
+    handles = []
+    for name, norm in norms.items():
+
+        def hook(module: Any, args: tuple[Any, ...], name: str = name) -> None:
+            seen[name].see(args[0], module.num_features)
+
+        handles.append(norm.register_forward_pre_hook(hook))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def reestimate(norm: Any, before: Statistics, after: Statistics) -> None:
+    """Moves the running statistics as far as the calibration samples' moved.
+
+    ``mean += mean_after - mean_before`` and ``var *= var_after / var_before``: what the training set
+    told stays, and the calibration set's own sampling error cancels.
+    """
+    with torch.no_grad():
+        floor = torch.finfo(norm.running_var.dtype).tiny
+        ratio = (after.var + floor) / (before.var + floor)
+        norm.running_mean.add_((after.mean - before.mean).to(norm.running_mean.dtype))
+        norm.running_var.mul_(ratio.to(norm.running_var.dtype))

@@ -1,0 +1,293 @@
+"""What `trace` found in a model: its weight layers, and what each one's compression rests on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..conv import Conv, regions
+from ..neurons import Neuron
+
+__all__ = ["Layout", "Plan", "PlannedLayer"]
+
+COMPRESSED = ("spiking", "head", "unresolved")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the calls of a weight layer during one forward hold the time steps.
+
+    Attributes
+    ----------
+    steps : T; 1 where the time steps do not matter (current Hessian).
+    step_of_call : for a loop over time, the step of each call; None where every call holds all steps.
+    inner : positions of one step that lie together, for time that is not the first axis; 0 where time
+        is the first.
+    """
+
+    steps: int
+    step_of_call: tuple[int, ...] | None = None
+    inner: int = 0
+
+    def split(self, leading: int) -> tuple[int, int, int]:
+        """The leading positions as (outer, steps, inner). ValueError where the steps do not fit."""
+        block = self.steps * max(self.inner, 1)
+        if leading % block:
+            raise ValueError(
+                f"a call has {leading} leading positions; accepted with {self.steps} time steps "
+                f"is a multiple of {block}"
+            )
+        if self.inner:
+            return leading // block, self.steps, self.inner
+        return 1, self.steps, leading // self.steps
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """One weight layer of the model.
+
+    Attributes
+    ----------
+    name : as in ``model.named_modules()``.
+    kind : "Linear", "Conv1d" or "Conv2d"; the class's name for what is not supported.
+    role : "spiking" (its output is integrated by neurons), "head" (it reaches the output without a
+        neuron), "unresolved" (neither; the current Hessian stands in), "never called", "unsupported",
+        or "skipped" (by the user). The first three are compressed.
+    shape : of the weight.
+    conv : its geometry; None for a Linear layer.
+    norms : BatchNorms between it and the next layer or neuron, nearest first.
+    consumers : the neurons that integrate its output.
+    neurons : their distinct impulse responses; (None,) is the current Hessian.
+    threshold : of the consumers.
+    layout, calls : how it is called in one forward.
+    input_kind : "binary", "integer" (in -128..127) or "analog"; `input_rate` the fraction that is not 0.
+    input_shape, output_shape : of its first call.
+    also : names of further modules with the same weight.
+    options : what `overrides` set for this layer.
+    notes : what was approximated or assumed, for people.
+    """
+
+    name: str
+    kind: str
+    role: str
+    shape: tuple[int, ...] = ()
+    conv: Conv | None = None
+    norms: tuple[str, ...] = ()
+    consumers: tuple[str, ...] = ()
+    neurons: tuple[Neuron | None, ...] = (None,)
+    threshold: float = 1.0
+    layout: Layout = Layout(1)
+    calls: int = 0
+    input_kind: str = ""
+    input_rate: float = 0.0
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+    also: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def compressed(self) -> bool:
+        return self.role in COMPRESSED
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape)) if self.shape else 0
+
+    @property
+    def in_features(self) -> int:
+        """Side of (one group's) Hessian."""
+        return int(np.prod(self.shape[1:])) if self.shape else 0
+
+    @property
+    def groups(self) -> int:
+        return 1 if self.conv is None else self.conv.groups
+
+    def hessian_bytes(self) -> int:
+        """What the sums of the Hessian of each of its neurons take while they are gathered."""
+        d, groups = self.in_features, self.groups
+        matrix = 8 * groups * d * d
+        if self.conv is None or self.input_kind == "analog":
+            return len(self.neurons) * matrix
+        channels = d // self.conv.taps
+        map_size = tuple(self.input_shape[-self.conv.dims :])
+        shifts = sum(len(part.neighbours) for part in regions(self.conv, map_size))
+        return len(self.neurons) * 8 * groups * shifts * channels * channels
+
+    def work_bytes(self) -> int:
+        """What its compression takes beside that: Hessians in both precisions, inverse, orders."""
+        d = self.in_features
+        return 8 * self.groups * d * d + 44 * d * d + 24 * self.size
+
+    def activation_bytes(self) -> int:
+        """Input and output of its calls, float32, at the size of the traced example."""
+        calls = len(self.layout.step_of_call or (0,))
+        return 4 * int(np.prod(self.output_shape)) + (4 + calls) * int(np.prod(self.input_shape))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `trace` found. ``str(plan)`` is a table.
+
+    Attributes
+    ----------
+    layers : every weight layer, in the order of their first calls, uncalled ones last.
+    left_alone : names of other parameters of two or more axes, which compression does not touch.
+    model_bytes : of parameters and buffers.
+    """
+
+    layers: tuple[PlannedLayer, ...]
+    left_alone: tuple[str, ...] = ()
+    model_bytes: int = 0
+
+    def __getitem__(self, name: str) -> PlannedLayer:
+        """The layer of that name. KeyError names the ones there are."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"no layer {name!r}; there are {', '.join(l.name for l in self.layers)}")
+
+    @property
+    def compressed(self) -> tuple[PlannedLayer, ...]:
+        """The layers that `compress_model` compresses."""
+        return tuple(layer for layer in self.layers if layer.compressed)
+
+    def groups(self, max_memory: int) -> list[list[PlannedLayer]]:
+        """Layers whose Hessians are gathered in one pass over the calibration data.
+
+        As many as `max_memory` bytes hold beside the model, its activations and the largest layer's
+        compression; at least one.
+        """
+        room = max_memory - self.fixed_bytes()
+        found: list[list[PlannedLayer]] = []
+        used = room + 1
+        for layer in self.compressed:
+            need = layer.hessian_bytes()
+            if used + need > room:
+                found.append([])
+                used = 0
+            found[-1].append(layer)
+            used += need
+        return found
+
+    def fixed_bytes(self) -> int:
+        """Two copies of the model, its activations, and the largest layer's compression."""
+        work = max((layer.work_bytes() for layer in self.compressed), default=0)
+        flow = max((layer.activation_bytes() for layer in self.compressed), default=0)
+        return 2 * self.model_bytes + 3 * flow + work
+
+    def peak_bytes(self, max_memory: int) -> int:
+        """Prediction of what `compress_model` takes at most, Python and its libraries not counted."""
+        sums = [sum(layer.hessian_bytes() for layer in part) for part in self.groups(max_memory)]
+        return self.fixed_bytes() + max(sums, default=0)
+
+    def to_json(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(
+            {
+                "layers": [
+                    {
+                        **{k: v for k, v in vars(layer).items() if k not in ("neurons", "layout")},
+                        "conv": None if layer.conv is None else asdict(layer.conv),
+                        "neurons": [None if n is None else repr(n) for n in layer.neurons],
+                        "layout": asdict(layer.layout),
+                    }
+                    for layer in self.layers
+                ],
+                "left_alone": self.left_alone,
+                "model_bytes": self.model_bytes,
+            },
+            default=str,
+            indent=2,
+        )
+
+    def __str__(self) -> str:
+        rows = [("layer", "kind", "weight", "input", "T", "calls", "norms", "consumers", "Hessian")]
+        for layer in self.layers:
+            called = layer.calls > 0
+            seen = f"{layer.input_kind} {100 * layer.input_rate:.0f} %" if called else ""
+            consumers = layer.consumers or ((layer.role,) if layer.compressed else ())
+            rows.append(
+                (
+                    layer.name,
+                    layer.kind,
+                    "x".join(map(str, layer.shape)),
+                    seen,
+                    str(layer.layout.steps) if called else "",
+                    str(layer.calls),
+                    _few(layer.norms),
+                    _few(consumers),
+                    _few([_hessian_name(n) for n in layer.neurons])
+                    if layer.compressed
+                    else layer.role,
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines += [f"{layer.name}: {note}" for layer in self.layers for note in layer.notes]
+        if self.left_alone:
+            lines.append(f"left alone: {', '.join(self.left_alone)}")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _few(names: Any, most: int = 3) -> str:
+    names = list(names)
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _hessian_name(neuron: Neuron | None) -> str:
+    return "current" if neuron is None else repr(neuron)
+
+
+def layout_of(
+    steps_of: list[NDArray[np.int64]], steps: int, batch_first: bool
+) -> tuple[Layout | None, str]:
+    """The layout that the calls' step tables show; None where they show that there is none.
+
+    Parameters
+    ----------
+    steps_of : of each call, `LayerCall.step_of`.
+    steps : T as the consumers tell it.
+    batch_first : the consumers' own axes, which decide what the tables leave open.
+
+    Returns
+    -------
+    The layout, and a note where something was assumed ("" otherwise).
+    """
+    if any((table == -2).any() for table in steps_of):
+        return None, "its output mixes time steps before it is integrated"
+    known = [np.unique(table[table >= 0]) for table in steps_of]
+    if len(steps_of) > 1 and all(k.size == 1 for k in known):  # a loop over time
+        return Layout(steps, tuple(int(k[0]) % steps for k in known)), ""
+    found: set[Layout] = set()
+    for table in steps_of:
+        options = [layout for layout in _candidates(table.size, steps) if _fits(layout, table)]
+        if not options:
+            return None, f"its calls do not hold the {steps} time steps in an order that is known"
+        # Where both would do (a batch of one sample), the neuron's own axes decide.
+        options.sort(key=lambda layout: (layout.inner > 0) != batch_first)
+        found.add(options[0])
+    if len(found) != 1:
+        return None, "its calls differ in where the time axis is"
+    assumed = steps > 1 and all(k.size == 0 for k in known)
+    axis = "second" if batch_first else "first"
+    return found.pop(), f"time assumed to be the {axis} axis" if assumed else ""
+
+
+def _candidates(leading: int, steps: int) -> list[Layout]:
+    if leading % steps:
+        return []
+    rest = leading // steps
+    return [Layout(steps), *(Layout(steps, None, i) for i in range(1, rest + 1) if rest % i == 0)]
+
+
+def _fits(layout: Layout, table: NDArray[np.int64]) -> bool:
+    outer, steps, inner = layout.split(table.size)
+    expected = np.broadcast_to(np.arange(steps)[None, :, None], (outer, steps, inner)).ravel()
+    return bool(((table < 0) | (table == expected)).all())

@@ -1,0 +1,444 @@
+"""From a user's spiking network to a plan of its weight layers."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..conv import Conv
+from ..neurons import Neuron, impulse_response
+from .adapters import Adapter, NeuronFacts, adapter_of
+from .plan import Layout, Plan, PlannedLayer, layout_of
+from .provenance import WEIGHT_LAYERS, LayerCall, Provenance, Reach, record, tensors_in
+
+__all__ = ["trace"]
+
+Forward = Callable[[nn.Module, Any], Any]
+Overrides = Mapping[str, Mapping[str, Any]]
+
+# Of an override, beside the arguments of compress_layer.
+_PLAN_OPTIONS = ("skip", "neuron", "hessian")
+LAYER_OPTIONS = (
+    "sparsity",
+    "bits",
+    "method",
+    "grid",
+    "sym",
+    "group_size",
+    "act_order",
+    "block_size",
+    "damp_percent",
+)
+
+
+def trace(
+    model: nn.Module,
+    example: Any,
+    *,
+    forward: Forward | None = None,
+    overrides: Overrides | None = None,
+    ignore: Sequence[str] = (),
+) -> Plan:
+    """Finds the weight layers of a spiking network, and for each the neurons that integrate its output.
+
+    One forward pass of a copy of the model is watched, by autograd (see `provenance`). The model stays
+    as it is: mode, states, hooks, gradients.
+
+    Parameters
+    ----------
+    model : of SpikingJelly, snnTorch, Norse or sinabs, or any torch model whose neuron classes were
+        made known with `register_neuron`.
+    example : a batch as the model takes it; of a tuple or list the first item (the rest are labels).
+        Two samples or more tell a batch axis from a time axis beyond doubt.
+    forward : ``forward(model, batch)`` runs one whole sequence; default ``model(batch)``. For models
+        that are called once a time step from outside.
+    overrides : by a layer's name, or a regular expression that matches all of it: a dictionary with any
+        of `skip`, `neuron`, `hessian` ("smp" or "current"), or the options of `compress_layer`.
+    ignore : names or expressions of layers to leave alone: ``{"skip": True}`` for each.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    """
+    require_model(model)
+    work = copy_of(model)
+    return trace_copy(work, example, forward=forward, overrides=overrides, ignore=ignore)
+
+
+def trace_copy(
+    work: nn.Module,
+    example: Any,
+    *,
+    forward: Forward | None,
+    overrides: Overrides | None,
+    ignore: Sequence[str],
+) -> Plan:
+    """`trace` on a copy that may be changed: its parameters all require gradients afterwards."""
+    neurons = neurons_of(work)
+    work.eval()
+    with undisturbed(work):
+        reset_states(neurons)
+        found = record(work, neurons, lambda: run_forward(work, example, forward))
+        reset_states(neurons)
+    return _plan(work, found, neurons, _rules(work, overrides, ignore))
+
+
+# ---- the model ---------------------------------------------------------------------------------
+
+
+def require_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; accepted is a torch.nn.Module")
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy; states that hang on an autograd graph come along detached."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in _states(module):
+            for tensor in tensors_in(value):
+                if not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def _states(module: nn.Module) -> Iterator[Any]:
+    """Everything a module holds, also in SpikingJelly's dictionary of memories."""
+    for key, value in vars(module).items():
+        if key not in ("_modules", "_parameters"):
+            yield value
+
+
+def neurons_of(model: nn.Module) -> dict[str, tuple[nn.Module, Adapter]]:
+    """The spiking neurons of a model by name, each once."""
+    return {
+        name: (module, adapter)
+        for name, module in model.named_modules()
+        if (adapter := adapter_of(module)) is not None
+    }
+
+
+def reset_states(neurons: dict[str, tuple[nn.Module, Adapter]]) -> None:
+    for module, adapter in neurons.values():
+        adapter.reset(module)
+
+
+def run_forward(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
+    """One sequence. The batch's first item is the input where it has several."""
+    if isinstance(batch, (tuple, list)):
+        if not batch:
+            raise ValueError("a batch is empty; accepted is a tensor, or a tuple that starts with one")
+        batch = batch[0]
+    return model(batch) if forward is None else forward(model, batch)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Inside, random numbers are those of seed 0; outside, nobody notices."""
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+# ---- what the user says ------------------------------------------------------------------------
+
+
+def _rules(
+    model: nn.Module, overrides: Overrides | None, ignore: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What was said about each weight layer, later patterns over earlier ones."""
+    if isinstance(ignore, str):
+        raise TypeError(f"ignore is the string {ignore!r}; accepted is a list of names or expressions")
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise TypeError(
+            f"overrides is a {type(overrides).__name__}; accepted is a dictionary by layer name"
+        )
+    names = [name for name, module in model.named_modules() if isinstance(module, WEIGHT_LAYERS)]
+    rules: dict[str, dict[str, Any]] = defaultdict(dict)
+    said: list[tuple[str, str, Mapping[str, Any]]] = [
+        *(("overrides", pattern, rule) for pattern, rule in (overrides or {}).items()),
+        *(("ignore", pattern, {"skip": True}) for pattern in ignore),
+    ]
+    for parameter, pattern, rule in said:
+        if not isinstance(rule, Mapping):
+            raise TypeError(
+                f"{parameter}[{pattern!r}] is a {type(rule).__name__}; accepted is a dictionary"
+            )
+        for key in rule:
+            if key not in _PLAN_OPTIONS + LAYER_OPTIONS:
+                raise ValueError(
+                    f"{parameter}[{pattern!r}] has {key!r}; accepted are "
+                    f"{', '.join(_PLAN_OPTIONS + LAYER_OPTIONS)}"
+                )
+        if rule.get("neuron") is not None:
+            impulse_response(rule["neuron"], 1)
+        if rule.get("hessian", "smp") not in ("smp", "current"):
+            raise ValueError(
+                f"{parameter}[{pattern!r}] has hessian {rule['hessian']!r}; accepted are 'smp' and "
+                "'current'"
+            )
+        try:
+            matching = [n for n in names if n == pattern or re.fullmatch(pattern, n)]
+        except re.error as error:
+            raise ValueError(
+                f"{parameter} has {pattern!r}, which is neither a layer's name nor a regular "
+                f"expression: {error}"
+            ) from error
+        if not matching:
+            raise ValueError(
+                f"{parameter} has {pattern!r}, which matches no weight layer; there are "
+                f"{', '.join(names)}"
+            )
+        for name in matching:
+            rules[name].update(rule)
+    return rules
+
+
+# ---- from what was seen to the plan ------------------------------------------------------------
+
+
+def _plan(
+    model: nn.Module,
+    found: Provenance,
+    neurons: dict[str, tuple[nn.Module, Adapter]],
+    rules: dict[str, dict[str, Any]],
+) -> Plan:
+    modules = dict(model.named_modules())
+    fed: dict[str, list[tuple[str, int, Reach]]] = defaultdict(list)
+    for name, calls in found.neuron_calls.items():
+        for index, call in enumerate(calls):
+            for reach in call.reached:
+                fed[reach.layer].append((name, index, reach))
+    read_out: dict[str, list[Reach]] = defaultdict(list)
+    for reach in found.heads:
+        read_out[reach.layer].append(reach)
+
+    order = {name: at for at, name in enumerate(found.layer_calls)}
+    names = [name for name, module in modules.items() if isinstance(module, WEIGHT_LAYERS)]
+    names.sort(key=lambda name: order.get(name, len(order)))
+    owner: dict[int, str] = {}
+    layers: dict[str, PlannedLayer] = {}
+    loop_steps = _loop_steps(found)
+    for name in names:
+        first = owner.setdefault(id(modules[name].weight), name)
+        if first != name:  # tied weights: one layer, seen at each of its places
+            layers[first] = replace(layers[first], also=(*layers[first].also, name))
+            continue
+        rule = rules.get(name, {})
+        layers[name] = _planned(name, modules[name], found, fed[name], read_out[name], rule, loop_steps)
+    unsupported = [
+        PlannedLayer(
+            name,
+            type(module).__name__,
+            "unsupported",
+            shape=tuple(module.weight.shape),
+            notes=(f"{type(module).__name__} is not compressed; its weight stays as it is",),
+        )
+        for name, module in modules.items()
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.Embedding))
+        and not isinstance(module, WEIGHT_LAYERS)
+        and isinstance(getattr(module, "weight", None), Tensor)
+    ]
+    known = {f"{layer.name}.weight" for layer in [*layers.values(), *unsupported]}
+    known |= {f"{other}.weight" for layer in layers.values() for other in layer.also}
+    left = [n for n, p in model.named_parameters() if p.ndim >= 2 and p.numel() > 1 and n not in known]
+    inside = tuple(f"{name}." for name in neurons)
+    size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+    return Plan(
+        (*layers.values(), *unsupported),
+        tuple(n for n in left if not n.startswith(inside) or n.rpartition(".")[0] not in modules),
+        size,
+    )
+
+
+def _loop_steps(found: Provenance) -> int:
+    """T of a model that loops over time: how often every neuron of one step a call is called, at least
+    (a neuron that several layers share is called a multiple of that)."""
+    counts = [
+        len(calls) for calls in found.neuron_calls.values() if all(c.facts.steps == 1 for c in calls)
+    ]
+    return math.gcd(*counts) if counts else 1
+
+
+def _planned(
+    name: str,
+    module: Any,
+    found: Provenance,
+    fed: list[tuple[str, int, Reach]],
+    read_out: list[Reach],
+    rule: Mapping[str, Any],
+    loop_steps: int,
+) -> PlannedLayer:
+    calls = found.layer_calls.get(name, [])
+    kind = next(c.__name__ for c in WEIGHT_LAYERS if isinstance(module, c))
+    layer = PlannedLayer(
+        name,
+        kind,
+        "never called",
+        shape=tuple(module.weight.shape),
+        calls=len(calls),
+        options={k: v for k, v in rule.items() if k not in ("skip", "neuron", "hessian")},
+    )
+    if rule.get("skip"):
+        return replace(layer, role="skipped")
+    if not calls:
+        return replace(layer, notes=("not called in the forward pass; its weight stays as it is",))
+    layer = replace(
+        layer,
+        input_kind=found.kinds[name].name,
+        input_rate=found.kinds[name].rate,
+        input_shape=calls[0].input_shape,
+        output_shape=calls[0].output_shape,
+    )
+    if kind != "Linear":
+        if module.padding_mode != "zeros":
+            why = f"padding_mode {module.padding_mode!r} is not supported; accepted is 'zeros'"
+            return replace(layer, role="unsupported", notes=(why,))
+        layer = replace(
+            layer,
+            conv=Conv(
+                tuple(module.kernel_size),
+                tuple(module.stride),
+                module.padding if isinstance(module.padding, str) else tuple(module.padding),
+                tuple(module.dilation),
+                module.groups,
+            ),
+        )
+    layer = _consumed(layer, calls, found, fed, read_out, loop_steps)
+    return _overridden(layer, calls, rule)
+
+
+def _consumed(
+    layer: PlannedLayer,
+    calls: list[LayerCall],
+    found: Provenance,
+    fed: list[tuple[str, int, Reach]],
+    read_out: list[Reach],
+    loop_steps: int,
+) -> PlannedLayer:
+    """Role, consumers, impulse responses, norms and layout."""
+    inner = [call.inside for call in calls if call.inside is not None]
+    pairs = [(name, index) for name, index, _ in fed] + inner
+    reaches = [reach for _, _, reach in fed] or read_out
+    norms = list(dict.fromkeys(reach.norms for reach in reaches)) or [()]
+    notes: list[str] = []
+    if len(norms) > 1:
+        notes.append(f"goes through different BatchNorms ({norms}); they are not folded")
+    layer = replace(layer, norms=norms[0] if len(norms) == 1 else ())
+    for via in dict.fromkeys(reach.via for reach in reaches if reach.via):
+        notes.append(f"reaches its neuron through {', '.join(via)}: rows taken as independent")
+    if not pairs:
+        if read_out:
+            notes += [_bent_note(r, "the output") for r in read_out if _is_function(r.bent_by)]
+            return replace(layer, role="head", notes=tuple(dict.fromkeys(notes)))
+        notes.append("reaches neither a neuron nor the output: current Hessian")
+        return replace(layer, role="unresolved", notes=tuple(notes))
+    if read_out:
+        notes.append("also reaches the output without a neuron")
+    layer = replace(layer, role="spiking", consumers=tuple(dict.fromkeys(name for name, _ in pairs)))
+
+    facts = [found.neuron_calls[name][index].facts for name, index in pairs]
+    bent = [reach for reach in reaches if reach.bent_by]
+    steps = _steps_of(layer, facts, calls, loop_steps)
+    batch_first = any(fact.outer > 1 for fact in facts)
+    layout, note = layout_of([call.step_of for call in calls], steps, batch_first)
+    notes += [note] if note else []
+    for fact in facts:
+        notes += fact.notes
+    distinct = _distinct([fact.neuron for fact in facts], steps)
+    if bent:
+        notes.append(_bent_note(bent[0], "its neuron") + ": current Hessian")
+    elif layout is None:
+        notes[-1] += ": current Hessian"
+    elif None in distinct:
+        notes.append("a consumer has no impulse response: current Hessian")
+    if bent or layout is None or None in distinct:
+        distinct, layout = (None,), Layout(1)
+    elif len(distinct) > 1:
+        notes.append(f"{len(distinct)} consumers with different responses: their Hessians' mean")
+    thresholds = {fact.threshold for fact in facts}
+    if len(thresholds) > 1:
+        notes.append(f"consumers with thresholds {sorted(thresholds)}: their harmonic mean")
+    return replace(
+        layer,
+        neurons=distinct,
+        layout=layout,
+        threshold=len(thresholds) / sum(1 / t for t in thresholds),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _steps_of(
+    layer: PlannedLayer, facts: list[NeuronFacts], calls: list[LayerCall], loop_steps: int
+) -> int:
+    """T: what one call of the consumers holds, or how often they are called with this layer's output."""
+    most = max(fact.steps for fact in facts)
+    if most > 1:
+        return most
+    seen = 1 + max(int(call.step_of.max(initial=0)) for call in calls)
+    return loop_steps if seen % loop_steps == 0 else seen
+
+
+def _overridden(
+    layer: PlannedLayer, calls: list[LayerCall], rule: Mapping[str, Any]
+) -> PlannedLayer:
+    if rule.get("hessian") == "current":
+        return replace(layer, neurons=(None,), layout=Layout(1))
+    neuron = rule.get("neuron")
+    if neuron is None:
+        return layer
+    steps = layer.layout.steps
+    if layer.role != "spiking" or layer.neurons == (None,):
+        seen = 1 + max(int(call.step_of.max(initial=-1)) for call in calls)
+        layout, note = layout_of([call.step_of for call in calls], max(seen, 1), False)
+        if layout is None or seen < 1:
+            raise ValueError(
+                f"overrides gives {layer.name!r} the neuron {neuron!r}, but its time steps could not "
+                f"be told: {note or 'no neuron consumes its output'}; accepted is hessian='current'"
+            )
+        layer, steps = replace(layer, layout=layout), layout.steps
+    impulse_response(neuron, steps)
+    return replace(layer, neurons=(neuron,))
+
+
+def _distinct(neurons: list[Neuron | None], steps: int) -> tuple[Neuron | None, ...]:
+    """Those that differ in their response over `steps`, in order."""
+    found: dict[bytes, Neuron | None] = {}
+    for neuron in neurons:
+        key = b"" if neuron is None else impulse_response(neuron, steps).tobytes()
+        found.setdefault(key, neuron)
+    return tuple(found.values())
+
+
+def _is_function(bent_by: tuple[str, ...]) -> bool:
+    return any(what.startswith("autograd function") for what in bent_by)
+
+
+def _bent_note(reach: Reach, end: str) -> str:
+    what = ", ".join(reach.bent_by)
+    hint = (
+        " (if that is a spiking neuron, make it known with register_neuron)"
+        if _is_function(reach.bent_by)
+        else ""
+    )
+    return f"{what} between it and {end}{hint}"
