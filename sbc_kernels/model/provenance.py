@@ -256,13 +256,14 @@ class _Recorder:
 
         return hook
 
-    def _layer_done(self, name: str) -> Callable[..., None]:
+    def _layer_done(self, name: str) -> Callable[..., Any]:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-        ) -> None:
+        ) -> Any:
             given = first_tensor(args, kwargs)
             if given is None or not isinstance(output, Tensor):
-                return
+                return None
+            output = _own_node(output)
             self.found.kinds[name].see(given)
             lead = leading_axes(module, tuple(output.shape))
             step_of = np.full(int(np.prod(lead, dtype=np.int64)), -1, dtype=np.int64)
@@ -283,13 +284,17 @@ class _Recorder:
             calls.append(
                 LayerCall(tuple(given.shape), tuple(output.shape), inside, edge, step_of)
             )
+            return output
 
         return hook
 
-    def _norm_done(self, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor) and output.grad_fn is not None and not self.active:
-                self._tag(output.grad_fn, "norm", name, 0)
+    def _norm_done(self, name: str) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if not isinstance(output, Tensor) or output.grad_fn is None or self.active:
+                return None
+            output = _own_node(output)
+            self._tag(output.grad_fn, "norm", name, 0)
+            return output
 
         return hook
 
@@ -357,6 +362,12 @@ class _Recorder:
                 now = first[key] + step
                 mark[touched & (mark != -1) & (mark != now)] = -2
                 mark[touched & (mark == -1)] = now
+
+
+def _own_node(output: Tensor) -> Tensor:
+    """A view that is changed in place (``out += identity``) loses its node in the graph; a copy does
+    not."""
+    return output.clone() if output.grad_fn is not None and output._is_view() else output
 
 
 def _bends(node: Any) -> str | None:

@@ -72,6 +72,9 @@ def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
 
 
 def reset(module: Any) -> None:
-    """`reset_mem`; the parallel neurons keep no state."""
+    """`reset_mem`. The parallel neurons have no state, but keep the last call's graph."""
     if callable(getattr(module, "reset_mem", None)):
         module.reset_mem()
+    else:
+        for left in ("spk", "mem"):
+            module.__dict__.pop(left, None)

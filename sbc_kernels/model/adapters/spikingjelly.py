@@ -113,6 +113,9 @@ def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
 
 
 def reset(module: Any) -> None:
-    """The framework's own reset; neurons without one start afresh at every call."""
+    """The framework's own reset. Neurons without one start afresh, but keep the last call's graph."""
     if callable(getattr(module, "reset", None)):
         module.reset()
+    else:
+        for left in ("v", "c"):
+            module.__dict__.pop(left, None)
