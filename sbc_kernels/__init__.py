@@ -4,7 +4,9 @@ import sbc_kernels as sbc
 out = sbc.compress_layer(W, spikes, neuron=sbc.LIF(tau=2.0), sparsity=0.97)
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from .conv import Conv
 from .dispatch import available_backends, native_info
@@ -33,10 +35,23 @@ from .obs_solve import obs_solve
 from .pattern import Pattern, parse_sparsity
 from .spike_gram import spike_gram
 
+if TYPE_CHECKING:
+    from .model import CompressedModel, Plan, compress_model, register_neuron, trace
+
 try:
     __version__ = version("sbc-kernels")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+_NEED_TORCH = ("CompressedModel", "Plan", "compress_model", "register_neuron", "trace")
+
+
+def __getattr__(name: str) -> Any:
+    """Whole models need torch, the rest does not: they are imported when first asked for."""
+    if name in _NEED_TORCH:
+        return getattr(import_module(".model", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "IAF",
@@ -45,6 +60,7 @@ __all__ = [
     "PLIF",
     "Alpha",
     "CompressedLayer",
+    "CompressedModel",
     "Conv",
     "CubaLIF",
     "Grid",
@@ -55,17 +71,21 @@ __all__ = [
     "NorseLIF",
     "NorseLIFBox",
     "Pattern",
+    "Plan",
     "QuantizedRows",
     "SinabsLIF",
     "SpikeHessian",
     "Synaptic",
     "available_backends",
     "compress_layer",
+    "compress_model",
     "fit_grid",
     "native_info",
     "obs_order",
     "obs_quantize",
     "obs_solve",
     "parse_sparsity",
+    "register_neuron",
     "spike_gram",
+    "trace",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..io.atomic import write_atomic
 from .provenance import tensors_in
+from .trace import neurons_of
 
 __all__ = ["Checkpoint", "fingerprint"]
 
@@ -37,8 +38,9 @@ def fingerprint(
             _add(data, "", tensor)
         on_batch()
     weights = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
+    states = tuple(f"{name}." for name in neurons_of(model))  # change whenever the model runs
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(tensor, nn.Parameter) or not name.startswith(states):
             _add(weights, name, tensor)
     said = hashlib.sha256(json.dumps(options, sort_keys=True, default=repr).encode())
     return {

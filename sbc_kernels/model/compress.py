@@ -24,7 +24,7 @@ from .feed import Feeder
 from .fold import fold_norms
 from .gather import Gatherer, Moments, corrected_target
 from .measure import measured
-from .norms import reestimate, row_scale, watching
+from .norms import affine_of, reestimate, row_scale, watching
 from .plan import Plan, PlannedLayer
 from .progress import PeakMemory, Progress, logger
 from .result import CompressedModel, LayerRecord
@@ -198,7 +198,7 @@ def compress_model(
         seconds=time.perf_counter() - start,
         resumed=run.resumed,
         peak_bytes=memory.peak,
-        predicted_bytes=plan.peak_bytes(settings.max_memory),
+        predicted_bytes=plan.peak_bytes(settings.max_memory, paired=settings.mode == "sequential"),
         start_bytes=memory.start,
         log=run.log,
     )
@@ -344,6 +344,7 @@ class _Run:
         self.resumed = 0
         self.log: list[str] = []
         self.before: dict[str, Any] = {}  # BatchNorm statistics of the dense model
+        self.norm_calls: dict[str, int] = {}  # of each, in one forward
         self.total_cost = sum(_cost(layer) for layer in self.layers.values())
 
     def check_layers(self) -> None:
@@ -560,9 +561,7 @@ class _Run:
         norms = {
             n: self.modules[n]
             for n in self.layers[name].norms
-            if getattr(self.modules[n], "running_var", None) is not None
-            and f"state:{n}.running_var" not in self.tensors.get(name, {})
-            and hasattr(self.modules[n], "num_features")
+            if affine_of(self.modules[n]) is not None
         }
         if not norms:
             return
@@ -571,11 +570,18 @@ class _Run:
                 n: self.originals[n]
                 for layer in self.layers.values()
                 for n in layer.norms
-                if hasattr(self.originals[n], "num_features")
+                if affine_of(self.originals[n]) is not None
             }
+            runs = 0
+
+            def count(_: Any) -> None:
+                nonlocal runs
+                runs += 1
+
             with watching(every) as self.before:
-                Feeder(self.dense, self.batches, self.forward).run({}, {}, lambda output: None)
-        with watching(norms) as after:
+                Feeder(self.dense, self.batches, self.forward).run({}, {}, count)
+            self.norm_calls = {n: max(seen.calls // runs, 1) for n, seen in self.before.items()}
+        with watching(norms, {n: self.norm_calls[n] for n in norms}) as after:
             Feeder(self.work, self.batches, self.forward).run({}, {}, lambda output: None)
         for n, norm in norms.items():
             dense = self.originals[n]

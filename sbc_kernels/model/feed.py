@@ -10,16 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..neurons import Neuron
+from .norms import Seen
 from .plan import PlannedLayer
 from .provenance import first_tensor, leading_axes
-from .trace import Forward, neurons_of, reset_states, run_forward, undisturbed
+from .trace import Forward, reset_states, run_forward, undisturbed
 
 Take = Callable[[Tensor], None]
-
-
-class Stop(Exception):
-    """Ends a forward pass whose rest nobody needs."""
 
 
 class Feeder:
@@ -45,7 +41,6 @@ class Feeder:
         self.forward = forward
         self.on_batch = on_batch
         self.modules = dict(model.named_modules())
-        self.neurons = neurons_of(model)
 
     def run(
         self,
@@ -75,26 +70,26 @@ class Feeder:
         """`run`, one batch at a time."""
         with undisturbed(self.model), torch.no_grad():
             for index, batch in enumerate(self.calibration):
-                reset_states(self.neurons)
+                reset_states(self.model)
                 with ExitStack() as stack:
-                    waiting = {name for name in takes}
+                    waiting = set(takes)
                     for name, take in takes.items():
                         done = None if on_output else waiting
                         self._hook(stack, layers[name], take, done)
                     try:
                         output = run_forward(self.model, batch, self.forward)
-                    except Stop:
+                    except Seen:
                         output = None
-                if on_output is not None:
+                if on_output is not None and output is not None:
                     on_output(output)
                 self.on_batch()
                 yield index
-            reset_states(self.neurons)
+            reset_states(self.model)
 
     def _hook(
         self, stack: ExitStack, layer: PlannedLayer, take: Take, waiting: set[str] | None
     ) -> None:
-        """Feeds `take` from the layer's modules; raises Stop when nobody is left in `waiting`."""
+        """Feeds `take` from the layer's modules; raises Seen when nobody is left in `waiting`."""
         for name in (layer.name, *layer.also):
             gather = _Gather(layer, take)
 
@@ -111,7 +106,7 @@ class Feeder:
                 if gather.calls == layer.calls and waiting is not None and name == layer.name:
                     waiting.discard(layer.name)
                     if not waiting and not layer.also:
-                        raise Stop
+                        raise Seen
 
             handle = self.modules[name].register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
@@ -153,6 +148,7 @@ class _Gather:
         # A step at which the layer was not called (it listens to the step before) heard nothing.
         uses = max(len(calls) for calls in by_step)
         some = next(calls[0] for calls in by_step if calls)
+        by_step = [[] for _ in range(self.layout.delay)] + by_step[: T - self.layout.delay]
         for use in range(uses):
             sequence = [
                 calls[use] if use < len(calls) else torch.zeros_like(some) for calls in by_step
@@ -179,8 +175,3 @@ def _widest(tensors: list[Tensor]) -> torch.dtype:
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-def feeds_of(layer: PlannedLayer, hessian: str) -> tuple[Neuron | None, ...]:
-    """The impulse responses whose Hessians' mean the layer is compressed with."""
-    return (None,) if hessian == "current" else layer.neurons

@@ -11,7 +11,7 @@ from torch import nn
 from .norms import affine_of, fold
 from .plan import Plan
 from .provenance import tensors_in
-from .trace import neurons_of, reset_states, undisturbed
+from .trace import reset_states, undisturbed
 
 __all__ = ["fold_norms"]
 
@@ -63,12 +63,11 @@ def fold_norms(
         owner, _, field = norm.rpartition(".")
         setattr(modules[owner], field, nn.Identity())
     if run is not None:
-        neurons = neurons_of(model)
         try:
             with undisturbed(model), torch.no_grad():
-                reset_states(neurons)
+                reset_states(model)
                 run(model)
-                reset_states(neurons)
+                reset_states(model)
         except Exception as error:
             raise ValueError(
                 f"fold is True, but the model does not run without its BatchNorms ({error}); accepted "
@@ -97,12 +96,11 @@ def _fed_directly(
 
         handles.append(modules[layer].register_forward_hook(answered))
         handles.append(modules[norm].register_forward_pre_hook(fed))
-    neurons = neurons_of(model)
     try:
         with undisturbed(model), torch.no_grad():
-            reset_states(neurons)
+            reset_states(model)
             run(model)
-            reset_states(neurons)
+            reset_states(model)
     finally:
         for handle in handles:
             handle.remove()

@@ -118,7 +118,11 @@ class Gatherer:
             constant.update(spikes)
 
     def moments(self) -> Moments:
-        stack = np.mean([hessian.stacked() for hessian in self.hessians], axis=0)
+        stack = self.hessians[0].stacked()
+        for other in self.hessians[1:]:
+            stack += other.stacked()
+        if len(self.hessians) > 1:
+            stack /= len(self.hessians)
         samples = self.hessians[0].num_samples
         paths = list(dict.fromkeys(path for h in self.hessians for path in h.paths))
         d = self.layer.in_features
@@ -133,6 +137,7 @@ class Gatherer:
         cross: Matrix | None = np.ascontiguousarray(stack[:, :d, d:])
         if np.array_equal(stack[:, :d, d:], hessian) and np.array_equal(stack[:, :d, :d], hessian):
             cross = None  # nothing upstream was changed
+        del stack
         parts = (None, None) if constant is None else (constant[:, d:], constant[:, :d])
         return Moments(hessian, cross, *parts, energy, samples, paths)
 

@@ -69,11 +69,13 @@ class Statistics:
     """Mean and variance of what a norm is fed, over batches of any size, in float64."""
 
     def __init__(self) -> None:
+        self.calls = 0
         self.count = 0
         self.total: Tensor | float = 0.0
         self.squares: Tensor | float = 0.0
 
     def see(self, values: Tensor, channels: int) -> None:
+        self.calls += 1
         axis = _channel_axis(values, channels)
         flat = values.detach().double().movedim(axis, 0).reshape(channels, -1)
         self.count += flat.shape[1]
@@ -97,15 +99,26 @@ def _channel_axis(values: Tensor, channels: int) -> int:
     raise ValueError(f"a BatchNorm of {channels} channels was fed {list(values.shape)}")
 
 
+class Seen(Exception):
+    """All that was waited for in this forward pass has been seen."""
+
+
 @contextmanager
-def watching(norms: dict[str, Any]) -> Iterator[dict[str, Statistics]]:
-    """Statistics of what each of the norms is fed while this lasts."""
+def watching(
+    norms: dict[str, Any], calls: dict[str, int] | None = None
+) -> Iterator[dict[str, Statistics]]:
+    """Statistics of what each of the norms is fed while this lasts.
+
+    With `calls`, how often each is called in one forward, a forward is ended by `Seen` after the last.
+    """
     seen = {name: Statistics() for name in norms}
     handles = []
     for name, norm in norms.items():
 
         def hook(module: Any, args: tuple[Any, ...], name: str = name) -> None:
             seen[name].see(args[0], module.num_features)
+            if calls is not None and all(seen[n].calls % calls[n] == 0 for n in norms):
+                raise Seen
 
         handles.append(norm.register_forward_pre_hook(hook))
     try:

@@ -27,11 +27,13 @@ class Layout:
     step_of_call : for a loop over time, the step of each call; None where every call holds all steps.
     inner : positions of one step that lie together, for time that is not the first axis; 0 where time
         is the first.
+    delay : steps that a recurrent layer's input comes before the current it makes.
     """
 
     steps: int
     step_of_call: tuple[int, ...] | None = None
     inner: int = 0
+    delay: int = 0
 
     def split(self, leading: int) -> tuple[int, int, int]:
         """The leading positions as (outer, steps, inner). ValueError where the steps do not fit."""
@@ -180,9 +182,16 @@ class Plan:
         flow = max((layer.activation_bytes() for layer in self.compressed), default=0)
         return 2 * self.model_bytes + 3 * flow + work
 
-    def peak_bytes(self, max_memory: int) -> int:
-        """Prediction of what `compress_model` takes at most, Python and its libraries not counted."""
-        sums = [sum(layer.hessian_bytes() for layer in part) for part in self.groups(max_memory)]
+    def peak_bytes(self, max_memory: int, paired: bool = False) -> int:
+        """Prediction of what `compress_model` takes at most, beside what the process had before.
+
+        `paired` is calibration mode "sequential": one layer at a time, with the Hessian of the dense
+        and the compressed prefix's inputs side by side, which is four times as large.
+        """
+        if paired:
+            sums = [4 * l.hessian_bytes() + 64 * l.in_features**2 for l in self.compressed]
+        else:
+            sums = [sum(layer.hessian_bytes() for layer in part) for part in self.groups(max_memory)]
         return self.fixed_bytes() + max(sums, default=0)
 
     def to_json(self) -> str:

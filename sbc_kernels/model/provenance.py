@@ -174,9 +174,34 @@ def record(
             if tensor.grad_fn is not None:
                 recorder.found.heads += recorder.walk(tensor.grad_fn)
     for calls in recorder.found.layer_calls.values():
+        _mark_inner(calls, recorder.found)
         for call in calls:
             call.edge = None  # lets go of the graph
     return recorder.found
+
+
+def _mark_inner(calls: list[LayerCall], found: Provenance) -> None:
+    """Time steps of the calls that a neuron makes of a weight layer inside it.
+
+    One for each step of the neuron's loop over time (some make it twice, some not at the end), or one
+    on the whole sequence.
+    """
+    by_neuron: dict[tuple[str, int], list[LayerCall]] = defaultdict(list)
+    for call in calls:
+        if call.inside is not None:
+            by_neuron[call.inside].append(call)
+    for (name, index), group in by_neuron.items():
+        steps = found.neuron_calls[name][index].facts.steps
+        for at, call in enumerate(group):
+            if steps == 1:
+                call.step_of[:] = index
+            elif len(group) == 1:
+                if call.step_of.size % steps == 0:
+                    call.step_of[:] = np.repeat(np.arange(steps), call.step_of.size // steps)
+            elif len(group) < steps:
+                call.step_of[:] = at + steps - len(group)
+            else:
+                call.step_of[:] = at * steps // len(group)
 
 
 # ---- autograd without activations --------------------------------------------------------------
@@ -202,7 +227,6 @@ class _Recorder:
         self.tags: dict[int, list[tuple[str, str, int]]] = {}  # of graph nodes, innermost first
         self.kept: list[Any] = []  # nodes, lest their addresses are used again
         self.active: list[str] = []  # neurons whose forward runs
-        self.inner_calls: dict[tuple[str, int], int] = defaultdict(int)
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
@@ -271,11 +295,6 @@ class _Recorder:
             if self.active:
                 outer = self.active[0]
                 inside = (outer, len(self.found.neuron_calls[outer]) - 1)
-                # A recurrent layer: called once a step of the neuron's own loop over time.
-                before = self.inner_calls[(name, inside[1])]
-                self.inner_calls[(name, inside[1])] += 1
-                facts = self.found.neuron_calls[outer][-1].facts
-                step_of[:] = inside[1] * facts.steps + before
             calls = self.found.layer_calls[name]
             edge = None
             if output.grad_fn is not None and inside is None:

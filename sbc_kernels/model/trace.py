@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..conv import Conv
 from ..neurons import Neuron, impulse_response
-from .adapters import Adapter, NeuronFacts, adapter_of
+from .adapters import Adapter, NeuronFacts, adapter_of, keeps_state
 from .plan import Layout, Plan, PlannedLayer, layout_of
 from .provenance import WEIGHT_LAYERS, LayerCall, Provenance, Reach, record, tensors_in
 
@@ -91,9 +91,9 @@ def trace_copy(
     neurons = neurons_of(work)
     work.eval()
     with undisturbed(work):
-        reset_states(neurons)
+        reset_states(work)
         found = record(work, neurons, lambda: run_forward(work, example, forward))
-        reset_states(neurons)
+        reset_states(work)
     return _plan(work, found, neurons, _rules(work, overrides, ignore))
 
 
@@ -106,14 +106,23 @@ def require_model(model: Any) -> None:
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy; states that hang on an autograd graph come along detached."""
+    """A deep copy. States that hang on an autograd graph come along detached, and modules that copy
+    themselves by building a new one (sinabs' do, and lose hooks and options) are copied as they are.
+    """
     memo: dict[int, Any] = {}
+    plain = []
     for module in model.modules():
         for value in _states(module):
             for tensor in tensors_in(value):
                 if not tensor.is_leaf:
                     memo[id(tensor)] = tensor.detach().clone()
-    return copy.deepcopy(model, memo)
+        if not isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):
+            memo[id(module)] = type(module).__new__(type(module))
+            plain.append(module)
+    for module in plain:
+        memo[id(module)].__dict__.update(copy.deepcopy(vars(module), memo))
+    copied: nn.Module = copy.deepcopy(model, memo)
+    return copied
 
 
 def _states(module: nn.Module) -> Iterator[Any]:
@@ -132,9 +141,14 @@ def neurons_of(model: nn.Module) -> dict[str, tuple[nn.Module, Adapter]]:
     }
 
 
-def reset_states(neurons: dict[str, tuple[nn.Module, Adapter]]) -> None:
-    for module, adapter in neurons.values():
-        adapter.reset(module)
+def reset_states(model: nn.Module) -> None:
+    """Every state of the model as before its first time step, also those that no neuron holds."""
+    for module in model.modules():
+        adapter = adapter_of(module)
+        if adapter is not None:
+            adapter.reset(module)
+        elif keeps_state(module):
+            module.reset()
 
 
 def run_forward(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
@@ -374,6 +388,8 @@ def _consumed(
         notes.append("a consumer has no impulse response: current Hessian")
     if bent or layout is None or None in distinct:
         distinct, layout = (None,), Layout(1)
+    elif inner and not fed:
+        layout = replace(layout, delay=facts[0].recurrent_delay)
     elif len(distinct) > 1:
         notes.append(f"{len(distinct)} consumers with different responses: their Hessians' mean")
     thresholds = {fact.threshold for fact in facts}

@@ -27,6 +27,7 @@ __all__ = [
     "adapter_of",
     "class_names",
     "distance",
+    "keeps_state",
     "mean_of",
     "redefined",
     "register_neuron",
@@ -46,6 +47,8 @@ class NeuronFacts:
         flattened to [N*T, ...]). ``steps`` is 1 where a call is one time step.
     threshold : the membrane potential at which it fires (the mean where channels differ), positive.
     notes : what had to be approximated, for people.
+    recurrent_delay : time steps between the call of a weight layer inside the neuron and the step at which
+        its output is integrated: 0 where it is called on the spikes of the step before.
     """
 
     neuron: Neuron | None
@@ -53,6 +56,7 @@ class NeuronFacts:
     steps: int
     threshold: float = 1.0
     notes: tuple[str, ...] = ()
+    recurrent_delay: int = 0
 
 
 class Adapter(Protocol):
@@ -218,6 +222,11 @@ def register_neuron(
         )
     _registered[:] = [known for known in _registered if known.cls is not cls]
     _registered.insert(0, _Registered(cls, neuron, time_axis, threshold, reset))
+
+
+def keeps_state(module: Any) -> bool:
+    """Whether this is one of SpikingJelly's modules with a memory (``reset()``), neuron or not."""
+    return "MemoryModule" in class_names(module, "spikingjelly.activation_based")
 
 
 def adapter_of(module: Any) -> Adapter | None:

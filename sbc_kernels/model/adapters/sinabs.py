@@ -69,7 +69,8 @@ def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
     notes += more + redefined(module, "sinabs")
     if getattr(module, "min_v_mem", None) is not None:
         notes += ("min_v_mem, which cuts low potentials, is not in the response",)
-    return NeuronFacts(neuron, outer, steps, threshold, notes)
+    # `rec_connect` is called on each step's own spikes and heard at the next.
+    return NeuronFacts(neuron, outer, steps, threshold, notes, recurrent_delay=1)
 
 
 def reset(module: Any) -> None:
