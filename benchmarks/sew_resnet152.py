@@ -2,8 +2,9 @@
 
     python benchmarks/sew_resnet152.py --checkpoint-dir DIR --json FILE [--table FILE]
 
-Calibration: 8 crops of the two photographs that come with scikit-learn, T = 4. The network's weights are
-random, its BatchNorms such that every neuron fires. A run that is killed goes on where it was.
+Calibration: 8 crops of the two photographs that come with scikit-learn, T = 4. The network's
+weights are random, its BatchNorms such that every neuron fires. A run that is killed goes on where
+it was.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def main() -> None:
                 "layers": len(result.layers),
                 "sparsity": result.sparsity,
                 "peak_GiB": round((result.peak_bytes or 0) / 2**30, 2),
-                "predicted_GiB": round((result.predicted_bytes + (result.start_bytes or 0)) / 2**30, 2),
+                "predicted_GiB": round(
+                    (result.predicted_bytes + (result.start_bytes or 0)) / 2**30, 2
+                ),
             }
         )
     )

@@ -170,7 +170,9 @@ class PreparedLayer:
         self.stack = stack
         self.values, self._restore = weight_values(W)
         self.row_scale = np.ones(len(self.values)) if row_scale is None else np.abs(row_scale)
-        self._orders: tuple[Any, list[RowOrder]] | None = None  # of the options they were found with
+        self._orders: tuple[Any, list[RowOrder]] | None = (
+            None  # of the options they were found with
+        )
 
     def compress(
         self, options: Options, *, log: list[str] | None = None, start: float | None = None

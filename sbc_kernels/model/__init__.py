@@ -4,7 +4,7 @@ from .adapters import register_neuron
 from .compress import compress_model
 from .plan import Plan, PlannedLayer
 from .result import CompressedModel, LayerRecord
-from .trace import trace
+from .tracing import trace
 
 __all__ = [
     "CompressedModel",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..io.atomic import write_atomic
 from .provenance import tensors_in
-from .trace import neurons_of
+from .tracing import neurons_of
 
 __all__ = ["Checkpoint", "fingerprint"]
 
@@ -85,11 +85,13 @@ class Checkpoint:
             found = json.loads(head.read_text())
             differing = [part for part in _PARTS if found.get(part) != marks[part]]
         except (ValueError, AttributeError) as error:
-            raise ValueError(f"checkpoint_dir {self.folder}: run.json is damaged: {error}") from error
+            raise ValueError(
+                f"checkpoint_dir {self.folder}: run.json is damaged: {error}"
+            ) from error
         if differing:
             raise ValueError(
-                f"checkpoint_dir {self.folder} belongs to a run with another {' and '.join(differing)}; "
-                "accepted is the same again, or another folder"
+                f"checkpoint_dir {self.folder} belongs to a run with another "
+                f"{' and '.join(differing)}; accepted is the same again, or another folder"
             )
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -105,7 +107,9 @@ class Checkpoint:
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error!r}; remove it to go on") from error
         if record.get("name") != name:
-            raise ValueError(f"{path} holds {record.get('name')!r}, not {name!r}; remove it to go on")
+            raise ValueError(
+                f"{path} holds {record.get('name')!r}, not {name!r}; remove it to go on"
+            )
         return tensors, record
 
     def save(self, name: str, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:

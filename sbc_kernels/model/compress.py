@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from .norms import affine_of, reestimate, row_scale, watching
 from .plan import Plan, PlannedLayer
 from .progress import PeakMemory, Progress, logger
 from .result import CompressedModel, LayerRecord
-from .trace import (
+from .tracing import (
     LAYER_OPTIONS,
     Forward,
     Overrides,
@@ -36,7 +35,6 @@ from .trace import (
     require_model,
     run_forward,
     trace_copy,
-    undisturbed,
 )
 
 __all__ = ["compress_model"]
@@ -83,9 +81,9 @@ def compress_model(
     Parameters
     ----------
     model : see `trace`. Never changed unless `inplace`.
-    calibration : unlabelled batches as the model takes them: a tensor (one batch), a list, a DataLoader;
-        of a batch that is a tuple the first item. Iterated several times, with the same random seed. A
-        few hundred samples do.
+    calibration : unlabelled batches as the model takes them: a tensor (one batch), a list, a
+        DataLoader; of a batch that is a tuple the first item. Iterated several times, with the same
+        random seed. A few hundred samples do.
     sparsity : fraction 0..1 of all weights together to prune, or "N:M" (N of every M are KEPT).
     bits : 1..8, to quantize; with `sparsity` the survivors.
     allocation : how a fraction is shared out over the layers: "uniform", "lamp" (arXiv 2010.07611),
@@ -93,17 +91,17 @@ def compress_model(
         the calibration data, and a dynamic programme takes the cheapest), or a dictionary by layer name
         (others get `sparsity`).
     calibration_mode : "parallel": all Hessians from the dense model, one pass where memory permits.
-        "sequential": layer by layer on what the compressed layers before it produce, each layer's weight
-        first refitted to that input (two passes a layer). Default "sequential", for the baselines
-        "parallel".
+        "sequential": layer by layer on what the compressed layers before it produce, each layer's
+        weight first refitted to that input (two passes a layer). Default "sequential", for the
+        baselines "parallel".
     target_damping : of the refit, relative to the Hessian's mean diagonal; positive.
-    bn_reestimate : move BatchNorms' statistics as far as the calibration data's moved. Default True, for
-        the baselines False.
+    bn_reestimate : move BatchNorms' statistics as far as the calibration data's moved. Default True,
+        for the baselines False.
     bias_correction : let the bias (or the BatchNorm behind a layer without one) take part as an input
         that is always on and never pruned. Default True, for the baselines False.
     hessian, method, grid, sym, group_size, act_order, block_size, damp_percent, backend : as in
-        `compress_layer`. Rows of a layer compete in the units of what its neurons integrate: BatchNorm's
-        scale and the threshold count.
+        `compress_layer`. Rows of a layer compete in the units of what its neurons integrate:
+        BatchNorm's scale and the threshold count.
     overrides, ignore, forward : as in `trace`.
     fold : fold each BatchNorm into the layer before it in the model that is returned.
     inplace : change `model` itself, at the very end.
@@ -119,24 +117,25 @@ def compress_model(
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted. The model is as before.
+    TypeError, ValueError : naming the parameter, what came and what is accepted; the model is as it
+        was.
     """
     require_model(model)
     start, memory = time.perf_counter(), PeakMemory()
     if sparsity is None and bits is None and not isinstance(allocation, Mapping):
         sparsity = 0.9
     batches = _reiterable(calibration)
-    said = dict(
-        sparsity=sparsity,
-        bits=bits,
-        method=method,
-        grid=grid,
-        sym=sym,
-        group_size=group_size,
-        act_order=act_order,
-        block_size=block_size,
-        damp_percent=damp_percent,
-    )
+    said: dict[str, Any] = {
+        "sparsity": sparsity,
+        "bits": bits,
+        "method": method,
+        "grid": grid,
+        "sym": sym,
+        "group_size": group_size,
+        "act_order": act_order,
+        "block_size": block_size,
+        "damp_percent": damp_percent,
+    }
     settings = _checked(
         said,
         allocation,
@@ -179,7 +178,9 @@ def compress_model(
             run.sequential()
         answer = model if inplace else copy_of(model)
         if fold:  # on the copy, where a failure harms nobody
-            folded, notes = fold_norms(run.work, plan, lambda m: run_forward(m, _first(batches), forward))
+            folded, notes = fold_norms(
+                run.work, plan, lambda m: run_forward(m, _first(batches), forward)
+            )
             run.log += notes
             run.deliver(answer)
             fold_norms(answer, plan, None, only=folded)
@@ -367,7 +368,11 @@ class _Run:
     def allocate(self, allocation: str | Mapping[str, float]) -> None:
         """Each layer's sparsity. Overrides win; a pattern is the same everywhere."""
         default = self.settings.said["sparsity"]
-        own = {n: l.options["sparsity"] for n, l in self.layers.items() if "sparsity" in l.options}
+        own = {
+            name: layer.options["sparsity"]
+            for name, layer in self.layers.items()
+            if "sparsity" in layer.options
+        }
         self.sparsities = {name: own.get(name, default) for name in self.layers}
         if isinstance(allocation, Mapping):
             unknown = [name for name in allocation if name not in self.layers]
@@ -379,13 +384,15 @@ class _Run:
             self.sparsities |= {n: v for n, v in allocation.items() if n not in own}
         elif allocation != "uniform":
             assert isinstance(default, (int, float))
-            open_ = {n: l for n, l in self.layers.items() if n not in own}
+            open_ = {n: layer for n, layer in self.layers.items() if n not in own}
             if allocation == "lamp":
                 weights = {n: self._weight(n).astype(np.float64) for n in open_}
                 self.sparsities |= lamp(weights, float(default))
             else:
                 self.sparsities |= self._measured(open_, float(default))
-        self.shares = {n: float(s) for n, s in self.sparsities.items() if isinstance(s, (int, float))}
+        self.shares = {
+            n: float(s) for n, s in self.sparsities.items() if isinstance(s, (int, float))
+        }
         for name, share in self.shares.items():
             self._options(name)  # checks the fraction
             logger.debug("%s: sparsity %.4f", name, share)
@@ -543,7 +550,7 @@ class _Run:
             return f"{name}.bias"
         norms = self.layers[name].norms
         if norms and getattr(self.modules[norms[0]], "running_mean", None) is not None:
-            shared = [n for n, l in self.layers.items() if norms[0] in l.norms]
+            shared = [n for n, layer in self.layers.items() if norms[0] in layer.norms]
             return f"{norms[0]}.running_mean" if shared == [name] else None
         return None
 
@@ -599,7 +606,9 @@ class _Run:
     def _apply(self, name: str, tensors: dict[str, Tensor], record: LayerRecord) -> None:
         """Into the work copy, and among what is delivered at the end."""
         entries = {f"{name}.weight": tensors["weight"]}
-        entries |= {k.removeprefix("state:"): v for k, v in tensors.items() if k.startswith("state:")}
+        entries |= {
+            k.removeprefix("state:"): v for k, v in tensors.items() if k.startswith("state:")
+        }
         with torch.no_grad():
             for key, value in entries.items():
                 owner, _, field = key.rpartition(".")

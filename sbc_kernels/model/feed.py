@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .norms import Seen
 from .plan import PlannedLayer
 from .provenance import first_tensor, leading_axes
-from .trace import Forward, reset_states, run_forward, undisturbed
+from .tracing import Forward, reset_states, run_forward, undisturbed
 
 Take = Callable[[Tensor], None]
 

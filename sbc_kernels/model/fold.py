@@ -11,7 +11,7 @@ from torch import nn
 from .norms import affine_of, fold
 from .plan import Plan
 from .provenance import tensors_in
-from .trace import reset_states, undisturbed
+from .tracing import reset_states, undisturbed
 
 __all__ = ["fold_norms"]
 

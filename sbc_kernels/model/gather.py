@@ -138,8 +138,9 @@ class Gatherer:
         if np.array_equal(stack[:, :d, d:], hessian) and np.array_equal(stack[:, :d, :d], hessian):
             cross = None  # nothing upstream was changed
         del stack
-        parts = (None, None) if constant is None else (constant[:, d:], constant[:, :d])
-        return Moments(hessian, cross, *parts, energy, samples, paths)
+        if constant is None:
+            return Moments(hessian, cross, None, None, 0.0, samples, paths)
+        return Moments(hessian, cross, constant[:, d:], constant[:, :d], energy, samples, paths)
 
 
 class _Constant:
@@ -188,9 +189,7 @@ def _side_by_side(dense: Tensor, compressed: Tensor, layer: PlannedLayer) -> Ten
     return torch.cat(split, dim=3).reshape(T, N, 2 * channels, *place)
 
 
-def corrected_target(
-    weight: Matrix, moments: Moments, strength: float
-) -> Matrix:
+def corrected_target(weight: Matrix, moments: Moments, strength: float) -> Matrix:
     """``W (C + lambda I) (Hc + lambda I)^-1`` [d_out, d]: W refitted to the inputs it will see.
 
     The least-squares answer to ``|W Y - V Yc|^2 + lambda |V - W|^2``, with lambda `strength` times the

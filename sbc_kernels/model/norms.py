@@ -18,8 +18,8 @@ def affine_of(norm: Any) -> tuple[Vector, Vector] | None:
     """(scale, shift) of a BatchNorm in eval mode, float64 [C]; None where it has no fixed one.
 
     That is ``gamma / sqrt(var + eps)`` and ``beta - mean * scale``, also of SpikingJelly's
-    ThresholdDependentBatchNorm (tdBN), whose gamma carries the threshold. A norm of its own for each time
-    step (TEBN, BNTT) has none.
+    ThresholdDependentBatchNorm (tdBN), whose gamma carries the threshold. A norm of its own for each
+    time step (TEBN, BNTT) has none.
     """
     mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
     if mean is None or var is None or not isinstance(norm, nn.modules.batchnorm._BatchNorm):

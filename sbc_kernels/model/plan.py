@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,7 +67,8 @@ class PlannedLayer:
     neurons : their distinct impulse responses; (None,) is the current Hessian.
     threshold : of the consumers.
     layout, calls : how it is called in one forward.
-    input_kind : "binary", "integer" (in -128..127) or "analog"; `input_rate` the fraction that is not 0.
+    input_kind : "binary", "integer" (in -128..127) or "analog".
+    input_rate : fraction of the input that is not 0.
     input_shape, output_shape : of its first call.
     also : names of further modules with the same weight.
     options : what `overrides` set for this layer.
@@ -151,7 +153,9 @@ class Plan:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(f"no layer {name!r}; there are {', '.join(l.name for l in self.layers)}")
+        raise KeyError(
+            f"no layer {name!r}; there are {', '.join(layer.name for layer in self.layers)}"
+        )
 
     @property
     def compressed(self) -> tuple[PlannedLayer, ...]:
@@ -189,9 +193,13 @@ class Plan:
         and the compressed prefix's inputs side by side, which is four times as large.
         """
         if paired:
-            sums = [4 * l.hessian_bytes() + 64 * l.in_features**2 for l in self.compressed]
+            sums = [
+                4 * layer.hessian_bytes() + 64 * layer.in_features**2 for layer in self.compressed
+            ]
         else:
-            sums = [sum(layer.hessian_bytes() for layer in part) for part in self.groups(max_memory)]
+            sums = [
+                sum(layer.hessian_bytes() for layer in part) for part in self.groups(max_memory)
+            ]
         return self.fixed_bytes() + max(sums, default=0)
 
     def to_json(self) -> str:
@@ -215,7 +223,8 @@ class Plan:
         )
 
     def __str__(self) -> str:
-        rows = [("layer", "kind", "weight", "input", "T", "calls", "norms", "consumers", "Hessian")]
+        head = ("layer", "kind", "weight", "input", "T", "calls", "norms", "consumers", "Hessian")
+        rows: list[tuple[str, ...]] = []
         for layer in self.layers:
             called = layer.calls > 0
             seen = f"{layer.input_kind} {100 * layer.input_rate:.0f} %" if called else ""
@@ -235,13 +244,28 @@ class Plan:
                     else layer.role,
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines = text_table(head, rows, left=range(len(head)))
         lines += [f"{layer.name}: {note}" for layer in self.layers for note in layer.notes]
         if self.left_alone:
             lines.append(f"left alone: {', '.join(self.left_alone)}")
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(lines)
+
+
+def text_table(
+    head: tuple[str, ...], rows: Sequence[tuple[str, ...]], left: Collection[int]
+) -> list[str]:
+    """Lines of a table for a terminal; the columns `left` are flushed left, the others right."""
+    table = [head, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+    table.insert(1, tuple("-" * width for width in widths))
+    lines = []
+    for row in table:
+        cells = (
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def _few(names: Any, most: int = 3) -> str:

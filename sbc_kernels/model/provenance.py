@@ -122,7 +122,9 @@ def leading_axes(module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 def is_norm(module: Any) -> bool:
     """BatchNorm in any of its forms, told by what it keeps."""
     return (
-        hasattr(module, "running_var") and hasattr(module, "running_mean") and hasattr(module, "eps")
+        hasattr(module, "running_var")
+        and hasattr(module, "running_mean")
+        and hasattr(module, "eps")
     )
 
 
@@ -143,7 +145,12 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors of a nest, in order."""
     found: list[Tensor] = []
-    map_tensors(value, lambda tensor: (found.append(tensor), tensor)[1])
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, note)
     return found
 
 
@@ -300,9 +307,7 @@ class _Recorder:
             if output.grad_fn is not None and inside is None:
                 edge = get_gradient_edge(output)
                 self._tag(output.grad_fn, "layer", name, len(calls))
-            calls.append(
-                LayerCall(tuple(given.shape), tuple(output.shape), inside, edge, step_of)
-            )
+            calls.append(LayerCall(tuple(given.shape), tuple(output.shape), inside, edge, step_of))
             return output
 
         return hook
@@ -342,9 +347,9 @@ class _Recorder:
                 else:
                     found.append(Reach(name, call, norms, via, bent))
                     norms, via = (), (name, *via)
-            kind = _bends(node)
-            if kind is not None and kind not in bent:
-                bent = (*bent, kind)
+            bend = _bends(node)
+            if bend is not None and bend not in bent:
+                bent = (*bent, bend)
             stack += [(following, (norms, via, bent)) for following, _ in node.next_functions]
         return list(dict.fromkeys(found))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .plan import Plan
+from .plan import Plan, text_table
 
 __all__ = ["CompressedModel", "LayerRecord"]
 
@@ -94,33 +94,21 @@ class CompressedModel:
         head = (
             "layer", "weight", "sparsity", "bits", "error", "damping", "dead", "Gram", "seconds",
         )  # fmt: skip
-        rows = [head]
-        for layer in self.layers:
-            rows.append(
-                (
-                    layer.name,
-                    "x".join(map(str, layer.shape)),
-                    f"{100 * layer.sparsity:.2f} %",
-                    str(layer.bits or ""),
-                    f"{100 * layer.relative_error:.2f} %",
-                    f"{layer.damp_percent:g}" + (f" ({layer.retries})" if layer.retries else ""),
-                    f"{layer.dead_inputs}/{layer.inputs}",
-                    layer.gram_path,
-                    f"{layer.seconds:.2f}",
-                )
+        rows = [
+            (
+                layer.name,
+                "x".join(map(str, layer.shape)),
+                f"{100 * layer.sparsity:.2f} %",
+                str(layer.bits or ""),
+                f"{100 * layer.relative_error:.2f} %",
+                f"{layer.damp_percent:g}" + (f" ({layer.retries})" if layer.retries else ""),
+                f"{layer.dead_inputs}/{layer.inputs}",
+                layer.gram_path,
+                f"{layer.seconds:.2f}",
             )
-        left = {0, 1, 7}
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-
-        def line(row: tuple[str, ...]) -> str:
-            cells = (
-                c.ljust(w) if i in left else c.rjust(w)
-                for i, (c, w) in enumerate(zip(row, widths, strict=True))
-            )
-            return "  ".join(cells).rstrip()
-
-        lines = [line(row) for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+            for layer in self.layers
+        ]
+        lines = text_table(head, rows, left=(0, 1, 7))
         lines.append(
             f"{100 * self.sparsity:.2f} % of {sum(_size(r.shape) for r in self.layers):,} weights "
             f"are zero; {self.seconds:.1f} s"

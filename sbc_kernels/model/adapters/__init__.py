@@ -47,8 +47,8 @@ class NeuronFacts:
         flattened to [N*T, ...]). ``steps`` is 1 where a call is one time step.
     threshold : the membrane potential at which it fires (the mean where channels differ), positive.
     notes : what had to be approximated, for people.
-    recurrent_delay : time steps between the call of a weight layer inside the neuron and the step at which
-        its output is integrated: 0 where it is called on the spikes of the step before.
+    recurrent_delay : time steps between the call of a weight layer inside the neuron and the step
+        that integrates its output: 0 where it is called on the spikes of the step before.
     """
 
     neuron: Neuron | None

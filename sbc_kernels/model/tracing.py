@@ -117,7 +117,7 @@ def copy_of(model: nn.Module) -> nn.Module:
                 if not tensor.is_leaf:
                     memo[id(tensor)] = tensor.detach().clone()
         if not isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):
-            memo[id(module)] = type(module).__new__(type(module))
+            memo[id(module)] = object.__new__(type(module))
             plain.append(module)
     for module in plain:
         memo[id(module)].__dict__.update(copy.deepcopy(vars(module), memo))
@@ -155,7 +155,9 @@ def run_forward(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
     """One sequence. The batch's first item is the input where it has several."""
     if isinstance(batch, (tuple, list)):
         if not batch:
-            raise ValueError("a batch is empty; accepted is a tensor, or a tuple that starts with one")
+            raise ValueError(
+                "a batch is empty; accepted is a tensor, or a tuple that starts with one"
+            )
         batch = batch[0]
     return model(batch) if forward is None else forward(model, batch)
 
@@ -182,7 +184,9 @@ def _rules(
 ) -> dict[str, dict[str, Any]]:
     """What was said about each weight layer, later patterns over earlier ones."""
     if isinstance(ignore, str):
-        raise TypeError(f"ignore is the string {ignore!r}; accepted is a list of names or expressions")
+        raise TypeError(
+            f"ignore is the string {ignore!r}; accepted is a list of names or expressions"
+        )
     if overrides is not None and not isinstance(overrides, Mapping):
         raise TypeError(
             f"overrides is a {type(overrides).__name__}; accepted is a dictionary by layer name"
@@ -259,7 +263,9 @@ def _plan(
             layers[first] = replace(layers[first], also=(*layers[first].also, name))
             continue
         rule = rules.get(name, {})
-        layers[name] = _planned(name, modules[name], found, fed[name], read_out[name], rule, loop_steps)
+        layers[name] = _planned(
+            name, modules[name], found, fed[name], read_out[name], rule, loop_steps
+        )
     unsupported = [
         PlannedLayer(
             name,
@@ -275,7 +281,9 @@ def _plan(
     ]
     known = {f"{layer.name}.weight" for layer in [*layers.values(), *unsupported]}
     known |= {f"{other}.weight" for layer in layers.values() for other in layer.also}
-    left = [n for n, p in model.named_parameters() if p.ndim >= 2 and p.numel() > 1 and n not in known]
+    left = [
+        n for n, p in model.named_parameters() if p.ndim >= 2 and p.numel() > 1 and n not in known
+    ]
     inside = tuple(f"{name}." for name in neurons)
     size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     return Plan(
@@ -289,7 +297,9 @@ def _loop_steps(found: Provenance) -> int:
     """T of a model that loops over time: how often every neuron of one step a call is called, at least
     (a neuron that several layers share is called a multiple of that)."""
     counts = [
-        len(calls) for calls in found.neuron_calls.values() if all(c.facts.steps == 1 for c in calls)
+        len(calls)
+        for calls in found.neuron_calls.values()
+        if all(c.facts.steps == 1 for c in calls)
     ]
     return math.gcd(*counts) if counts else 1
 
@@ -359,8 +369,10 @@ def _consumed(
     if len(norms) > 1:
         notes.append(f"goes through different BatchNorms ({norms}); they are not folded")
     layer = replace(layer, norms=norms[0] if len(norms) == 1 else ())
-    for via in dict.fromkeys(reach.via for reach in reaches if reach.via):
-        notes.append(f"reaches its neuron through {', '.join(via)}: rows taken as independent")
+    notes += [
+        f"reaches its neuron through {', '.join(via)}: rows taken as independent"
+        for via in dict.fromkeys(reach.via for reach in reaches if reach.via)
+    ]
     if not pairs:
         if read_out:
             notes += [_bent_note(r, "the output") for r in read_out if _is_function(r.bent_by)]
@@ -369,7 +381,9 @@ def _consumed(
         return replace(layer, role="unresolved", notes=tuple(notes))
     if read_out:
         notes.append("also reaches the output without a neuron")
-    layer = replace(layer, role="spiking", consumers=tuple(dict.fromkeys(name for name, _ in pairs)))
+    layer = replace(
+        layer, role="spiking", consumers=tuple(dict.fromkeys(name for name, _ in pairs))
+    )
 
     facts = [found.neuron_calls[name][index].facts for name, index in pairs]
     bent = [reach for reach in reaches if reach.bent_by]
@@ -407,7 +421,7 @@ def _consumed(
 def _steps_of(
     layer: PlannedLayer, facts: list[NeuronFacts], calls: list[LayerCall], loop_steps: int
 ) -> int:
-    """T: what one call of the consumers holds, or how often they are called with this layer's output."""
+    """T: what a call of the consumers holds, or how often they are called with this output."""
     most = max(fact.steps for fact in facts)
     if most > 1:
         return most
