@@ -55,8 +55,11 @@ class Reach:
 
 @dataclass
 class NeuronCall:
+    """``batch_first``: whether more samples would make `facts.outer` larger."""
+
     facts: NeuronFacts
     reached: list[Reach]
+    batch_first: bool
 
 
 @dataclass
@@ -271,7 +274,7 @@ class _Recorder:
             reached = [] if current.grad_fn is None else self.walk(current.grad_fn)
             earlier = self.found.neuron_calls[name]
             self._probe(current, facts, reached, earlier)
-            earlier.append(NeuronCall(facts, reached))
+            earlier.append(NeuronCall(facts, reached, _batch_first(module, adapter, current, facts)))
 
         return hook
 
@@ -386,6 +389,15 @@ class _Recorder:
                 now = first[key] + step
                 mark[touched & (mark != -1) & (mark != now)] = -2
                 mark[touched & (mark == -1)] = now
+
+
+def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFacts) -> bool:
+    if facts.outer > 1 or current.ndim == 0:
+        return facts.outer > 1
+    try:  # a batch of one: ask about two
+        return adapter.describe(module, (2 * current.shape[0], *current.shape[1:])).outer > 1
+    except ValueError:
+        return False
 
 
 def _own_node(output: Tensor) -> Tensor:

@@ -385,10 +385,11 @@ def _consumed(
         layer, role="spiking", consumers=tuple(dict.fromkeys(name for name, _ in pairs))
     )
 
-    facts = [found.neuron_calls[name][index].facts for name, index in pairs]
+    neuron_calls = [found.neuron_calls[name][index] for name, index in pairs]
+    facts = [call.facts for call in neuron_calls]
     bent = [reach for reach in reaches if reach.bent_by]
     steps = _steps_of(layer, facts, calls, loop_steps)
-    batch_first = any(fact.outer > 1 for fact in facts)
+    batch_first = any(call.batch_first for call in neuron_calls)
     layout, note = layout_of([call.step_of for call in calls], steps, batch_first)
     notes += [note] if note else []
     for fact in facts:
