@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(autouse=True)
-def seed() -> Iterator[None]:
+def seed() -> None:
     torch.manual_seed(0)
-    yield
 
 
 class Own(nn.Module):
@@ -276,9 +275,7 @@ def test_batch_of_one_follows_the_neuron() -> None:
 def test_loops_over_time_and_hoisted_layers() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         hoisted = m.hoisted(x)  # [T, N, d] at once
-        out = []
-        for current in hoisted:
-            out.append(m.n2(m.inside(m.n1(current))))
+        out = [m.n2(m.inside(m.n1(current))) for current in hoisted]
         return m.head(torch.stack(out).mean(0))
 
     net = Net(run, hoisted=lin(), inside=lin(), head=lin(), n1=Single(), n2=Single())

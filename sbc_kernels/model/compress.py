@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from .feed import Feeder
 from .fold import fold_norms
 from .gather import Gatherer, Moments, corrected_target
 from .measure import measured
-from .norms import affine_of, reestimate, row_scale, watching
+from .norms import affine_of, per_step, reestimate, row_scale, watching
 from .plan import Plan, PlannedLayer
 from .progress import PeakMemory, Progress, logger
 from .result import CompressedModel, LayerRecord
@@ -35,6 +36,7 @@ from .tracing import (
     require_model,
     run_forward,
     trace_copy,
+    undisturbed,
 )
 
 __all__ = ["compress_model"]
@@ -461,6 +463,7 @@ class _Run:
                 paired=paired,
                 with_bias=self.settings.bias_correction and self._bias_place(name) is not None,
                 backend=self.settings.backend,
+                step_scale=None if neurons == (None,) else self._step_scale(name),
             )
         if not gatherers:
             return
@@ -476,21 +479,18 @@ class _Run:
     def _run_both(self, gatherers: dict[str, Gatherer]) -> None:
         """Each batch through the dense model and through the compressed prefix."""
         ((name, gatherer),) = gatherers.items()
-        dense: list[Tensor] = []
         first = Feeder(self.dense, self.batches, self.forward)
         second = Feeder(self.work, self.batches, self.forward)
-        waiting = iter(dense)
+        dense: deque[Tensor] = deque()
 
         def take(spikes: Tensor) -> None:
-            gatherer.take(spikes, next(waiting))
+            gatherer.take(spikes, dense.popleft())
 
-        ours = second.batches({name: take}, self.layers)
-        for _ in first.batches({name: dense.append}, self.layers):
-            waiting = iter(dense)
-            next(ours)
-            dense.clear()
-        for _ in ours:
-            raise ValueError("calibration gave more batches the second time; accepted are the same")
+        with undisturbed(self.dense):
+            for batch in self.batches:
+                dense.clear()
+                first.feed(batch, {name: dense.append}, self.layers)
+                second.feed(batch, {name: take}, self.layers)
 
     def _decide(self, name: str, moments: Moments) -> None:
         """Compresses one layer with its moments and puts the answer into the work copy."""
@@ -544,6 +544,13 @@ class _Run:
         scale, notes = row_scale(norms, layer.shape[0])
         return scale / layer.threshold, notes
 
+    def _step_scale(self, name: str) -> NDArray[np.float64] | None:
+        """What the layer's output is multiplied by at each time step."""
+        layer = self.layers[name]
+        factors = [per_step(self.originals[norm]) for norm in layer.norms]
+        found = [f for f in factors if f is not None and f.size == layer.layout.steps]
+        return np.prod(found, axis=0) if found else None
+
     def _bias_place(self, name: str) -> str | None:
         """Where a layer's bias change goes: an entry of the state dict."""
         if self.modules[name].bias is not None:
@@ -563,31 +570,33 @@ class _Run:
         after = before.double() - step if field == "running_mean" else before.double() + step
         return {f"state:{place}": after.to(before.dtype)}
 
+    def moving_norms(self, name: str) -> list[str]:
+        """The BatchNorms right behind a layer whose statistics are to follow its new weight."""
+        if not self.settings.bn_reestimate:
+            return []
+        return [n for n in self.layers[name].norms if affine_of(self.originals[n]) is not None]
+
+    def watch_dense_norms(self) -> None:
+        """Statistics of all BatchNorms in the dense model; one pass, once."""
+        every = {n: self.originals[n] for name in self.layers for n in self.moving_norms(name)}
+        if self.before or not every:
+            return
+        runs = 0
+
+        def count(_: Any) -> None:
+            nonlocal runs
+            runs += 1
+
+        with watching(every) as self.before:
+            Feeder(self.dense, self.batches, self.forward).run({}, {}, count)
+        self.norm_calls = {n: max(seen.calls // runs, 1) for n, seen in self.before.items()}
+
     def _reestimate(self, name: str) -> None:
-        """New statistics for the BatchNorms right behind a layer, from calibration passes."""
-        norms = {
-            n: self.modules[n]
-            for n in self.layers[name].norms
-            if affine_of(self.modules[n]) is not None
-        }
+        """New statistics for the BatchNorms right behind a layer, from a calibration pass."""
+        norms = {n: self.modules[n] for n in self.moving_norms(name)}
         if not norms:
             return
-        if not self.before:  # once, for all layers
-            every = {
-                n: self.originals[n]
-                for layer in self.layers.values()
-                for n in layer.norms
-                if affine_of(self.originals[n]) is not None
-            }
-            runs = 0
-
-            def count(_: Any) -> None:
-                nonlocal runs
-                runs += 1
-
-            with watching(every) as self.before:
-                Feeder(self.dense, self.batches, self.forward).run({}, {}, count)
-            self.norm_calls = {n: max(seen.calls // runs, 1) for n, seen in self.before.items()}
+        self.watch_dense_norms()
         with watching(norms, {n: self.norm_calls[n] for n in norms}) as after:
             Feeder(self.work, self.batches, self.forward).run({}, {}, lambda output: None)
         for n, norm in norms.items():
@@ -597,9 +606,9 @@ class _Run:
                 norm.running_var.copy_(dense.running_var)
             reestimate(norm, self.before[n], after[n])
             for field in ("running_mean", "running_var"):
-                key = f"state:{n}.{field}"
-                self.tensors[name][key] = getattr(norm, field).detach().clone()
-                self.changed[key.removeprefix("state:")] = self.tensors[name][key]
+                key = f"{n}.{field}"
+                self.changed[key] = getattr(norm, field).detach().clone()
+                self.tensors[name][f"state:{key}"] = self.changed[key]
 
     # ---- results
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -58,33 +58,31 @@ class Feeder:
         on_output : is given what the model answers. Without it a pass ends when the last of `takes` has
             been fed.
         """
-        for _ in self.batches(takes, layers, on_output):
-            pass
+        with undisturbed(self.model):
+            for batch in self.calibration:
+                self.feed(batch, takes, layers, on_output)
+                self.on_batch()
 
-    def batches(
+    def feed(
         self,
+        batch: Any,
         takes: dict[str, Take],
         layers: dict[str, PlannedLayer],
         on_output: Callable[[Any], None] | None = None,
-    ) -> Iterator[int]:
-        """`run`, one batch at a time."""
-        with undisturbed(self.model), torch.no_grad():
-            for index, batch in enumerate(self.calibration):
-                reset_states(self.model)
-                with ExitStack() as stack:
-                    waiting = set(takes)
-                    for name, take in takes.items():
-                        done = None if on_output else waiting
-                        self._hook(stack, layers[name], take, done)
-                    try:
-                        output = run_forward(self.model, batch, self.forward)
-                    except Seen:
-                        output = None
-                if on_output is not None and output is not None:
-                    on_output(output)
-                self.on_batch()
-                yield index
-            reset_states(self.model)
+    ) -> None:
+        """One batch of a pass, from fresh states to fresh states."""
+        reset_states(self.model)
+        with ExitStack() as stack, torch.no_grad():
+            waiting = set(takes)
+            for name, take in takes.items():
+                self._hook(stack, layers[name], take, None if on_output else waiting)
+            try:
+                output = run_forward(self.model, batch, self.forward)
+            except Seen:
+                output = None
+        reset_states(self.model)
+        if on_output is not None and output is not None:
+            on_output(output)
 
     def _hook(
         self, stack: ExitStack, layer: PlannedLayer, take: Take, waiting: set[str] | None

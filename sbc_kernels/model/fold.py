@@ -61,7 +61,7 @@ def fold_norms(
     for layer, norm in pairs:
         fold(modules[layer], modules[norm])
         owner, _, field = norm.rpartition(".")
-        setattr(modules[owner], field, nn.Identity())
+        setattr(modules[owner], field, nn.Identity().train(modules[norm].training))
     if run is not None:
         try:
             with undisturbed(model), torch.no_grad():

@@ -86,6 +86,7 @@ class Gatherer:
     paired : whether each batch comes as a pair, the dense model's and the compressed prefix's input.
     with_bias : whether to gather what bias correction needs.
     backend : of `spike_gram`.
+    step_scale : float64 [T], what the layer's output is multiplied by at each step (TEBN), or None.
     """
 
     def __init__(
@@ -96,8 +97,10 @@ class Gatherer:
         paired: bool,
         with_bias: bool,
         backend: str | None,
+        step_scale: NDArray[np.float64] | None = None,
     ) -> None:
         self.layer = layer
+        self.step_scale = step_scale
         self.paired = paired
         width = layer.in_features * (2 if paired else 1)
         size: dict[str, Any] = {"in_features": width}
@@ -105,13 +108,18 @@ class Gatherer:
             channels = width // layer.conv.taps * layer.groups
             size = {"conv": layer.conv, "in_channels": channels}
         self.hessians = [SpikeHessian(neuron, backend=backend, **size) for neuron in neurons]
-        self.constants = [_Constant(neuron, layer.conv) for neuron in neurons] if with_bias else []
+        self.constants = (
+            [_Constant(neuron, layer.conv, step_scale) for neuron in neurons] if with_bias else []
+        )
 
     def take(self, spikes: Tensor, dense: Tensor | None = None) -> None:
         """One batch [T, N, ...]; with `dense`, that of the dense model."""
         if self.paired:
             assert dense is not None
             spikes = _side_by_side(dense, spikes, self.layer)
+        if self.step_scale is not None:
+            factor = torch.from_numpy(self.step_scale).reshape(-1, *[1] * (spikes.ndim - 1))
+            spikes = spikes * factor
         for hessian in self.hessians:
             hessian.update(spikes)
         for constant in self.constants:
@@ -146,9 +154,12 @@ class Gatherer:
 class _Constant:
     """``sum Y' 1`` of a layer with an input that is always on, which the bias is."""
 
-    def __init__(self, neuron: Neuron | None, conv: Conv | None) -> None:
+    def __init__(
+        self, neuron: Neuron | None, conv: Conv | None, step_scale: NDArray[np.float64] | None
+    ) -> None:
         self.neuron = neuron
         self.conv = conv
+        self.step_scale = step_scale
         self.total: Matrix | float = 0.0  # [C, *map]
         self.energy = 0.0
 
@@ -156,7 +167,7 @@ class _Constant:
         T, N = spikes.shape[:2]
         steps = T if self.neuron is not None else 1
         M = membrane_matrix(self.neuron, steps)
-        on = M.sum(axis=1)
+        on = M.sum(axis=1) if self.step_scale is None else M @ self.step_scale
         weight = np.resize(M.T @ on, T)  # without a neuron every step is a sample of its own
         sums = spikes.sum(dim=1, dtype=torch.float64).cpu().numpy()  # [T, ...]
         outputs = 1

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..layer import PreparedLayer
 from ..pattern import parse_sparsity
 from .allocate import cheapest
 from .feed import Feeder
+from .norms import reestimate, watching
 from .plan import PlannedLayer
 from .provenance import tensors_in
+from .tracing import copy_of
 
 if TYPE_CHECKING:
     from .compress import _Run
 
-# Densities to measure, relative to the network's, and steps between them for the programme to choose
-# from: between two measurements the logarithm of the loss is taken as linear in that of the density.
-_RELATIVE = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
-_STEPS = 97
+# Densities to measure, relative to the network's; beside these a few absolute ones up to 1, for small
+# layers that are cheap to keep. The programme chooses from many more: between two measurements the
+# logarithm of the loss is taken as linear in that of the density.
+_RELATIVE = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+_ABSOLUTE = (0.3, 0.5, 0.75)
+_STEPS = 129
+_FLOOR = 1e-4  # of the largest loss: below that a measurement is noise
 
 
 def measured(
@@ -33,58 +39,98 @@ def measured(
     density = 1.0 - sparsity
     if density <= 0.0 or density >= 1.0:
         return dict.fromkeys(layers, sparsity), ["nothing to share out"]
-    tried = np.array(sorted({min(d * density, 1.0) for d in _RELATIVE}))
-    outputs: list[list[Tensor]] = []
-    trial = copy.deepcopy(run.dense)
-    feeder = Feeder(trial, run.batches, run.forward)
-    feeder.run({}, {}, lambda output: outputs.append(_kept(output)))
-    modules = dict(trial.named_modules())
-    losses: dict[str, list[float]] = {}
+    tried = _densities(density)
+    trial = _Trial(run)
     bar = run.bars.task("measuring layers", len(layers) * len(tried))
-    waiting = [name for group in run.plan.groups(run.settings.max_memory) for name in
-               [[layer.name for layer in group if layer.name in layers]]]  # fmt: skip
-    for names in waiting:
-        for name, moments in run.gather(names):
-            weight = modules[name].weight
-            before = weight.detach().clone()
-            prepared = PreparedLayer(before, moments.hessian, run.scale(name)[0])
+    losses: dict[str, NDArray[np.float64]] = {}
+    for group in run.plan.groups(run.settings.max_memory):
+        for name, moments in run.gather([layer.name for layer in group if layer.name in layers]):
+            weight = trial.modules[name].weight.detach().clone()
+            prepared = PreparedLayer(weight, moments.hessian, run.scale(name)[0])
             options = run.settings.options(layers[name].options, sparsity)
-            losses[name] = []
+            found = []
             for kept in tried:
                 pattern = parse_sparsity(float(1.0 - kept))
                 out = prepared.compress(replace(options, pattern=pattern))
-                with torch.no_grad():
-                    weight.copy_(out.weight)
-                losses[name].append(_divergence(feeder, outputs))
+                found.append(trial.loss(name, out.weight))
                 bar()
-            with torch.no_grad():
-                weight.copy_(before)
-    fine = np.geomspace(tried[0], tried[-1], _STEPS)
-    floor = 1e-12
+            losses[name] = np.array([*found, 0.0])
+    known = np.array([*tried, 1.0])
+    fine = np.geomspace(known[0], 1.0, _STEPS)
+    floor = _FLOOR * max(float(loss.max()) for loss in losses.values())
     costs = [
-        np.exp(np.interp(np.log(fine), np.log(tried), np.log(np.maximum(losses[name], floor))))
+        np.exp(np.interp(np.log(fine), np.log(known), np.log(np.maximum(losses[name], floor))))
         for name in layers
     ]
     sizes = [layer.size for layer in layers.values()]
     shares = cheapest(sizes, costs, [fine] * len(sizes), density)
-    return {name: 1.0 - share for name, share in zip(layers, shares, strict=True)}, []
+    notes = []
+    for name in layers:
+        pairs = zip(known, losses[name], strict=True)
+        notes.append(f"measured {name}: " + ", ".join(f"{d:.3g}: {v:.3g}" for d, v in pairs))
+    return {name: 1.0 - share for name, share in zip(layers, shares, strict=True)}, notes
+
+
+def _densities(density: float) -> NDArray[np.float64]:
+    """Rising, below 1, none much nearer to the next than the others."""
+    wanted = sorted([r * density for r in _RELATIVE] + [a for a in _ABSOLUTE if a > 4.5 * density])
+    return np.array([d for d in wanted if d < 0.97])
+
+
+class _Trial:
+    """The dense model with one layer changed at a time."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run = run
+        self.model = copy_of(run.dense)
+        self.modules: dict[str, Any] = dict(self.model.named_modules())
+        self.feeder = Feeder(self.model, run.batches, run.forward)
+        self.outputs: list[list[Tensor]] = []
+        run.watch_dense_norms()
+        self.feeder.run({}, {}, lambda output: self.outputs.append(_kept(output)))
+
+    def loss(self, name: str, weight: Tensor) -> float:
+        """Squared error of the outputs over their variance, with this weight in the layer's place.
+
+        Its BatchNorms follow, as they will in the compressed model.
+        """
+        module = self.modules[name]
+        norms = {n: self.modules[n] for n in self.run.moving_norms(name)}
+        before = [
+            (tensor, tensor.detach().clone())
+            for tensor in (
+                module.weight,
+                *(t for norm in norms.values() for t in (norm.running_mean, norm.running_var)),
+            )
+        ]
+        with torch.no_grad():
+            module.weight.copy_(weight)
+        try:
+            if norms:
+                calls = {n: self.run.norm_calls[n] for n in norms}
+                with watching(norms, calls) as after:
+                    self.feeder.run({}, {}, lambda output: None)
+                for n, norm in norms.items():
+                    reestimate(norm, self.run.before[n], after[n])
+            return self._divergence(self.outputs)
+        finally:
+            with torch.no_grad():
+                for tensor, value in before:
+                    tensor.copy_(value)
+
+    def _divergence(self, dense: Iterable[list[Tensor]]) -> float:
+        wrong = energy = 0.0
+        expected = iter(dense)
+
+        def compare(output: Any) -> None:
+            nonlocal wrong, energy
+            for now, then in zip(_kept(output), next(expected), strict=True):
+                wrong += float((now.double() - then.double()).square().sum())
+                energy += float((then.double() - then.double().mean()).square().sum())
+
+        self.feeder.run({}, {}, compare)
+        return wrong / energy if energy > 0 else wrong
 
 
 def _kept(output: Any) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in tensors_in(output) if tensor.is_floating_point()]
-
-
-def _divergence(feeder: Feeder, dense: list[list[Tensor]]) -> float:
-    """Squared error of the outputs over their variance, all batches and outputs together."""
-    wrong = energy = 0.0
-    index = 0
-
-    def compare(output: Any) -> None:
-        nonlocal wrong, energy, index
-        for now, then in zip(_kept(output), dense[index], strict=True):
-            wrong += float((now.double() - then.double()).square().sum())
-            energy += float((then.double() - then.double().mean()).square().sum())
-        index += 1
-
-    feeder.run({}, {}, compare)
-    return wrong / energy if energy > 0 else wrong

@@ -14,18 +14,33 @@ from torch import Tensor, nn
 Vector = NDArray[np.float64]
 
 
+def per_step(norm: Any) -> Vector | None:
+    """The factor of each time step, float64 [T], of a norm that has one (TEBN, arXiv 2210.14284: one
+    BatchNorm over all steps, then a learned factor a step). None for others."""
+    factor = getattr(norm, "scale", None)
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not isinstance(
+        factor, nn.Parameter
+    ):
+        return None
+    found: Vector = factor.detach().double().flatten().cpu().numpy()
+    return found
+
+
 def affine_of(norm: Any) -> tuple[Vector, Vector] | None:
     """(scale, shift) of a BatchNorm in eval mode, float64 [C]; None where it has no fixed one.
 
     That is ``gamma / sqrt(var + eps)`` and ``beta - mean * scale``, also of SpikingJelly's
-    ThresholdDependentBatchNorm (tdBN), whose gamma carries the threshold. A norm of its own for each
-    time step (TEBN, BNTT) has none.
+    ThresholdDependentBatchNorm (tdBN), whose gamma carries the threshold. One with a factor a time step
+    has none; see `per_step`.
     """
+    return None if per_step(norm) is not None else _shared_affine(norm)
+
+
+def _shared_affine(norm: Any) -> tuple[Vector, Vector] | None:
+    """The same without the factors of the time steps."""
     mean, var = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
     if mean is None or var is None or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return None
-    if any(p.ndim > 1 and p.numel() > 1 for p in norm.parameters(recurse=False)):
-        return None  # a factor a time step
     scale = 1.0 / torch.sqrt(var.double() + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight.detach().double()
@@ -39,7 +54,7 @@ def row_scale(norms: list[Any], d_out: int) -> tuple[Vector, list[str]]:
     """What a layer's outputs are multiplied by on the way to their neuron, and notes."""
     scale, notes = np.ones(d_out), []
     for norm in norms:
-        found = affine_of(norm)
+        found = _shared_affine(norm)
         if found is None or found[0].shape != (d_out,):
             why = "no fixed scale" if found is None else f"{len(found[0])} channels"
             notes.append(f"a {type(norm).__name__} with {why} is not folded")
@@ -113,11 +128,15 @@ def watching(
     """
     seen = {name: Statistics() for name in norms}
     handles = []
+    forwards = 1
+
     for name, norm in norms.items():
 
         def hook(module: Any, args: tuple[Any, ...], name: str = name) -> None:
+            nonlocal forwards
             seen[name].see(args[0], module.num_features)
-            if calls is not None and all(seen[n].calls % calls[n] == 0 for n in norms):
+            if calls is not None and all(seen[n].calls == forwards * calls[n] for n in norms):
+                forwards += 1
                 raise Seen
 
         handles.append(norm.register_forward_pre_hook(hook))
@@ -129,13 +148,17 @@ def watching(
 
 
 def reestimate(norm: Any, before: Statistics, after: Statistics) -> None:
-    """Moves the running statistics as far as the calibration samples' moved.
+    """Statistics with which the norm answers as the dense one did, in mean and variance.
 
-    ``mean += mean_after - mean_before`` and ``var *= var_after / var_before``: what the training set
-    told stays, and the calibration set's own sampling error cancels.
+    ``var = var_dense * var_after / var_before``, and the mean such that what the calibration samples
+    come to lies as far from beta as before, in units of the spread: what the training set told stays,
+    and the calibration set's own sampling error cancels. A channel without any weight left keeps its
+    mean answer. `norm` has the dense model's statistics when this is called.
     """
     with torch.no_grad():
-        floor = torch.finfo(norm.running_var.dtype).tiny
-        ratio = (after.var + floor) / (before.var + floor)
-        norm.running_mean.add_((after.mean - before.mean).to(norm.running_mean.dtype))
-        norm.running_var.mul_(ratio.to(norm.running_var.dtype))
+        mean, var = norm.running_mean.double(), norm.running_var.double()
+        floor = torch.finfo(torch.float32).tiny
+        new = var * (after.var + floor) / (before.var + floor)
+        spread = torch.sqrt((new + norm.eps) / (var + norm.eps))
+        norm.running_mean.copy_(after.mean - (before.mean - mean) * spread)
+        norm.running_var.copy_(new)

@@ -274,7 +274,9 @@ class _Recorder:
             reached = [] if current.grad_fn is None else self.walk(current.grad_fn)
             earlier = self.found.neuron_calls[name]
             self._probe(current, facts, reached, earlier)
-            earlier.append(NeuronCall(facts, reached, _batch_first(module, adapter, current, facts)))
+            earlier.append(
+                NeuronCall(facts, reached, _batch_first(module, adapter, current, facts))
+            )
 
         return hook
 

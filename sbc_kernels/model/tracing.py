@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,13 +168,16 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Inside, random numbers are those of seed 0; outside, nobody notices."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state
+    python_state = random.getstate()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
         try:
             yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
 
 
 # ---- what the user says ------------------------------------------------------------------------
