@@ -11,6 +11,9 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BUILD ?= build
+# What the tests run models of; without their dependencies, of which they import but these few.
+FRAMEWORKS ?= spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0 sinabs==3.1.3 nir==1.0.8 nirtorch==2.6 \
+	loguru h5py pbr
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc python sbc_kernels -type f \
 	-not -name '*.so' -not -path '*/__pycache__/*')
@@ -20,7 +23,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc python sbc_k
 demo: $(VENV)/installed
 	$(BIN)/sbc demo --out sbc-demo
 
-test: $(VENV)/installed
+test: $(VENV)/installed $(VENV)/frameworks
 	$(BIN)/pytest
 
 lint: $(VENV)/installed $(VENV)/linters
@@ -56,6 +59,10 @@ $(VENV)/torch: | $(BIN)/python
 
 $(VENV)/installed: $(SOURCES) $(VENV)/torch
 	$(BIN)/pip install --quiet ".[demo,test]"
+	touch $@
+
+$(VENV)/frameworks: | $(VENV)/installed
+	$(BIN)/pip install --quiet --no-deps $(FRAMEWORKS)
 	touch $@
 
 $(VENV)/linters: pyproject.toml | $(BIN)/python

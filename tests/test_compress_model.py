@@ -44,7 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 T = 4
 OFF: dict[str, Any] = {"bn_reestimate": False, "bias_correction": False}
-PLAIN: dict[str, Any] = {"calibration_mode": "parallel", **OFF}
+PLAIN: dict[str, Any] = {"calibration_mode": "parallel", "allocation": "uniform", **OFF}
 
 
 # ---- one network in four frameworks ------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_rows_compete_in_the_units_of_the_neuron(batches: list[Tensor]) -> None:
 def test_dictionary_lamp_and_overrides_share_out(batches: list[Tensor]) -> None:
     net = network()
     shares = {"conv": 0.25, "fc": 0.8}
-    result = sbc.compress_model(net, batches, sparsity=0.5, allocation=shares, **PLAIN)
+    result = sbc.compress_model(net, batches, sparsity=0.5, **{**PLAIN, "allocation": shares})
     assert [round(r.sparsity, 3) for r in result.layers] == [0.25, 0.8, 0.5]
     result = sbc.compress_model(
         net, batches, sparsity=0.5, overrides={"fc": {"sparsity": 0.9, "bits": 2}}, **PLAIN
@@ -291,7 +291,7 @@ def test_dictionary_lamp_and_overrides_share_out(batches: list[Tensor]) -> None:
     assert result.layers[1].bits == 2
     assert result.layers[1].sparsity >= 0.9
     assert result.layers[0].bits is None
-    result = sbc.compress_model(net, batches, sparsity=0.8, allocation="lamp", **PLAIN)
+    result = sbc.compress_model(net, batches, sparsity=0.8, **{**PLAIN, "allocation": "lamp"})
     assert result.sparsity == pytest.approx(0.8, abs=2e-3)
     assert result.allocation == lamp(
         {n: w.astype(np.float64) for n, w in weight_of(net).items()}, 0.8
@@ -300,7 +300,7 @@ def test_dictionary_lamp_and_overrides_share_out(batches: list[Tensor]) -> None:
 
 def test_measured_allocation_spends_the_budget_where_it_hurts(batches: list[Tensor]) -> None:
     net = network()
-    result = sbc.compress_model(net, batches, sparsity=0.8, allocation="measured", **PLAIN)
+    result = sbc.compress_model(net, batches, sparsity=0.8, **{**PLAIN, "allocation": "measured"})
     assert result.sparsity == pytest.approx(0.8, abs=2e-3)
     uniform = sbc.compress_model(net, batches, sparsity=0.8, **PLAIN)
 
@@ -495,7 +495,9 @@ def test_batchnorm_statistics_follow_the_calibration_data(batches: list[Tensor])
 def test_sequential_first_layer_is_parallels(batches: list[Tensor]) -> None:
     net = network()
     a = sbc.compress_model(net, batches, sparsity=0.7, **PLAIN)
-    b = sbc.compress_model(net, batches, sparsity=0.7, calibration_mode="sequential", **OFF)
+    b = sbc.compress_model(
+        net, batches, sparsity=0.7, **{**PLAIN, "calibration_mode": "sequential"}
+    )
     assert torch.equal(a.model.conv.weight, b.model.conv.weight)
     assert not torch.equal(a.model.fc.weight, b.model.fc.weight)
 
@@ -540,7 +542,7 @@ def test_a_factor_a_time_step_scales_the_membrane() -> None:
 
 def test_fold_gives_the_same_network_without_norms(batches: list[Tensor]) -> None:
     net = network()
-    options = {"sparsity": 0.6, "calibration_mode": "parallel"}
+    options = {"sparsity": 0.6, "calibration_mode": "parallel", "allocation": "uniform"}
     plain = sbc.compress_model(net, batches, **options)
     folded = sbc.compress_model(net, batches, fold=True, **options)
     assert isinstance(folded.model.bn, nn.Identity)
@@ -569,6 +571,7 @@ def test_real_models(case: zoo.Case, mode: str) -> None:
         sparsity=0.9,
         bits=4,
         method="blocked" if wide else "exact",
+        allocation="uniform",
         calibration_mode=mode,
     )
     assert len(result.layers) == len(case.layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,13 @@ def test_there_is_something_to_run() -> None:
     assert BLOCKS
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_python_block(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block, str(README), "exec"), {})
-    assert (
-        "exact integers" in capsys.readouterr().out
-    )  # out.log is printed, and says which path ran
+@pytest.mark.filterwarnings("ignore")  # frameworks warn when they are imported
+def test_python_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    """One after the other, as a reader would type them."""
+    names: dict[str, Any] = {}
+    for block in BLOCKS:
+        exec(compile(block, str(README), "exec"), names)
+    printed = capsys.readouterr().out
+    assert "exact integers" in printed  # out.log is printed, and says which path ran
+    assert "LIF(tau=2.0, decay_input=True)" in printed  # the plan
+    assert f"of {names['result'].layers[0].shape[0] * 9 + 10 * 16 * 14 * 14:,} weights" in printed

@@ -52,7 +52,7 @@ def compress_model(
     *,
     sparsity: float | str | None = None,
     bits: int | None = None,
-    allocation: str | Mapping[str, float] = "uniform",
+    allocation: str | Mapping[str, float] | None = None,
     calibration_mode: str | None = None,
     target_damping: float = 0.5,
     bn_reestimate: bool | None = None,
@@ -78,7 +78,7 @@ def compress_model(
     """Prunes and/or quantizes every weight layer of a spiking network, without training.
 
     Spiking Brain Compression (arXiv 2506.03996) on each layer, with the Hessian of the neurons that
-    integrate its output. ``compress_model(model, calibration)`` alone prunes 90 % of each layer.
+    integrate its output. ``compress_model(model, calibration)`` alone prunes 90 % of all weights.
 
     Parameters
     ----------
@@ -88,10 +88,10 @@ def compress_model(
         random seed. A few hundred samples do.
     sparsity : fraction 0..1 of all weights together to prune, or "N:M" (N of every M are KEPT).
     bits : 1..8, to quantize; with `sparsity` the survivors.
-    allocation : how a fraction is shared out over the layers: "uniform", "lamp" (arXiv 2010.07611),
-        "measured" (what the network's output loses by each layer at several sparsities is measured on
-        the calibration data, and a dynamic programme takes the cheapest), or a dictionary by layer name
-        (others get `sparsity`).
+    allocation : how a fraction is shared out over the layers: "lamp" (arXiv 2010.07611, the default;
+        the paper's), "uniform", "measured" (what the network's output loses by each layer at several
+        sparsities is measured on the calibration data, and a dynamic programme takes the cheapest), or
+        a dictionary by layer name (others get `sparsity`). A pattern is the same for every layer.
     calibration_mode : "parallel": all Hessians from the dense model, one pass where memory permits.
         "sequential": layer by layer on what the compressed layers before it produce, each layer's
         weight first refitted to that input (two passes a layer). Default "sequential", for the
@@ -126,6 +126,8 @@ def compress_model(
     start, memory = time.perf_counter(), PeakMemory()
     if sparsity is None and bits is None and not isinstance(allocation, Mapping):
         sparsity = 0.9
+    if allocation is None:
+        allocation = "uniform" if sparsity is None or isinstance(sparsity, str) else "lamp"
     batches = _reiterable(calibration)
     said: dict[str, Any] = {
         "sparsity": sparsity,
