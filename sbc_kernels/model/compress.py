@@ -176,10 +176,7 @@ def compress_model(
         marks = fingerprint(model, batches, everything) if checkpoint_dir is not None else {}
         run.checkpoint = Checkpoint(checkpoint_dir, marks)
         run.allocate(allocation)
-        if settings.mode == "parallel":
-            run.parallel()
-        else:
-            run.sequential()
+        run.compress()
         answer = model if inplace else copy_of(model)
         if fold:  # on the copy, where a failure harms nobody
             folded, notes = fold_norms(
@@ -404,15 +401,34 @@ class _Run:
     def _measured(self, layers: dict[str, PlannedLayer], sparsity: float) -> dict[str, float]:
         stored = self.checkpoint.load("#allocation")
         if stored is not None:
+            self.log += stored[1]["notes"]
             return dict(stored[1]["shares"])
-        shares, notes = measured(self, layers, sparsity)
+        weights = {n: self._weight(n).astype(np.float64) for n in layers}
+        shares, notes = measured(self, layers, sparsity, lamp(weights, sparsity))
         self.log += notes
-        self.checkpoint.save("#allocation", {}, {"shares": shares})
+        self.checkpoint.save("#allocation", {}, {"shares": shares, "notes": notes})
         return shares
 
     # ---- the two modes
 
-    def parallel(self) -> None:
+    def compress(self) -> None:
+        """All layers, in the mode that was asked for."""
+        if self.settings.mode == "parallel":
+            self._parallel()
+        else:
+            self._sequential()
+
+    def tried_with(self, shares: Mapping[str, float]) -> nn.Module:
+        """What would come out with these sparsities."""
+        other = _Run(
+            self.dense, self.plan, self.batches, self.forward, self.settings, Progress(False)
+        )
+        other.sparsities = {**self.sparsities, **shares}
+        other.before, other.norm_calls = self.before, self.norm_calls
+        other.compress()
+        return other.work
+
+    def _parallel(self) -> None:
         """All Hessians from the dense model, as many at once as memory holds."""
         finished = {name: stored for name in self.layers if (stored := self._restore(name))}
         bar = self.bars.task("layers", self.total_cost)
@@ -430,7 +446,7 @@ class _Run:
             for name in self.layers:
                 self._reestimate(name)
 
-    def sequential(self) -> None:
+    def _sequential(self) -> None:
         """Layer by layer, on what the compressed layers before it produce."""
         bar = self.bars.task("layers", self.total_cost)
         for name, layer in self.layers.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +32,14 @@ _FLOOR = 1e-4  # of the largest loss: below that a measurement is noise
 
 
 def measured(
-    run: _Run, layers: dict[str, PlannedLayer], sparsity: float
+    run: _Run, layers: dict[str, PlannedLayer], sparsity: float, lamp: dict[str, float]
 ) -> tuple[dict[str, float], list[str]]:
-    """The sparsity of each layer, and notes."""
+    """The sparsity of each layer, and notes.
+
+    What the programme finds rests on each layer's loss by itself. So the network is compressed with its
+    answer, with LAMP's and with one between the two, and the one whose outputs are nearest to the dense
+    model's is taken: the notes say which, and how near each came.
+    """
     density = 1.0 - sparsity
     if density <= 0.0 or density >= 1.0:
         return dict.fromkeys(layers, sparsity), ["nothing to share out"]
@@ -63,12 +67,33 @@ def measured(
         for name in layers
     ]
     sizes = [layer.size for layer in layers.values()]
-    shares = cheapest(sizes, costs, [fine] * len(sizes), density)
-    notes = []
+    kept = dict(zip(layers, cheapest(sizes, costs, [fine] * len(sizes), density), strict=True))
+    middle = {name: (kept[name] * (1.0 - lamp[name])) ** 0.5 for name in layers}
+    candidates = {
+        "measured": {name: 1.0 - share for name, share in kept.items()},
+        "lamp": lamp,
+        "between": _scaled_to(
+            middle, {name: layer.size for name, layer in layers.items()}, density
+        ),
+    }
+    nearness = {name: trial.distance(shares) for name, shares in candidates.items()}
+    best = min(nearness, key=lambda name: nearness[name])
+    told = ", ".join(f"{name} {value:.4g}" for name, value in nearness.items())
+    notes = [f"allocation: relative squared error of the outputs: {told}; {best!r} is taken"]
     for name in layers:
         pairs = zip(known, losses[name], strict=True)
         notes.append(f"measured {name}: " + ", ".join(f"{d:.3g}: {v:.3g}" for d, v in pairs))
-    return {name: 1.0 - share for name, share in zip(layers, shares, strict=True)}, notes
+    return candidates[best], notes
+
+
+def _scaled_to(kept: dict[str, float], sizes: dict[str, int], density: float) -> dict[str, float]:
+    """Sparsities whose densities are proportional to `kept`, none above 1, and together as asked."""
+    low, high = 0.0, 1.0 / min(kept.values())
+    for _ in range(60):
+        factor = (low + high) / 2
+        total = sum(min(1.0, factor * kept[name]) * size for name, size in sizes.items())
+        low, high = (low, factor) if total > density * sum(sizes.values()) else (factor, high)
+    return {name: 1.0 - min(1.0, low * share) for name, share in kept.items()}
 
 
 def _densities(density: float) -> NDArray[np.float64]:
@@ -112,15 +137,20 @@ class _Trial:
                     self.feeder.run({}, {}, lambda output: None)
                 for n, norm in norms.items():
                     reestimate(norm, self.run.before[n], after[n])
-            return self._divergence(self.outputs)
+            return self._error(self.feeder)
         finally:
             with torch.no_grad():
                 for tensor, value in before:
                     tensor.copy_(value)
 
-    def _divergence(self, dense: Iterable[list[Tensor]]) -> float:
+    def distance(self, shares: dict[str, float]) -> float:
+        """The same for the whole network, compressed with these sparsities."""
+        work = self.run.tried_with(shares)
+        return self._error(Feeder(work, self.run.batches, self.run.forward))
+
+    def _error(self, feeder: Feeder) -> float:
         wrong = energy = 0.0
-        expected = iter(dense)
+        expected = iter(self.outputs)
 
         def compare(output: Any) -> None:
             nonlocal wrong, energy
@@ -128,7 +158,7 @@ class _Trial:
                 wrong += float((now.double() - then.double()).square().sum())
                 energy += float((then.double() - then.double().mean()).square().sum())
 
-        self.feeder.run({}, {}, compare)
+        feeder.run({}, {}, compare)
         return wrong / energy if energy > 0 else wrong
 
 
