@@ -776,6 +776,11 @@ def test_another_run_is_refused(tmp_path: Path, batches: list[Tensor]) -> None:
         net.fc.weight[0, 0] += 1
     with pytest.raises(ValueError, match="another model"):
         sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "a")
+    with torch.no_grad():
+        net.fc.weight[0, 0] -= 1
+    net.n1.tau = 3.0  # no parameter, but it decides
+    with pytest.raises(ValueError, match="another model"):
+        sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "a")
     assert files == {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("mine")

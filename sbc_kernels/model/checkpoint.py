@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..io.atomic import write_atomic
+from ..neurons import impulse_response
+from .plan import Plan
 from .provenance import tensors_in
 from .tracing import neurons_of
 
@@ -27,11 +29,16 @@ _PARTS = ("format", "model", "calibration", "options")
 
 def fingerprint(
     model: nn.Module,
+    plan: Plan,
     calibration: Iterable[Any],
     options: dict[str, Any],
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """What decides the outcome of a run, a digest a part."""
+    """What decides the outcome of a run, a digest a part.
+
+    The model is its weights, its BatchNorms' statistics and what was found in it: the neurons' time
+    constants and thresholds are no parameters in every framework.
+    """
     data = hashlib.sha256()
     for batch in calibration:
         for tensor in tensors_in(batch):
@@ -42,9 +49,14 @@ def fingerprint(
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, nn.Parameter) or not name.startswith(states):
             _add(weights, name, tensor)
+    weights.update(plan.to_json().encode())
+    for layer in plan.compressed:
+        for neuron in layer.neurons:
+            if neuron is not None:
+                weights.update(impulse_response(neuron, layer.layout.steps).tobytes())
     said = hashlib.sha256(json.dumps(options, sort_keys=True, default=repr).encode())
     return {
-        "format": str(_VERSION),
+        "format": f"{_VERSION}, sbc-kernels {_package_version()}",
         "model": weights.hexdigest(),
         "calibration": data.hexdigest(),
         "options": said.hexdigest(),
@@ -55,6 +67,12 @@ def _add(digest: Any, name: str, tensor: Tensor) -> None:
     dense = tensor.detach().cpu().contiguous()
     digest.update(f"{name}:{dense.dtype}:{tuple(dense.shape)};".encode())
     digest.update(dense.reshape(-1).view(torch.uint8).numpy() if dense.numel() else b"")
+
+
+def _package_version() -> str:
+    from .. import __version__
+
+    return __version__
 
 
 class Checkpoint:

@@ -173,7 +173,7 @@ def compress_model(
             "forward": getattr(forward, "__qualname__", repr(forward)) if forward else None,
             "backend": backend,
         }
-        marks = fingerprint(model, batches, everything) if checkpoint_dir is not None else {}
+        marks = fingerprint(model, plan, batches, everything) if checkpoint_dir is not None else {}
         run.checkpoint = Checkpoint(checkpoint_dir, marks)
         run.allocate(allocation)
         run.compress()
