@@ -20,7 +20,7 @@ from .provenance import tensors_in
 from .tracing import copy_of
 
 if TYPE_CHECKING:
-    from .compress import _Run
+    from .run import Run
 
 # Densities to measure, relative to the network's; beside these a few absolute ones up to 1, for small
 # layers that are cheap to keep. The programme chooses from many more: between two measurements the
@@ -32,7 +32,7 @@ _FLOOR = 1e-4  # of the largest loss: below that a measurement is noise
 
 
 def measured(
-    run: _Run, layers: dict[str, PlannedLayer], sparsity: float, lamp: dict[str, float]
+    run: Run, layers: dict[str, PlannedLayer], sparsity: float, lamp: dict[str, float]
 ) -> tuple[dict[str, float], list[str]]:
     """The sparsity of each layer, and notes.
 
@@ -105,7 +105,7 @@ def _densities(density: float) -> NDArray[np.float64]:
 class _Trial:
     """The dense model with one layer changed at a time."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
         self.model = copy_of(run.dense)
         self.modules: dict[str, Any] = dict(self.model.named_modules())

@@ -1,0 +1,426 @@
+"""One compression of a network: what `compress_model` does once its arguments are checked."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..arrays import to_numpy
+from ..layer import CompressedLayer, PreparedLayer
+from ..rows import Options
+from .allocate import lamp
+from .checkpoint import Checkpoint
+from .feed import Feeder
+from .gather import Gatherer, Moments, corrected_target
+from .measure import measured
+from .norms import affine_of, per_step, reestimate, row_scale, watching
+from .plan import Plan, PlannedLayer
+from .progress import Progress, logger
+from .result import LayerRecord
+from .settings import Settings
+from .tracing import LAYER_OPTIONS, Forward, copy_of, undisturbed
+
+
+class Run:
+    """One compression: the dense copy, the copy that becomes the answer, and what was decided."""
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        plan: Plan,
+        batches: Iterable[Any],
+        forward: Forward | None,
+        settings: Settings,
+        bars: Progress,
+    ) -> None:
+        self.dense = dense.eval()
+        self.work = copy_of(dense).eval()
+        self.plan = plan
+        self.batches = batches
+        self.forward = forward
+        self.settings = settings
+        self.bars = bars
+        self.layers = {layer.name: layer for layer in plan.compressed}
+        self.modules = dict(self.work.named_modules())
+        self.originals = dict(dense.named_modules())
+        self.checkpoint = Checkpoint(None, {})
+        self.shares: dict[str, float] = {}
+        self.sparsities: dict[str, float | str | None] = {}
+        self.records: list[LayerRecord] = []
+        self.tensors: dict[str, dict[str, Tensor]] = {}
+        self.changed: dict[str, Tensor] = {}  # entries of the state dict
+        self.resumed = 0
+        self.log: list[str] = []
+        self.before: dict[str, Any] = {}  # BatchNorm statistics of the dense model
+        self.norm_calls: dict[str, int] = {}  # of each, in one forward
+        self.total_cost = sum(_cost(layer) for layer in self.layers.values())
+
+    def check_layers(self) -> None:
+        """Everything that can be wrong with a layer's options, before any work."""
+        if not self.layers:
+            raise ValueError("model has no weight layer that can be compressed:\n" + str(self.plan))
+        for layer in self.layers.values():
+            sparsity = layer.options.get("sparsity", self.settings.said["sparsity"])
+            if sparsity is None and layer.options.get("bits", self.settings.said["bits"]) is None:
+                continue
+            options = self.settings.options(layer.options, sparsity)
+            if options.pattern is not None:
+                try:
+                    options.pattern.require_fits((layer.shape[0], layer.in_features))
+                except ValueError as error:
+                    raise ValueError(f"layer {layer.name!r}: {error}") from error
+
+    # ---- allocation
+
+    def allocate(self, allocation: str | Mapping[str, float]) -> None:
+        """Each layer's sparsity. Overrides win; a pattern is the same everywhere."""
+        default = self.settings.said["sparsity"]
+        own = {
+            name: layer.options["sparsity"]
+            for name, layer in self.layers.items()
+            if "sparsity" in layer.options
+        }
+        self.sparsities = {name: own.get(name, default) for name in self.layers}
+        if isinstance(allocation, Mapping):
+            unknown = [name for name in allocation if name not in self.layers]
+            if unknown:
+                raise ValueError(
+                    f"allocation has {unknown[0]!r}, which is no compressed layer; there are "
+                    f"{', '.join(self.layers)}"
+                )
+            self.sparsities |= {n: v for n, v in allocation.items() if n not in own}
+        elif allocation != "uniform":
+            assert isinstance(default, (int, float))
+            open_ = {n: layer for n, layer in self.layers.items() if n not in own}
+            if allocation == "lamp":
+                weights = {n: self._weight(n).astype(np.float64) for n in open_}
+                self.sparsities |= lamp(weights, float(default))
+            else:
+                self.sparsities |= self._measured(open_, float(default))
+        self.shares = {
+            n: float(s) for n, s in self.sparsities.items() if isinstance(s, (int, float))
+        }
+        for name, share in self.shares.items():
+            self._options(name)  # checks the fraction
+            logger.debug("%s: sparsity %.4f", name, share)
+
+    def _measured(self, layers: dict[str, PlannedLayer], sparsity: float) -> dict[str, float]:
+        stored = self.checkpoint.load("#allocation")
+        if stored is not None:
+            self.log += stored[1]["notes"]
+            return dict(stored[1]["shares"])
+        weights = {n: self._weight(n).astype(np.float64) for n in layers}
+        shares, notes = measured(self, layers, sparsity, lamp(weights, sparsity))
+        self.log += notes
+        self.checkpoint.save("#allocation", {}, {"shares": shares, "notes": notes})
+        return shares
+
+    # ---- the two modes
+
+    def compress(self) -> None:
+        """All layers, in the mode that was asked for."""
+        if self.settings.mode == "parallel":
+            self._parallel()
+        else:
+            self._sequential()
+
+    def tried_with(self, shares: Mapping[str, float]) -> nn.Module:
+        """What would come out with these sparsities."""
+        other = Run(
+            self.dense, self.plan, self.batches, self.forward, self.settings, Progress(False)
+        )
+        other.sparsities = {**self.sparsities, **shares}
+        other.before, other.norm_calls = self.before, self.norm_calls
+        other.compress()
+        return other.work
+
+    def _parallel(self) -> None:
+        """All Hessians from the dense model, as many at once as memory holds."""
+        finished = {name: stored for name in self.layers if (stored := self._restore(name))}
+        bar = self.bars.task("layers", self.total_cost)
+        for group in self.plan.groups(self.settings.max_memory):
+            names = [layer.name for layer in group if layer.name not in finished]
+            for name, moments in self.gather(names):
+                bar(0, description=name)
+                self._decide(name, moments)
+                bar(_cost(self.layers[name]))
+            for layer in group:
+                if layer.name in finished:
+                    bar(_cost(layer))
+        self._in_order()
+        if self.settings.bn_reestimate:
+            for name in self.layers:
+                self._reestimate(name)
+
+    def _sequential(self) -> None:
+        """Layer by layer, on what the compressed layers before it produce."""
+        bar = self.bars.task("layers", self.total_cost)
+        for name, layer in self.layers.items():
+            bar(0, description=name)
+            if not self._restore(name):
+                (moments,) = (m for _, m in self.gather([name], paired=True))
+                self._decide(name, moments)
+                if self.settings.bn_reestimate:
+                    self._reestimate(name)
+                self._store(name)
+            bar(_cost(layer))
+        self._in_order()
+
+    def _in_order(self) -> None:
+        rank = {name: at for at, name in enumerate(self.layers)}
+        self.records.sort(key=lambda record: rank[record.name])
+
+    # ---- one layer
+
+    def gather(self, names: Sequence[str], paired: bool = False) -> Iterable[tuple[str, Moments]]:
+        """The moments of layers, one pass over the calibration data for all of them.
+
+        Each is let go of before the next is taken.
+        """
+        gatherers = {}
+        for name in names:
+            layer = self.layers[name]
+            neurons = (None,) if self.settings.hessian == "current" else layer.neurons
+            gatherers[name] = Gatherer(
+                layer,
+                neurons,
+                paired=paired,
+                with_bias=self.settings.bias_correction and self._bias_place(name) is not None,
+                backend=self.settings.backend,
+                step_scale=None if neurons == (None,) else self._step_scale(name),
+            )
+        if not gatherers:
+            return
+        if paired:
+            self._run_both(gatherers)
+        else:
+            feeder = Feeder(self.dense, self.batches, self.forward)
+            feeder.run({name: g.take for name, g in gatherers.items()}, self.layers)
+        while gatherers:
+            name = next(iter(gatherers))
+            yield name, gatherers.pop(name).moments()
+
+    def _run_both(self, gatherers: dict[str, Gatherer]) -> None:
+        """Each batch through the dense model and through the compressed prefix."""
+        ((name, gatherer),) = gatherers.items()
+        first = Feeder(self.dense, self.batches, self.forward)
+        second = Feeder(self.work, self.batches, self.forward)
+        dense: deque[Tensor] = deque()
+
+        def take(spikes: Tensor) -> None:
+            gatherer.take(spikes, dense.popleft())
+
+        with undisturbed(self.dense):
+            for batch in self.batches:
+                dense.clear()
+                first.feed(batch, {name: dense.append}, self.layers)
+                second.feed(batch, {name: take}, self.layers)
+
+    def _decide(self, name: str, moments: Moments) -> None:
+        """Compresses one layer with its moments and puts the answer into the work copy."""
+        layer, module = self.layers[name], self.modules[name]
+        start = time.perf_counter()
+        original = self._weight(name)
+        centred = moments.centred()
+        flat = original.reshape(len(original), -1).astype(np.float64)
+        target = module.weight.detach()
+        if moments.cross is not None:
+            refitted = corrected_target(flat, centred, self.settings.target_damping)
+            target = torch.from_numpy(refitted.reshape(original.shape)).to(target.dtype)
+        scale, notes = self.scale(name)
+        options = self._options(name)
+        prepared = PreparedLayer(target, centred.hessian, scale)
+        out = _untouched(target) if options is None else prepared.compress(options)
+        weight = out.weight
+        tensors = {"weight": weight, **_parts(out)}
+        if moments.constant is not None:
+            now = to_numpy(weight, "weight")[0].reshape(flat.shape).astype(np.float64)
+            tensors |= self._bias(name, moments.bias_change(flat, now))
+        energy = _energy(to_numpy(target, "weight")[0].reshape(flat.shape), centred.hessian)
+        loss = float(np.asarray(out.loss).sum())
+        dead = int((np.diagonal(moments.hessian, axis1=1, axis2=2) == 0).sum())
+        record = LayerRecord(
+            name=name,
+            kind=layer.kind,
+            shape=layer.shape,
+            sparsity=out.sparsity,
+            bits=out.bits,
+            loss=loss,
+            relative_error=math.sqrt(loss / energy) if energy > 0 else 0.0,
+            damp_percent=out.damp_percent,
+            retries=sum("retry" in line for line in out.log),
+            dead_inputs=dead,
+            inputs=moments.hessian.shape[0] * moments.hessian.shape[1],
+            gram_path="; ".join(moments.paths),
+            seconds=time.perf_counter() - start,
+            notes=(*layer.notes, *notes),
+            log=tuple(out.log),
+        )
+        self._apply(name, tensors, record)
+        logger.info("%s: sparsity %.4f, error %.4f", name, record.sparsity, record.relative_error)
+        if self.settings.mode == "parallel":
+            self._store(name)
+
+    def scale(self, name: str) -> tuple[NDArray[np.float64], list[str]]:
+        """What the layer's rows are multiplied by before they meet the threshold."""
+        layer = self.layers[name]
+        norms = [self.originals[norm] for norm in layer.norms]
+        scale, notes = row_scale(norms, layer.shape[0])
+        return scale / layer.threshold, notes
+
+    def _step_scale(self, name: str) -> NDArray[np.float64] | None:
+        """What the layer's output is multiplied by at each time step."""
+        layer = self.layers[name]
+        factors = [per_step(self.originals[norm]) for norm in layer.norms]
+        found = [f for f in factors if f is not None and f.size == layer.layout.steps]
+        return np.prod(found, axis=0) if found else None
+
+    def _bias_place(self, name: str) -> str | None:
+        """Where a layer's bias change goes: an entry of the state dict."""
+        if self.modules[name].bias is not None:
+            return f"{name}.bias"
+        norms = self.layers[name].norms
+        if norms and getattr(self.modules[norms[0]], "running_mean", None) is not None:
+            shared = [n for n, layer in self.layers.items() if norms[0] in layer.norms]
+            return f"{norms[0]}.running_mean" if shared == [name] else None
+        return None
+
+    def _bias(self, name: str, change: NDArray[np.float64]) -> dict[str, Tensor]:
+        place = self._bias_place(name)
+        assert place is not None
+        owner, _, field = place.rpartition(".")
+        before = getattr(self.modules[owner], field).detach()
+        step = torch.from_numpy(change).to(before.device)
+        after = before.double() - step if field == "running_mean" else before.double() + step
+        return {f"state:{place}": after.to(before.dtype)}
+
+    def moving_norms(self, name: str) -> list[str]:
+        """The BatchNorms right behind a layer whose statistics are to follow its new weight."""
+        if not self.settings.bn_reestimate:
+            return []
+        return [n for n in self.layers[name].norms if affine_of(self.originals[n]) is not None]
+
+    def watch_dense_norms(self) -> None:
+        """Statistics of all BatchNorms in the dense model; one pass, once."""
+        every = {n: self.originals[n] for name in self.layers for n in self.moving_norms(name)}
+        if self.before or not every:
+            return
+        runs = 0
+
+        def count(_: Any) -> None:
+            nonlocal runs
+            runs += 1
+
+        with watching(every) as self.before:
+            Feeder(self.dense, self.batches, self.forward).run({}, {}, count)
+        self.norm_calls = {n: max(seen.calls // runs, 1) for n, seen in self.before.items()}
+
+    def _reestimate(self, name: str) -> None:
+        """New statistics for the BatchNorms right behind a layer, from a calibration pass."""
+        norms = {n: self.modules[n] for n in self.moving_norms(name)}
+        if not norms:
+            return
+        self.watch_dense_norms()
+        with watching(norms, {n: self.norm_calls[n] for n in norms}) as after:
+            Feeder(self.work, self.batches, self.forward).run({}, {}, lambda output: None)
+        for n, norm in norms.items():
+            dense = self.originals[n]
+            with torch.no_grad():
+                norm.running_mean.copy_(dense.running_mean)
+                norm.running_var.copy_(dense.running_var)
+            reestimate(norm, self.before[n], after[n])
+            for field in ("running_mean", "running_var"):
+                key = f"{n}.{field}"
+                self.changed[key] = getattr(norm, field).detach().clone()
+                self.tensors[name][f"state:{key}"] = self.changed[key]
+
+    # ---- results
+
+    def _apply(self, name: str, tensors: dict[str, Tensor], record: LayerRecord) -> None:
+        """Into the work copy, and among what is delivered at the end."""
+        entries = {f"{name}.weight": tensors["weight"]}
+        entries |= {
+            k.removeprefix("state:"): v for k, v in tensors.items() if k.startswith("state:")
+        }
+        with torch.no_grad():
+            for key, value in entries.items():
+                owner, _, field = key.rpartition(".")
+                getattr(self.modules[owner], field).copy_(value)
+        self.changed |= entries
+        self.tensors[name] = {k: v for k, v in tensors.items() if k != "weight"}
+        self.records.append(record)
+
+    def _store(self, name: str) -> None:
+        record = next(record for record in self.records if record.name == name)
+        weight = self.changed[f"{name}.weight"]
+        self.checkpoint.save(name, {"weight": weight, **self.tensors[name]}, asdict(record))
+
+    def _restore(self, name: str) -> bool:
+        stored = self.checkpoint.load(name)
+        if stored is None:
+            return False
+        tensors, record = stored
+        record.pop("name")
+        self._apply(name, tensors, LayerRecord.from_json({"name": name, **record}))
+        self.resumed += 1
+        return True
+
+    def deliver(self, answer: nn.Module) -> None:
+        """Into a model that is otherwise as the user gave it."""
+        state = dict(answer.named_parameters()) | dict(answer.named_buffers())
+        with torch.no_grad():
+            for key, value in self.changed.items():
+                state[key].copy_(value)
+        for name, tensors in self.tensors.items():
+            self.tensors[name] = {k: v for k, v in tensors.items() if not k.startswith("state:")}
+
+    # ---- small things
+
+    def _weight(self, name: str) -> NDArray[Any]:
+        return to_numpy(self.originals[name].weight, "weight")[0]
+
+    def _options(self, name: str) -> Options | None:
+        """None where nothing is to be done to this layer."""
+        own = {k: v for k, v in self.layers[name].options.items() if k in LAYER_OPTIONS}
+        sparsity = self.sparsities[name]
+        if sparsity is None and own.get("bits", self.settings.said["bits"]) is None:
+            return None
+        return self.settings.options(own, sparsity)
+
+
+def _cost(layer: PlannedLayer) -> float:
+    """Of the exact order, in multiply-adds: what most of the time goes into."""
+    return float(layer.in_features) ** 3 / 6 * layer.shape[0] + 1e6
+
+
+def _energy(weight: NDArray[Any], hessian: NDArray[np.float64]) -> float:
+    """``E_n |Y_n w|^2`` of all rows."""
+    rows = len(weight) // len(hessian)
+    wide = weight.astype(np.float64)
+    return sum(
+        0.5 * float(np.einsum("ri,ri->", part @ H, part))
+        for part, H in zip(np.split(wide, range(rows, len(wide), rows)), hessian, strict=True)
+    )
+
+
+def _parts(out: CompressedLayer) -> dict[str, Tensor]:
+    """What only the compression knows of a weight."""
+    fields = {name: getattr(out, name) for name in ("mask", "codes", "scale", "zero_point")}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _untouched(weight: Tensor) -> CompressedLayer:
+    zeros = torch.zeros(len(weight), dtype=torch.float64)
+    sparsity = float((weight == 0).double().mean())
+    return CompressedLayer(
+        weight, None, None, None, None, None, None, zeros, sparsity, 0.0, 0.0, ["left as it was"]
+    )

@@ -1,0 +1,121 @@
+"""The arguments of `compress_model`, checked."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..layer import checked_options
+from ..rows import Options
+
+BASELINES = ("magnitude", "rtn")
+ALLOCATIONS = ("uniform", "lamp", "measured")
+MODES = ("parallel", "sequential")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for, checked, with the defaults that depend on one another."""
+
+    said: dict[str, Any]  # arguments of checked_options
+    mode: str
+    target_damping: float
+    bn_reestimate: bool
+    bias_correction: bool
+    hessian: str
+    max_memory: int
+    backend: str | None
+
+    def options(self, own: Mapping[str, Any], sparsity: float | str | None) -> Options:
+        """A layer's options: its own over everybody's, with the sparsity it was given."""
+        arguments = {**self.said, **own}
+        return checked_options(**{**arguments, "sparsity": sparsity}, backend=self.backend)
+
+
+def checked_settings(
+    said: dict[str, Any],
+    allocation: Any,
+    mode: str | None,
+    target_damping: float,
+    bn_reestimate: bool | None,
+    bias_correction: bool | None,
+    hessian: str,
+    max_memory: int | None,
+    backend: str | None,
+) -> Settings:
+    baseline = said["method"] in BASELINES
+    mode = mode or ("parallel" if baseline else "sequential")
+    if mode not in MODES:
+        raise ValueError(f"calibration_mode is {mode!r}; accepted are {', '.join(MODES)}")
+    if baseline and mode == "sequential":
+        raise ValueError(
+            f"calibration_mode is 'sequential' with method {said['method']!r}, which looks at weights "
+            "only; accepted is 'parallel'"
+        )
+    if hessian not in ("smp", "current"):
+        raise ValueError(f"hessian is {hessian!r}; accepted are 'smp' and 'current'")
+    if not isinstance(target_damping, (int, float)) or not 0 < target_damping < math.inf:
+        raise ValueError(f"target_damping is {target_damping!r}; accepted is a positive number")
+    if max_memory is not None and (not isinstance(max_memory, int) or max_memory < 1):
+        raise ValueError(f"max_memory is {max_memory!r}; accepted is a number of bytes, or None")
+    if not isinstance(allocation, Mapping):
+        if allocation not in ALLOCATIONS:
+            raise ValueError(
+                f"allocation is {allocation!r}; accepted are {', '.join(ALLOCATIONS)}, or a dictionary "
+                "of sparsities by layer name"
+            )
+        if allocation != "uniform" and not isinstance(said["sparsity"], (int, float)):
+            raise ValueError(
+                f"allocation is {allocation!r} with sparsity {said['sparsity']!r}; accepted with it is "
+                "a fraction 0..1"
+            )
+    if said["sparsity"] is not None or said["bits"] is not None:
+        checked_options(**said, backend=backend)
+    return Settings(
+        said,
+        mode,
+        float(target_damping),
+        not baseline if bn_reestimate is None else bool(bn_reestimate),
+        not baseline if bias_correction is None else bool(bias_correction),
+        hessian,
+        max_memory or _half_of_memory(),
+        backend,
+    )
+
+
+def _half_of_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):  # not a system that tells
+        return 4 << 30
+
+
+def reiterable(calibration: Any) -> Iterable[Any]:
+    """Batches that can be gone through again and again."""
+    if isinstance(calibration, Tensor):
+        return [calibration]
+    if isinstance(calibration, tuple) and calibration and isinstance(calibration[0], Tensor):
+        raise TypeError(
+            "calibration is a tuple of tensors, one batch or several; accepted is a list of batches"
+        )
+    if not isinstance(calibration, Iterable):
+        raise TypeError(
+            f"calibration is a {type(calibration).__name__}; accepted is a tensor, a list of batches "
+            "or a DataLoader"
+        )
+    if iter(calibration) is calibration:
+        raise TypeError(
+            "calibration can be iterated only once; accepted is a list of batches or a DataLoader"
+        )
+    return calibration
+
+
+def first_batch(batches: Iterable[Any]) -> Any:
+    for batch in batches:
+        return batch
+    raise ValueError("calibration has no batch; accepted is at least one")
