@@ -12,11 +12,12 @@ from torch import nn
 
 from .checkpoint import Checkpoint, fingerprint
 from .fold import fold_norms
+from .overrides import Overrides
 from .progress import PeakMemory, Progress
 from .result import CompressedModel
 from .run import Run
 from .settings import checked_settings, first_batch, reiterable
-from .tracing import Forward, Overrides, copy_of, require_model, run_forward, trace_copy
+from .tracing import Forward, copy_of, require_model, run_forward, trace_copy
 
 __all__ = ["compress_model"]
 

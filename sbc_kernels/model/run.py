@@ -23,11 +23,12 @@ from .feed import Feeder
 from .gather import Gatherer, Moments, corrected_target
 from .measure import measured
 from .norms import affine_of, per_step, reestimate, row_scale, watching
+from .overrides import LAYER_OPTIONS
 from .plan import Plan, PlannedLayer
 from .progress import Progress, logger
 from .result import LayerRecord
 from .settings import Settings
-from .tracing import LAYER_OPTIONS, Forward, copy_of, undisturbed
+from .tracing import Forward, copy_of, undisturbed
 
 
 class Run:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import random
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,27 +18,13 @@ from torch import Tensor, nn
 from ..conv import Conv
 from ..neurons import Neuron, impulse_response
 from .adapters import Adapter, NeuronFacts, adapter_of, keeps_state
+from .overrides import Overrides, layer_rules
 from .plan import Layout, Plan, PlannedLayer, layout_of
 from .provenance import WEIGHT_LAYERS, LayerCall, Provenance, Reach, record, tensors_in
 
 __all__ = ["trace"]
 
 Forward = Callable[[nn.Module, Any], Any]
-Overrides = Mapping[str, Mapping[str, Any]]
-
-# Of an override, beside the arguments of compress_layer.
-_PLAN_OPTIONS = ("skip", "neuron", "hessian")
-LAYER_OPTIONS = (
-    "sparsity",
-    "bits",
-    "method",
-    "grid",
-    "sym",
-    "group_size",
-    "act_order",
-    "block_size",
-    "damp_percent",
-)
 
 
 def trace(
@@ -95,7 +80,7 @@ def trace_copy(
         reset_states(work)
         found = record(work, neurons, lambda: run_forward(work, example, forward))
         reset_states(work)
-    return _plan(work, found, neurons, _rules(work, overrides, ignore))
+    return _plan(work, found, neurons, layer_rules(work, overrides, ignore))
 
 
 # ---- the model ---------------------------------------------------------------------------------
@@ -178,62 +163,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
-
-
-# ---- what the user says ------------------------------------------------------------------------
-
-
-def _rules(
-    model: nn.Module, overrides: Overrides | None, ignore: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """What was said about each weight layer, later patterns over earlier ones."""
-    if isinstance(ignore, str):
-        raise TypeError(
-            f"ignore is the string {ignore!r}; accepted is a list of names or expressions"
-        )
-    if overrides is not None and not isinstance(overrides, Mapping):
-        raise TypeError(
-            f"overrides is a {type(overrides).__name__}; accepted is a dictionary by layer name"
-        )
-    names = [name for name, module in model.named_modules() if isinstance(module, WEIGHT_LAYERS)]
-    rules: dict[str, dict[str, Any]] = defaultdict(dict)
-    said: list[tuple[str, str, Mapping[str, Any]]] = [
-        *(("overrides", pattern, rule) for pattern, rule in (overrides or {}).items()),
-        *(("ignore", pattern, {"skip": True}) for pattern in ignore),
-    ]
-    for parameter, pattern, rule in said:
-        if not isinstance(rule, Mapping):
-            raise TypeError(
-                f"{parameter}[{pattern!r}] is a {type(rule).__name__}; accepted is a dictionary"
-            )
-        for key in rule:
-            if key not in _PLAN_OPTIONS + LAYER_OPTIONS:
-                raise ValueError(
-                    f"{parameter}[{pattern!r}] has {key!r}; accepted are "
-                    f"{', '.join(_PLAN_OPTIONS + LAYER_OPTIONS)}"
-                )
-        if rule.get("neuron") is not None:
-            impulse_response(rule["neuron"], 1)
-        if rule.get("hessian", "smp") not in ("smp", "current"):
-            raise ValueError(
-                f"{parameter}[{pattern!r}] has hessian {rule['hessian']!r}; accepted are 'smp' and "
-                "'current'"
-            )
-        try:
-            matching = [n for n in names if n == pattern or re.fullmatch(pattern, n)]
-        except re.error as error:
-            raise ValueError(
-                f"{parameter} has {pattern!r}, which is neither a layer's name nor a regular "
-                f"expression: {error}"
-            ) from error
-        if not matching:
-            raise ValueError(
-                f"{parameter} has {pattern!r}, which matches no weight layer; there are "
-                f"{', '.join(names)}"
-            )
-        for name in matching:
-            rules[name].update(rule)
-    return rules
 
 
 # ---- from what was seen to the plan ------------------------------------------------------------
