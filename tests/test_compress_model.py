@@ -321,6 +321,15 @@ def test_dictionary_lamp_and_overrides_share_out(batches: list[Tensor]) -> None:
     )
 
 
+def test_layers_that_nothing_is_asked_of_stay(batches: list[Tensor]) -> None:
+    net = network()
+    result = sbc.compress_model(net, batches, allocation={"conv": 0.5})
+    assert torch.equal(result.model.fc.weight, net.fc.weight)
+    assert torch.equal(result.model.head.bias, net.head.bias)
+    assert result.layers[0].sparsity == 0.5
+    assert result.layers[1].log[0].endswith("left as it was")
+
+
 def test_measured_allocation_spends_the_budget_where_it_hurts(batches: list[Tensor]) -> None:
     net = network()
     result = sbc.compress_model(net, batches, sparsity=0.8, **{**PLAIN, "allocation": "measured"})

@@ -26,20 +26,14 @@ class Feeder:
     model : a copy that may be run; put into eval mode.
     calibration : batches, iterated anew for each pass.
     forward : as in `trace`.
-    on_batch : called after each batch.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        calibration: Iterable[Any],
-        forward: Forward | None,
-        on_batch: Callable[[], None] = lambda: None,
+        self, model: nn.Module, calibration: Iterable[Any], forward: Forward | None
     ) -> None:
         self.model = model.eval()
         self.calibration = calibration
         self.forward = forward
-        self.on_batch = on_batch
         self.modules = dict(model.named_modules())
 
     def run(
@@ -61,7 +55,6 @@ class Feeder:
         with undisturbed(self.model):
             for batch in self.calibration:
                 self.feed(batch, takes, layers, on_output)
-                self.on_batch()
 
     def feed(
         self,

@@ -150,6 +150,7 @@ class Run:
         bar = self.bars.task("layers", self.total_cost)
         for group in self.plan.groups(self.settings.max_memory):
             names = [layer.name for layer in group if layer.name not in finished]
+            names = [name for name in names if not self._left_alone(name)]
             for name, moments in self.gather(names):
                 bar(0, description=name)
                 self._decide(name, moments)
@@ -167,7 +168,7 @@ class Run:
         bar = self.bars.task("layers", self.total_cost)
         for name, layer in self.layers.items():
             bar(0, description=name)
-            if not self._restore(name):
+            if not self._restore(name) and not self._left_alone(name):
                 (moments,) = (m for _, m in self.gather([name], paired=True))
                 self._decide(name, moments)
                 if self.settings.bn_reestimate:
@@ -239,8 +240,8 @@ class Run:
             target = torch.from_numpy(refitted.reshape(original.shape)).to(target.dtype)
         scale, notes = self.scale(name)
         options = self._options(name)
-        prepared = PreparedLayer(target, centred.hessian, scale)
-        out = _untouched(target) if options is None else prepared.compress(options)
+        assert options is not None
+        out = PreparedLayer(target, centred.hessian, scale).compress(options)
         weight = out.weight
         tensors = {"weight": weight, **_parts(out)}
         if moments.constant is not None:
@@ -270,6 +271,31 @@ class Run:
         logger.info("%s: sparsity %.4f, error %.4f", name, record.sparsity, record.relative_error)
         if self.settings.mode == "parallel":
             self._store(name)
+
+    def _left_alone(self, name: str) -> bool:
+        """Whether neither a sparsity nor bits were asked for; then that is its record."""
+        if self._options(name) is not None:
+            return False
+        layer, weight = self.layers[name], self.modules[name].weight.detach()
+        record = LayerRecord(
+            name=name,
+            kind=layer.kind,
+            shape=layer.shape,
+            sparsity=float((weight == 0).double().mean()),
+            bits=None,
+            loss=0.0,
+            relative_error=0.0,
+            damp_percent=0.0,
+            retries=0,
+            dead_inputs=0,
+            inputs=layer.groups * layer.in_features,
+            gram_path="",
+            seconds=0.0,
+            notes=layer.notes,
+            log=("neither sparsity nor bits asked for: left as it was",),
+        )
+        self._apply(name, {"weight": weight}, record)
+        return True
 
     def scale(self, name: str) -> tuple[NDArray[np.float64], list[str]]:
         """What the layer's rows are multiplied by before they meet the threshold."""
@@ -417,11 +443,3 @@ def _parts(out: CompressedLayer) -> dict[str, Tensor]:
     """What only the compression knows of a weight."""
     fields = {name: getattr(out, name) for name in ("mask", "codes", "scale", "zero_point")}
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _untouched(weight: Tensor) -> CompressedLayer:
-    zeros = torch.zeros(len(weight), dtype=torch.float64)
-    sparsity = float((weight == 0).double().mean())
-    return CompressedLayer(
-        weight, None, None, None, None, None, None, zeros, sparsity, 0.0, 0.0, ["left as it was"]
-    )
