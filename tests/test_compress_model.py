@@ -611,6 +611,39 @@ def test_a_factor_a_time_step_scales_the_membrane() -> None:
     assert result.layers[0].loss == pytest.approx(0.5 * np.trace(change @ H @ change.T), rel=1e-6)
 
 
+def test_one_batchnorm_a_time_step_scales_the_membrane() -> None:
+    """BNTT: each step goes through its own BatchNorm, here ``p_t s_c`` apart from the mean."""
+    torch.manual_seed(0)
+    p, s = torch.tensor([1.0, 3.0, 0.5, 2.0]), torch.tensor([1.0, 0.2, 5.0])
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3, bias=False)
+            self.bn = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(T))
+            self.n = neuron.LIFNode(2.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.n(self.bn[t](self.conv(x[t]))) for t in range(T)])
+
+    net = Net().eval()
+    with torch.no_grad():
+        for t, norm in enumerate(net.bn):
+            norm.weight.copy_(p[t] * s)
+    x = spikes()
+    plan = sbc.trace(net, x)
+    assert plan["conv"].step_norms == tuple(f"bn.{t}" for t in range(T))
+    result = sbc.compress_model(net, x, sparsity=0.5, **PLAIN)
+    # The rows' geometric mean goes to the steps' factors: the losses are in that unit.
+    q = (p * s.log().mean().exp()).double().numpy() / np.sqrt(1 + net.bn[0].eps)
+    scaled = sbc.SpikeHessian(sbc.LIF(2.0), conv=sbc.Conv((3, 3)), in_channels=2)
+    H = scaled.update(x.numpy() * q.reshape(-1, 1, 1, 1, 1)).matrix()
+    change = (result.model.conv.weight - net.conv.weight).detach().double().flatten(1).numpy()
+    assert result.layers[0].loss == pytest.approx(0.5 * np.trace(change @ H @ change.T), rel=1e-5)
+    rows = result.tensors["conv"]["mask"].flatten(1).sum(1)
+    assert rows[2] > rows[1]  # a row that is scaled up keeps more
+
+
 def test_fold_gives_the_same_network_without_norms(batches: list[Tensor]) -> None:
     net = network()
     options = {"sparsity": 0.6, "calibration_mode": "parallel", "allocation": "uniform"}

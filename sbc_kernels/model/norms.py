@@ -63,6 +63,18 @@ def row_scale(norms: list[Any], d_out: int) -> tuple[Vector, list[str]]:
     return scale, notes
 
 
+def split_by_step(norms: list[Any], d_out: int) -> tuple[Vector, Vector] | None:
+    """(a factor a row, a factor a time step) nearest to the scales of one BatchNorm a step (BNTT, arXiv
+    2010.01729), in the mean of their logarithms; None where one has no fixed scale or is zero."""
+    found = [affine_of(norm) for norm in norms]
+    scales = [f[0] for f in found if f is not None and f[0].shape == (d_out,)]
+    if len(scales) != len(norms) or any((scale == 0).any() for scale in scales):
+        return None
+    logs = np.log(np.abs(np.stack(scales)))  # [T, d_out]
+    steps = logs.mean(axis=1)
+    return np.exp((logs - steps[:, None]).mean(axis=0)), np.exp(steps)
+
+
 def fold(layer: Any, norm: Any) -> None:
     """Takes the norm's scale and shift into the layer's weight and bias. The norm is then idle."""
     found = affine_of(norm)

@@ -63,6 +63,7 @@ class PlannedLayer:
     shape : of the weight.
     conv : its geometry; None for a Linear layer.
     norms : BatchNorms between it and the next layer or neuron, nearest first.
+    step_norms : BatchNorms of which each time step goes through its own (BNTT), in order of the steps.
     consumers : the neurons that integrate its output.
     neurons : their distinct impulse responses; (None,) is the current Hessian.
     threshold : of the consumers.
@@ -81,6 +82,7 @@ class PlannedLayer:
     shape: tuple[int, ...] = ()
     conv: Conv | None = None
     norms: tuple[str, ...] = ()
+    step_norms: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ()
     neurons: tuple[Neuron | None, ...] = (None,)
     threshold: float = 1.0
@@ -237,7 +239,7 @@ class Plan:
                     seen,
                     str(layer.layout.steps) if called else "",
                     str(layer.calls),
-                    _few(layer.norms),
+                    _few(layer.norms + layer.step_norms),
                     _few(consumers),
                     _few([_hessian_name(n) for n in layer.neurons])
                     if layer.compressed

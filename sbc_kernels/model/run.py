@@ -22,7 +22,7 @@ from .checkpoint import Checkpoint
 from .feed import Feeder
 from .gather import Gatherer, Moments, corrected_target
 from .measure import measured
-from .norms import affine_of, per_step, reestimate, row_scale, watching
+from .norms import affine_of, per_step, reestimate, row_scale, split_by_step, watching
 from .overrides import LAYER_OPTIONS
 from .plan import Plan, PlannedLayer
 from .progress import Progress, logger
@@ -302,13 +302,28 @@ class Run:
         layer = self.layers[name]
         norms = [self.originals[norm] for norm in layer.norms]
         scale, notes = row_scale(norms, layer.shape[0])
+        by_step = self._by_step(layer)
+        if by_step is not None:
+            scale = scale * by_step[0]
+        elif layer.step_norms:
+            notes.append(f"{', '.join(layer.step_norms)} have no common scale and are not folded")
         return scale / layer.threshold, notes
+
+    def _by_step(
+        self, layer: PlannedLayer
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """(a factor a row, a factor a time step) of the layer's `step_norms`."""
+        if len(layer.step_norms) != layer.layout.steps:
+            return None
+        return split_by_step([self.originals[n] for n in layer.step_norms], layer.shape[0])
 
     def _step_scale(self, name: str) -> NDArray[np.float64] | None:
         """What the layer's output is multiplied by at each time step."""
         layer = self.layers[name]
         factors = [per_step(self.originals[norm]) for norm in layer.norms]
         found = [f for f in factors if f is not None and f.size == layer.layout.steps]
+        by_step = self._by_step(layer)
+        found += [] if by_step is None else [by_step[1]]
         return np.prod(found, axis=0) if found else None
 
     def _bias_place(self, name: str) -> str | None:

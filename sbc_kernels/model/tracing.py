@@ -299,9 +299,10 @@ def _consumed(
     reaches = [reach for _, _, reach in fed] or read_out
     norms = list(dict.fromkeys(reach.norms for reach in reaches)) or [()]
     notes: list[str] = []
-    if len(norms) > 1:
+    step_norms = _one_a_step(norms)
+    if len(norms) > 1 and not step_norms:
         notes.append(f"goes through different BatchNorms ({norms}); they are not folded")
-    layer = replace(layer, norms=norms[0] if len(norms) == 1 else ())
+    layer = replace(layer, norms=norms[0] if len(norms) == 1 else (), step_norms=step_norms)
     notes += [
         f"reaches its neuron through {', '.join(via)}: rows taken as independent"
         for via in dict.fromkeys(reach.via for reach in reaches if reach.via)
@@ -383,6 +384,19 @@ def _overridden(
         layer, steps = replace(layer, layout=layout), layout.steps
     impulse_response(neuron, steps)
     return replace(layer, neurons=(neuron,))
+
+
+def _one_a_step(norms: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The BatchNorms of a list that has one for each time step (BNTT), in its order; () for others."""
+    if len(norms) < 2 or any(len(path) != 1 for path in norms):
+        return ()
+    split = [path[0].rpartition(".") for path in norms]
+    if len({owner for owner, _, _ in split}) != 1 or not all(at.isdigit() for _, _, at in split):
+        return ()
+    places = sorted(int(at) for _, _, at in split)
+    owner = split[0][0]
+    whole = places == list(range(len(places)))
+    return tuple(f"{owner}.{at}" if owner else str(at) for at in places) if whole else ()
 
 
 def _distinct(neurons: list[Neuron | None], steps: int) -> tuple[Neuron | None, ...]:
