@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
+from sbc_kernels.model.plan import Layout
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -256,20 +257,112 @@ def test_time_axes_are_found_by_gradient_not_by_size(steps: int) -> None:
         return m.n(m.a(spread.reshape(N, T * 5, d)).view(N, T, 5, -1).transpose(0, 1))
 
     x = torch.rand(4, steps, 6)
-    for run, inner in ((first, 1), (flat, 1), (tokens, 5)):
+    for run, axis, inner in ((first, 1, 0), (flat, None, 1), (tokens, None, 5)):
         layout = sbc.trace(Net(run, a=lin(), n=First()), x)["a"].layout
-        assert (layout.steps, layout.inner, layout.step_of_call) == (steps, inner, None)
+        assert layout == Layout(steps, axis=axis, inner=inner)
     layout = sbc.trace(Net(lambda m, x: m.n(m.a(x)), a=lin(), n=First()), x)["a"].layout
-    assert (layout.steps, layout.inner) == (4, 0)
+    assert layout == Layout(4, axis=0)
     second = sbc.trace(Net(lambda m, x: m.n(m.a(x)), a=lin(), n=Second()), x)["a"].layout
-    assert (second.steps, second.inner) == (steps, 1)
+    assert second == Layout(steps, axis=1)
 
 
-def test_batch_of_one_follows_the_neuron() -> None:
-    net = Net(lambda m, x: m.n(m.a(x)), a=lin(), n=Second())
-    assert sbc.trace(net, torch.rand(1, 3, 6))["a"].layout.inner == 1
-    net = Net(lambda m, x: m.n(m.a(x)), a=lin(), n=First())
-    assert sbc.trace(net, torch.rand(3, 1, 6))["a"].layout.inner == 0
+def test_a_flattened_batch_of_one_follows_the_neuron_and_says_so() -> None:
+    def flat(m: Any, x: Tensor) -> Tensor:
+        return m.n(m.a(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
+
+    second = sbc.trace(Net(flat, a=lin(), n=Second()), torch.rand(1, 3, 6))["a"]
+    assert second.layout == Layout(3, inner=1)
+    first = sbc.trace(Net(flat, a=lin(), n=First()), torch.rand(3, 1, 6))["a"]
+    assert first.layout == Layout(3)
+    for found in (first, second):
+        assert "batch of one" in str(found.notes)
+    assert sbc.trace(Net(flat, a=lin(), n=First()), torch.rand(3, 2, 6))["a"].notes == ()
+
+
+def test_tokens_before_time() -> None:
+    """[L, T, N, d]: the batch is the innermost, and may be of another size the next time."""
+    net = Net(lambda m, x: m.n(m.a(x).transpose(0, 1)), a=lin(), n=First())
+    layout = sbc.trace(net, torch.rand(5, 3, 2, 6))["a"].layout
+    assert layout == Layout(3, axis=1)
+    assert layout.split((5, 3, 7)) == (5, 3, 7)
+    with pytest.raises(ValueError, match="3 time steps"):
+        layout.split((5, 4, 2))
+
+
+def test_a_mean_that_is_taken_off_hides_no_time_step() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        current = m.a(x.transpose(0, 1))
+        return m.n((current - current.mean(-1, keepdim=True)).transpose(0, 1))
+
+    assert sbc.trace(Net(run, a=lin(), n=First()), torch.rand(4, 4, 6))["a"].layout.axis == 1
+
+
+def test_neurons_that_listen_at_some_steps_only() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        gate = m.gate(m.g(x.mean(0)))
+        return torch.stack([m.n(m.a(step)) for step in x]), gate
+
+    plan = sbc.trace(Net(run, a=lin(), g=lin(), n=Single(), gate=Single()), torch.rand(4, 2, 6))
+    assert plan["a"].layout.step_of_call == (0, 1, 2, 3)
+    assert plan["g"].layout.steps == 1
+
+
+def test_one_neuron_twice_a_step_is_no_sequence() -> None:
+    """Which states go with which is not known: the current Hessian, by name."""
+
+    def run(m: Any, x: Tensor) -> Any:
+        m1 = m2 = m3 = None
+        out = []
+        for step in x:
+            s1, m1 = m.twin(m.a(step), m1) if m1 is not None else m.twin(m.a(step))
+            s2, m2 = m.twin(m.a(1 - step), m2) if m2 is not None else m.twin(m.a(1 - step))
+            s3, m3 = m.last(m.b(s1 + s2), m3) if m3 is not None else m.last(m.b(s1 + s2))
+            out.append(s3)
+        return torch.stack(out)
+
+    parts = {"a": lin(), "b": lin(), "twin": snn.Leaky(0.5), "last": snn.Leaky(0.5)}
+    plan = sbc.trace(Net(run, **parts), torch.rand(4, 2, 6))
+    assert plan["a"].neurons == (None,)
+    assert "called 8 times in 4 time steps" in str(plan["a"].notes)
+    assert plan["b"].layout.step_of_call == (0, 1, 2, 3)
+
+
+def test_layers_that_do_more_than_their_weight_are_left_alone() -> None:
+    class Standardised(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.weight - self.weight.mean(), self.bias)
+
+    parametrized = nn.utils.parametrizations.weight_norm(lin())
+    parts = {"a": Standardised(6, 6), "b": parametrized, "n1": First(), "n2": First()}
+    net = Net(lambda m, x: m.n2(m.b(m.n1(m.a(x)))), **parts)
+    plan = sbc.trace(net, torch.rand(3, 2, 6))
+    assert plan["a"].role == plan["b"].role == "unsupported"
+    assert "more than multiply" in plan["a"].notes[0]
+    assert "parametrization" in plan["b"].notes[0]
+
+
+def test_unregistered_neurons_on_a_residual_stream_do_not_double_the_paths() -> None:
+    class Step(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return (x >= 0).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        for at in range(24):
+            x = x + Step.apply(getattr(m, f"a{at}")(x))
+        return x
+
+    plan = sbc.trace(Net(run, **{f"a{at}": lin() for at in range(24)}), torch.rand(3, 2, 6))
+    assert sum(len(note) for found in plan.layers for note in found.notes) < 24 * 400
+
+
+def test_compiled_models_are_refused() -> None:
+    with pytest.raises(TypeError, match="_orig_mod"):
+        sbc.trace(torch.compile(nn.Sequential(lin())), torch.rand(2, 6))
 
 
 def test_loops_over_time_and_hoisted_layers() -> None:
@@ -280,7 +373,7 @@ def test_loops_over_time_and_hoisted_layers() -> None:
 
     net = Net(run, hoisted=lin(), inside=lin(), head=lin(), n1=Single(), n2=Single())
     plan = sbc.trace(net, torch.rand(5, 2, 6))
-    assert plan["hoisted"].layout == type(plan["hoisted"].layout)(5)
+    assert plan["hoisted"].layout == Layout(5, axis=0)
     assert plan["inside"].layout.step_of_call == (0, 1, 2, 3, 4)
     assert plan["inside"].calls == 5
     assert plan["head"].role == "head"

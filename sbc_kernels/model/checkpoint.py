@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from ..io.atomic import write_atomic
 from ..neurons import impulse_response
 from .plan import Plan
 from .provenance import tensors_in
-from .tracing import neurons_of
+from .tracing import neurons_of, undisturbed
 
 __all__ = ["Checkpoint", "fingerprint"]
 
 _VERSION = 1
+_SIMPLE = (bool, int, float, str, tuple, type(None))
 _PARTS = ("format", "model", "calibration", "options")
 
 
@@ -32,24 +34,27 @@ def fingerprint(
     plan: Plan,
     calibration: Iterable[Any],
     options: dict[str, Any],
-    on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """What decides the outcome of a run, a digest a part.
 
-    The model is its weights, its BatchNorms' statistics and what was found in it: the neurons' time
-    constants and thresholds are no parameters in every framework.
+    The model is its weights, its BatchNorms' statistics, what was found in it, and its modules' plain
+    attributes: a neuron's time constant, threshold or way to reset is no parameter.
     """
     data = hashlib.sha256()
-    for batch in calibration:
-        for tensor in tensors_in(batch):
-            _add(data, "", tensor)
-        on_batch()
+    with undisturbed():
+        for batch in calibration:
+            for tensor in tensors_in(batch):
+                _add(data, "", tensor)
     weights = hashlib.sha256()
     states = tuple(f"{name}." for name in neurons_of(model))  # change whenever the model runs
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, nn.Parameter) or not name.startswith(states):
             _add(weights, name, tensor)
-    weights.update(plan.to_json().encode())
+    for layer in plan.layers:  # but for the example's own rate
+        weights.update(repr(replace(layer, input_rate=0.0)).encode())
+    for module in model.modules():
+        own = {k: v for k, v in vars(module).items() if isinstance(v, _SIMPLE) and k != "training"}
+        weights.update(repr(sorted(own.items())).encode())
     for layer in plan.compressed:
         for neuron in layer.neurons:
             if neuron is not None:

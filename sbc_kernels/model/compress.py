@@ -58,7 +58,8 @@ def compress_model(
 
     Parameters
     ----------
-    model : see `trace`. Never changed unless `inplace`.
+    model : see `trace`; in CPU memory. Never changed unless `inplace`. Forward hooks of your own run
+        with the copies that are worked on.
     calibration : unlabelled batches as the model takes them: a tensor (one batch), a list, a
         DataLoader; of a batch that is a tuple the first item. Iterated several times, with the same
         random seed. A few hundred samples do.
@@ -99,6 +100,11 @@ def compress_model(
         was.
     """
     require_model(model)
+    for name, flag in (("fold", fold), ("inplace", inplace)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} is {flag!r}; accepted are True and False")
+    if forward is not None and not callable(forward):
+        raise TypeError(f"forward is {forward!r}; accepted is a function (model, batch), or None")
     start, memory = time.perf_counter(), PeakMemory()
     if sparsity is None and bits is None and not isinstance(allocation, Mapping):
         sparsity = 0.9
@@ -160,7 +166,8 @@ def compress_model(
             )
             run.log += notes
             run.deliver(answer)
-            fold_norms(answer, plan, None, only=folded)
+            for layer, scale in fold_norms(answer, plan, None, only=folded)[0].items():
+                run.rescale(layer, scale)
         else:
             run.deliver(answer)
     zeros = sum(record.sparsity * math.prod(record.shape) for record in run.records)
@@ -186,4 +193,6 @@ def _name_of(forward: Forward | None) -> str | None:
     """The same in every process, which an address is not."""
     if forward is None:
         return None
-    return str(getattr(forward, "__qualname__", type(forward).__qualname__))
+    code = getattr(forward, "__code__", None)
+    name = str(getattr(forward, "__qualname__", type(forward).__qualname__))
+    return name if code is None else f"{name} {code.co_code.hex()} {code.co_names}"

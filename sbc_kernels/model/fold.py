@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .norms import affine_of, fold
+from .norms import Vector, affine_of, fold
 from .plan import Plan
-from .provenance import tensors_in
 from .tracing import reset_states, undisturbed
 
 __all__ = ["fold_norms"]
@@ -21,50 +20,52 @@ def fold_norms(
     plan: Plan,
     run: Callable[[nn.Module], Any] | None,
     only: Collection[str] | None = None,
-) -> tuple[list[str], list[str]]:
-    """Folds each BatchNorm that follows one layer and nothing else; puts an Identity in its place.
+) -> tuple[dict[str, Vector], list[str]]:
+    """Folds BatchNorms that are fed one layer's output and nothing else; an Identity takes the place.
 
     Parameters
     ----------
     model : is changed.
     plan : of it.
-    run : a forward pass that shows which norms are fed a layer's output as it is, and afterwards that
-        the model still runs; None to believe `only`.
-    only : names of norms to fold; None for all that can be.
+    run : a forward pass, to see whether the model still runs afterwards; None to believe `only`.
+    only : names of layers whose norms to fold; None for all that can be.
 
     Returns
     -------
-    Names of the norms that were folded, and notes about those that were not.
+    By name of the layer, what its rows were multiplied by; and notes about norms that were not folded.
 
     Raises
     ------
     ValueError : the model does not run any more.
     """
     modules = dict(model.named_modules())
-    first = [(layer.name, layer.norms[0]) for layer in plan.compressed if layer.norms]
-    pairs = [(layer, norm) for layer, norm in first if only is None or norm in only]
+    folded: dict[str, Vector] = {}
     notes = []
-    if run is not None:
-        direct = _fed_directly(model, pairs, run)
-        uses = [norm for layer in plan.compressed for norm in layer.norms]
-        for layer, norm in list(pairs):
-            fixed = affine_of(modules[norm])
-            why = (
-                "no fixed scale" if fixed is None or len(fixed[0]) != len(modules[layer].weight)
-                else "several layers before it" if uses.count(norm) > 1
-                else "something between it and the layer" if norm not in direct
-                else ""
-            )  # fmt: skip
-            if why:
-                notes.append(f"{norm} is not folded into {layer}: {why}")
-                pairs.remove((layer, norm))
-    for layer, norm in pairs:
-        fold(modules[layer], modules[norm])
-        owner, _, field = norm.rpartition(".")
-        setattr(modules[owner], field, nn.Identity().train(modules[norm].training))
+    for layer in plan.compressed:
+        if not layer.norms or (only is not None and layer.name not in only):
+            continue
+        norm = modules[layer.norms[0]]
+        affine = affine_of(norm)
+        why = (
+            "it is not fed that layer's output and nothing else" if not layer.direct
+            else "the weight has several places" if layer.also
+            else "the layer's output is used elsewhere too" if layer.read_out
+            else "it has no fixed scale" if affine is None
+            else ""
+        )  # fmt: skip
+        if why or affine is None:
+            notes.append(f"{layer.norms[0]} is not folded into {layer.name}: {why}")
+            continue
+        fold(modules[layer.name], norm)
+        idle = nn.Identity().train(norm.training)
+        for owner in model.modules():  # wherever it is registered
+            for key, child in owner._modules.items():
+                if child is norm:
+                    owner._modules[key] = idle
+        folded[layer.name] = affine[0]
     if run is not None:
         try:
-            with undisturbed(model), torch.no_grad():
+            with undisturbed(), torch.no_grad():
                 reset_states(model)
                 run(model)
                 reset_states(model)
@@ -73,35 +74,4 @@ def fold_norms(
                 f"fold is True, but the model does not run without its BatchNorms ({error}); accepted "
                 "is False"
             ) from error
-    return [norm for _, norm in pairs], notes
-
-
-def _fed_directly(
-    model: nn.Module, pairs: list[tuple[str, str]], run: Callable[[nn.Module], Any]
-) -> set[str]:
-    """Norms that are fed the very memory that their layer answered with, every time."""
-    modules = dict(model.named_modules())
-    last: dict[str, tuple[int, int]] = {}
-    verdicts: dict[str, list[bool]] = {norm: [] for _, norm in pairs}
-    handles = []
-    for layer, norm in pairs:
-
-        def answered(_: Any, args: Any, output: Any, layer: str = layer) -> None:
-            (tensor,) = tensors_in(output)
-            last[layer] = (tensor.data_ptr(), tensor.numel())
-
-        def fed(_: Any, args: Any, layer: str = layer, norm: str = norm) -> None:
-            tensor = tensors_in(args)[0]
-            verdicts[norm].append(last.get(layer) == (tensor.data_ptr(), tensor.numel()))
-
-        handles.append(modules[layer].register_forward_hook(answered))
-        handles.append(modules[norm].register_forward_pre_hook(fed))
-    try:
-        with undisturbed(model), torch.no_grad():
-            reset_states(model)
-            run(model)
-            reset_states(model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {norm for norm, seen in verdicts.items() if seen and all(seen)}
+    return folded, notes

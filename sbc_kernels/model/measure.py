@@ -88,7 +88,7 @@ def measured(
 
 def _scaled_to(kept: dict[str, float], sizes: dict[str, int], density: float) -> dict[str, float]:
     """Sparsities whose densities are proportional to `kept`, none above 1, and together as asked."""
-    low, high = 0.0, 1.0 / min(kept.values())
+    low, high = 0.0, 1.0 / max(min(kept.values()), 1e-9)
     for _ in range(60):
         factor = (low + high) / 2
         total = sum(min(1.0, factor * kept[name]) * size for name, size in sizes.items())
@@ -109,7 +109,7 @@ class _Trial:
         self.run = run
         self.model = copy_of(run.dense)
         self.modules: dict[str, Any] = dict(self.model.named_modules())
-        self.feeder = Feeder(self.model, run.batches, run.forward)
+        self.feeder = Feeder(self.model, run.batches, run.forward, run.plan.neuron_steps)
         self.outputs: list[list[Tensor]] = []
         run.watch_dense_norms()
         self.feeder.run({}, {}, lambda output: self.outputs.append(_kept(output)))
@@ -146,7 +146,8 @@ class _Trial:
     def distance(self, shares: dict[str, float]) -> float:
         """The same for the whole network, compressed with these sparsities."""
         work = self.run.tried_with(shares)
-        return self._error(Feeder(work, self.run.batches, self.run.forward))
+        run = self.run
+        return self._error(Feeder(work, run.batches, run.forward, run.plan.neuron_steps))
 
     def _error(self, feeder: Feeder) -> float:
         wrong = energy = 0.0

@@ -63,6 +63,20 @@ def row_scale(norms: list[Any], d_out: int) -> tuple[Vector, list[str]]:
     return scale, notes
 
 
+def answers_as_said(norm: Any, given: Tensor, output: Tensor) -> bool:
+    """Whether a norm in eval mode does what `affine_of` says (a subclass may do more)."""
+    found = affine_of(norm)
+    if found is None or output.shape != given.shape:
+        return False
+    axis = channel_axis(norm, given)
+    shape = [1] * given.ndim
+    shape[axis] = -1
+    scale, shift = (torch.from_numpy(v).to(given.device).reshape(shape) for v in found)
+    expected = given.detach().double() * scale + shift
+    wrong = (expected - output.detach().double()).abs().max()
+    return bool(wrong <= 1e-2 * expected.abs().max() + 1e-6)
+
+
 def split_by_step(norms: list[Any], d_out: int) -> tuple[Vector, Vector] | None:
     """(a factor a row, a factor a time step) nearest to the scales of one BatchNorm a step (BNTT, arXiv
     2010.01729), in the mean of their logarithms; None where one has no fixed scale or is zero."""
@@ -101,10 +115,10 @@ class Statistics:
         self.total: Tensor | float = 0.0
         self.squares: Tensor | float = 0.0
 
-    def see(self, values: Tensor, channels: int) -> None:
+    def see(self, values: Tensor, norm: Any) -> None:
         self.calls += 1
-        axis = _channel_axis(values, channels)
-        flat = values.detach().double().movedim(axis, 0).reshape(channels, -1)
+        axis = channel_axis(norm, values)
+        flat = values.detach().double().movedim(axis, 0).flatten(1)
         self.count += flat.shape[1]
         self.total = self.total + flat.sum(dim=1)
         self.squares = self.squares + flat.square().sum(dim=1)
@@ -118,12 +132,26 @@ class Statistics:
         return (torch.as_tensor(self.squares / self.count) - self.mean**2).clamp_min(0)
 
 
-def _channel_axis(values: Tensor, channels: int) -> int:
-    """Of what a BatchNorm is fed: [N, C, *map] or, over time, [T, N, C, *map]."""
-    for axis in (1, 2):
-        if axis < values.ndim and values.shape[axis] == channels:
-            return axis
-    raise ValueError(f"a BatchNorm of {channels} channels was fed {list(values.shape)}")
+def channel_axis(norm: Any, values: Tensor) -> int:
+    """Which axis of a BatchNorm's input is its channels: [N, C, *map], or [T, N, C, *map] over time.
+
+    Told by the norm's kind, not by sizes: batch and channels may be equally many.
+    """
+    own = {nn.BatchNorm2d: 3, nn.BatchNorm3d: 4}  # axes of one sample
+    for kind, axes in own.items():
+        if isinstance(norm, kind):
+            return int(values.ndim) - axes
+    if isinstance(norm, nn.BatchNorm1d):
+        over_time = values.ndim == 4 or (
+            values.ndim == 3 and getattr(norm, "step_mode", "s") == "m"
+        )
+        return 2 if over_time else 1
+    fitting = [at for at in (2, 1) if at < values.ndim and values.shape[at] == norm.num_features]
+    if not fitting:
+        raise ValueError(
+            f"a {type(norm).__name__} of {norm.num_features} channels was fed {list(values.shape)}"
+        )
+    return fitting[0] if values.ndim >= 5 else fitting[-1]
 
 
 class Seen(Exception):
@@ -144,14 +172,17 @@ def watching(
 
     for name, norm in norms.items():
 
-        def hook(module: Any, args: tuple[Any, ...], name: str = name) -> None:
+        def hook(
+            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
+        ) -> None:
             nonlocal forwards
-            seen[name].see(args[0], module.num_features)
+            (given, *_) = (*args, *kwargs.values())
+            seen[name].see(given, module)
             if calls is not None and all(seen[n].calls == forwards * calls[n] for n in norms):
                 forwards += 1
                 raise Seen
 
-        handles.append(norm.register_forward_pre_hook(hook))
+        handles.append(norm.register_forward_pre_hook(hook, with_kwargs=True))
     try:
         yield seen
     finally:

@@ -52,6 +52,10 @@ def layer_rules(
             raise TypeError(
                 f"{parameter}[{pattern!r}] is a {type(rule).__name__}; accepted is a dictionary"
             )
+        if not isinstance(pattern, str):
+            raise TypeError(
+                f"{parameter} has {pattern!r}; accepted are names or regular expressions"
+            )
         for key in rule:
             if key not in _PLAN_OPTIONS + LAYER_OPTIONS:
                 raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,27 +27,34 @@ class Layout:
     ----------
     steps : T; 1 where the time steps do not matter (current Hessian).
     step_of_call : for a loop over time, the step of each call; None where every call holds all steps.
-    inner : positions of one step that lie together, for time that is not the first axis; 0 where time
-        is the first.
+    axis : the leading axis that is time; None where it is flattened together with others.
+    inner : flattened, the positions of one step that lie together; 0 where all of one step do.
     delay : steps that a recurrent layer's input comes before the current it makes.
     """
 
     steps: int
     step_of_call: tuple[int, ...] | None = None
+    axis: int | None = None
     inner: int = 0
     delay: int = 0
 
-    def split(self, leading: int) -> tuple[int, int, int]:
-        """The leading positions as (outer, steps, inner). ValueError where the steps do not fit."""
-        block = self.steps * max(self.inner, 1)
+    def split(self, lead: tuple[int, ...]) -> tuple[int, int, int]:
+        """The leading axes as (outer, steps, inner). ValueError where the steps do not fit."""
+        T = self.steps
+        if self.axis is not None:
+            if len(lead) <= self.axis or lead[self.axis] != T:
+                raise ValueError(
+                    f"a layer's input has leading axes {list(lead)}; accepted are {T} time steps, as "
+                    f"in the example, on axis {self.axis}"
+                )
+            return math.prod(lead[: self.axis]), T, math.prod(lead[self.axis + 1 :])
+        leading, block = math.prod(lead), T * max(self.inner, 1)
         if leading % block:
             raise ValueError(
-                f"a call has {leading} leading positions; accepted with {self.steps} time steps "
-                f"is a multiple of {block}"
+                f"a layer's input has {leading} leading positions; accepted with {T} time steps, as "
+                f"in the example, is a multiple of {block}"
             )
-        if self.inner:
-            return leading // block, self.steps, self.inner
-        return 1, self.steps, leading // self.steps
+        return (leading // block, T, self.inner) if self.inner else (1, T, leading // T)
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class PlannedLayer:
     neurons : their distinct impulse responses; (None,) is the current Hessian.
     threshold : of the consumers.
     layout, calls : how it is called in one forward.
+    direct : whether the first of `norms` is fed this layer's output as it is, and nothing else.
+    read_out : whether the output also reaches the network's output as it is.
     input_kind : "binary", "integer" (in -128..127) or "analog".
     input_rate : fraction of the input that is not 0.
     input_shape, output_shape : of its first call.
@@ -88,6 +98,8 @@ class PlannedLayer:
     threshold: float = 1.0
     layout: Layout = Layout(1)
     calls: int = 0
+    direct: bool = False
+    read_out: bool = False
     input_kind: str = ""
     input_rate: float = 0.0
     input_shape: tuple[int, ...] = ()
@@ -144,11 +156,15 @@ class Plan:
     layers : every weight layer, in the order of their first calls, uncalled ones last.
     left_alone : names of other parameters of two or more axes, which compression does not touch.
     model_bytes : of parameters and buffers.
+    neuron_steps : by name of each neuron, the time steps that one call of it takes.
+    plain_norms : by name of each BatchNorm, whether it does what its statistics say, and no more.
     """
 
     layers: tuple[PlannedLayer, ...]
     left_alone: tuple[str, ...] = ()
     model_bytes: int = 0
+    neuron_steps: dict[str, int] = field(default_factory=dict)
+    plain_norms: dict[str, bool] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> PlannedLayer:
         """The layer of that name. KeyError names the ones there are."""
@@ -281,48 +297,69 @@ def _hessian_name(neuron: Neuron | None) -> str:
 
 
 def layout_of(
-    steps_of: list[NDArray[np.int64]], steps: int, batch_first: bool
+    calls: list[tuple[tuple[int, ...], NDArray[np.int64]]],
+    steps: int,
+    batch_first: bool,
+    one_sample: bool,
 ) -> tuple[Layout | None, str]:
     """The layout that the calls' step tables show; None where they show that there is none.
 
     Parameters
     ----------
-    steps_of : of each call, `LayerCall.step_of`.
+    calls : of each call, its leading axes and `LayerCall.step_of`.
     steps : T as the consumers tell it.
     batch_first : the consumers' own axes, which decide what the tables leave open.
+    one_sample : whether the example was a batch of one, which leaves more open.
 
     Returns
     -------
     The layout, and a note where something was assumed ("" otherwise).
     """
-    if any((table == -2).any() for table in steps_of):
+    tables = [table for _, table in calls]
+    if any((table == -2).any() for table in tables):
         return None, "its output mixes time steps before it is integrated"
-    known = [np.unique(table[table >= 0]) for table in steps_of]
-    if len(steps_of) > 1 and all(k.size == 1 for k in known):  # a loop over time
+    known = [np.unique(table[table >= 0]) for table in tables]
+    if len(calls) > 1 and all(k.size == 1 for k in known):  # a loop over time
         return Layout(steps, tuple(int(k[0]) % steps for k in known)), ""
     found: set[Layout] = set()
-    for table in steps_of:
-        options = [layout for layout in _candidates(table.size, steps) if _fits(layout, table)]
+    open_ = False
+    for lead, table in calls:
+        options = [
+            layout for layout in _candidates(lead, steps, batch_first) if _fits(layout, lead, table)
+        ]
         if not options:
             return None, f"its calls do not hold the {steps} time steps in an order that is known"
-        # Where both would do (a batch of one sample), the neuron's own axes decide.
-        options.sort(key=lambda layout: (layout.inner > 0) != batch_first)
+        if options[0].axis is None and not options[0].inner:
+            # Flattened, and one step's positions lie together: of a batch of one, or time first.
+            others = [layout for layout in options if layout.inner]
+            open_ = open_ or (bool(others) and steps > 1 and one_sample)
+            if batch_first and others:
+                options = others
         found.add(options[0])
     if len(found) != 1:
         return None, "its calls differ in where the time axis is"
-    assumed = steps > 1 and all(k.size == 0 for k in known)
+    unseen = steps > 1 and all(k.size == 0 for k in known)
     axis = "second" if batch_first else "first"
-    return found.pop(), f"time assumed to be the {axis} axis" if assumed else ""
+    assumed = f"time assumed to be the {axis} axis"
+    if open_ and not unseen:
+        assumed += ": the example is a batch of one"
+    return found.pop(), assumed if unseen or open_ else ""
 
 
-def _candidates(leading: int, steps: int) -> list[Layout]:
-    if leading % steps:
-        return []
-    rest = leading // steps
-    return [Layout(steps), *(Layout(steps, None, i) for i in range(1, rest + 1) if rest % i == 0)]
+def _candidates(lead: tuple[int, ...], steps: int, batch_first: bool) -> list[Layout]:
+    """Ways to hold the steps: on an axis of their own, or flattened."""
+    own = [Layout(steps, None, at) for at, extent in enumerate(lead) if extent == steps]
+    own = own[::-1] if batch_first else own
+    rest, left = divmod(math.prod(lead), steps)
+    flat = [] if left else [i for i in range(1, rest + 1) if rest % i == 0]
+    return [
+        *(own if len(lead) > 1 else []),
+        *([Layout(steps)] if flat else []),
+        *(Layout(steps, inner=i) for i in flat),
+    ]
 
 
-def _fits(layout: Layout, table: NDArray[np.int64]) -> bool:
-    outer, steps, inner = layout.split(table.size)
+def _fits(layout: Layout, lead: tuple[int, ...], table: NDArray[np.int64]) -> bool:
+    outer, steps, inner = layout.split(lead)
     expected = np.broadcast_to(np.arange(steps)[None, :, None], (outer, steps, inner)).ravel()
     return bool(((table < 0) | (table == expected)).all())

@@ -13,7 +13,7 @@ leaves the gradient's pattern (and with it, zero-initialised BatchNorms still le
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,10 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
+from . import norms
 from .adapters import Adapter, NeuronFacts
 
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -55,20 +57,22 @@ class Reach:
 
 @dataclass
 class NeuronCall:
-    """``batch_first``: whether more samples would make `facts.outer` larger."""
+    """``batch_first``: whether more samples would make `facts.outer` larger; ``samples``: how many."""
 
     facts: NeuronFacts
     reached: list[Reach]
     batch_first: bool
+    samples: int
 
 
 @dataclass
 class LayerCall:
-    """``step_of``: the time step within the forward of each leading position of the output, -1 where
-    nothing told, -2 where it belongs to several."""
+    """``lead`` are the output's leading axes; ``step_of`` is the time step within the forward of each
+    position of these, -1 where nothing told, -2 where it belongs to several."""
 
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    lead: tuple[int, ...]
     inside: tuple[str, int] | None  # a neuron and the number of its call
     edge: GradientEdge | None
     step_of: NDArray[np.int64]
@@ -108,12 +112,24 @@ class InputKind:
 
 @dataclass
 class Provenance:
-    """What one forward pass of a model told."""
+    """What one forward pass of a model told.
+
+    ``norm_inputs`` names, for each BatchNorm, the layers whose very output it was fed; None stands for
+    anything else.
+    """
 
     layer_calls: dict[str, list[LayerCall]] = field(default_factory=lambda: defaultdict(list))
     neuron_calls: dict[str, list[NeuronCall]] = field(default_factory=lambda: defaultdict(list))
     kinds: dict[str, InputKind] = field(default_factory=lambda: defaultdict(InputKind))
     heads: list[Reach] = field(default_factory=list)
+    unusual: set[str] = field(
+        default_factory=set
+    )  # layers that do more than multiply by their weight
+    norm_inputs: dict[str, set[str | None]] = field(default_factory=lambda: defaultdict(set))
+    norm_channels: dict[str, int] = field(default_factory=dict)
+    plain_norms: dict[str, bool] = field(
+        default_factory=dict
+    )  # what `affine_of` says is what it does
 
 
 def leading_axes(module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -237,6 +253,8 @@ class _Recorder:
         self.tags: dict[int, list[tuple[str, str, int]]] = {}  # of graph nodes, innermost first
         self.kept: list[Any] = []  # nodes, lest their addresses are used again
         self.active: list[str] = []  # neurons whose forward runs
+        self.recent: deque[tuple[str, Tensor, int]] = deque(maxlen=8)  # layers' outputs, versions
+        self.draw = torch.Generator().manual_seed(0)
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
@@ -252,7 +270,10 @@ class _Recorder:
                     module.register_forward_hook(self._layer_done(name), with_kwargs=True)
                 )
             elif is_norm(module):
-                handles.append(module.register_forward_hook(self._norm_done(name)))
+                handles += [
+                    module.register_forward_pre_hook(self._norm_fed(name), with_kwargs=True),
+                    module.register_forward_hook(self._norm_done(name), with_kwargs=True),
+                ]
         try:
             yield
         finally:
@@ -274,9 +295,10 @@ class _Recorder:
             reached = [] if current.grad_fn is None else self.walk(current.grad_fn)
             earlier = self.found.neuron_calls[name]
             self._probe(current, facts, reached, earlier)
-            earlier.append(
-                NeuronCall(facts, reached, _batch_first(module, adapter, current, facts))
-            )
+            batch_first = _batch_first(module, adapter, current, facts)
+            after_time = 1 if facts.steps > 1 and current.ndim > 1 else 0
+            samples = facts.outer if batch_first else current.shape[after_time]
+            earlier.append(NeuronCall(facts, reached, batch_first, samples))
 
         return hook
 
@@ -299,7 +321,10 @@ class _Recorder:
             given = first_tensor(args, kwargs)
             if given is None or not isinstance(output, Tensor):
                 return None
+            if not self.found.layer_calls[name] and not _is_plain(module, given, output):
+                self.found.unusual.add(name)
             output = _own_node(output)
+            self.recent.append((name, output.detach(), output._version))
             self.found.kinds[name].see(given)
             lead = leading_axes(module, tuple(output.shape))
             step_of = np.full(int(np.prod(lead, dtype=np.int64)), -1, dtype=np.int64)
@@ -312,14 +337,37 @@ class _Recorder:
             if output.grad_fn is not None and inside is None:
                 edge = get_gradient_edge(output)
                 self._tag(output.grad_fn, "layer", name, len(calls))
-            calls.append(LayerCall(tuple(given.shape), tuple(output.shape), inside, edge, step_of))
+            calls.append(
+                LayerCall(tuple(given.shape), tuple(output.shape), lead, inside, edge, step_of)
+            )
             return output
 
         return hook
 
+    def _norm_fed(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = first_tensor(args, kwargs)
+            source = None
+            if given is not None:
+                for layer, output, version in self.recent:
+                    here = (output.data_ptr(), output.numel()) == (given.data_ptr(), given.numel())
+                    if here and given._version == version:
+                        source = layer
+            self.found.norm_inputs[name].add(source)
+
+        return hook
+
     def _norm_done(self, name: str) -> Callable[..., Any]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if not isinstance(output, Tensor) or output.grad_fn is None or self.active:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> Any:
+            given = first_tensor(args, kwargs)
+            if not isinstance(output, Tensor) or given is None:
+                return None
+            self.found.norm_channels[name] = int(getattr(module, "num_features", 0))
+            same = norms.answers_as_said(module, given, output)
+            self.found.plain_norms[name] = self.found.plain_norms.get(name, True) and same
+            if output.grad_fn is None or self.active:
                 return None
             output = _own_node(output)
             self._tag(output.grad_fn, "norm", name, 0)
@@ -345,17 +393,20 @@ class _Recorder:
                 continue
             seen.add((id(node), path))
             self.kept.append(node)
-            norms, via, bent = path
+            between, via, bent = path
             for kind, name, call in reversed(self.tags.get(id(node), [])):
                 if kind == "norm":
-                    norms = (name, *norms)
+                    between = (name, *between)
                 else:
-                    found.append(Reach(name, call, norms, via, bent))
-                    norms, via = (), (name, *via)
+                    found.append(Reach(name, call, between, via, bent))
+                    between, via = (), (name, *via)
+            if bent:  # nothing of this is used, and on a residual stream paths double a block
+                between, via = (), ()
             bend = _bends(node)
             if bend is not None and bend not in bent:
                 bent = (*bent, bend)
-            stack += [(following, (norms, via, bent)) for following, _ in node.next_functions]
+                bent = tuple(sorted(bent))
+            stack += [(following, (between, via, bent)) for following, _ in node.next_functions]
         return list(dict.fromkeys(found))
 
     # ---- time steps
@@ -376,10 +427,13 @@ class _Recorder:
             for key in keys
         }
         split = current.reshape(facts.outer, facts.steps, -1)
+        # Weights all different, so that nothing cancels (a mean taken off, say).
+        weights = torch.rand(split.shape[::2], generator=self.draw).to(split) + 0.5
         for step in range(facts.steps):
             gradients = torch.autograd.grad(
-                split[:, step].sum(),
+                split[:, step],
                 [calls[key].edge for key in keys],
+                grad_outputs=weights,  # a product with them would be saved, and replaced by ones
                 retain_graph=True,
                 allow_unused=True,
             )
@@ -400,6 +454,21 @@ def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFa
         return adapter.describe(module, (2 * current.shape[0], *current.shape[1:])).outer > 1
     except ValueError:
         return False
+
+
+def _is_plain(module: Any, given: Tensor, output: Tensor) -> bool:
+    """Whether the layer answers its input times its weight, plus its bias, and no more."""
+    lead = leading_axes(module, tuple(given.shape))
+    flat = given.reshape(-1, *given.shape[len(lead) :])
+    with torch.no_grad():
+        if isinstance(module, nn.Linear):
+            expected = F.linear(flat, module.weight, module.bias)
+        else:
+            expected = module._conv_forward(flat, module.weight, module.bias)
+    if expected.numel() != output.numel():
+        return False
+    wrong = (expected.reshape(output.shape).float() - output.float()).abs().max()
+    return bool(wrong <= 1e-2 * expected.float().abs().max() + 1e-6)
 
 
 def _own_node(output: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from .checkpoint import Checkpoint
 from .feed import Feeder
 from .gather import Gatherer, Moments, corrected_target
 from .measure import measured
-from .norms import affine_of, per_step, reestimate, row_scale, split_by_step, watching
+from .norms import per_step, reestimate, row_scale, split_by_step, watching
 from .overrides import LAYER_OPTIONS
 from .plan import Plan, PlannedLayer
 from .progress import Progress, logger
@@ -60,7 +60,7 @@ class Run:
         self.tensors: dict[str, dict[str, Tensor]] = {}
         self.changed: dict[str, Tensor] = {}  # entries of the state dict
         self.resumed = 0
-        self.log: list[str] = []
+        self.log = [f"{layer.name}: {note}" for layer in plan.layers for note in layer.notes]
         self.before: dict[str, Any] = {}  # BatchNorm statistics of the dense model
         self.norm_calls: dict[str, int] = {}  # of each, in one forward
         self.total_cost = sum(_cost(layer) for layer in self.layers.values())
@@ -205,27 +205,29 @@ class Run:
         if paired:
             self._run_both(gatherers)
         else:
-            feeder = Feeder(self.dense, self.batches, self.forward)
+            feeder = self._feeder(self.dense)
             feeder.run({name: g.take for name, g in gatherers.items()}, self.layers)
         while gatherers:
             name = next(iter(gatherers))
             yield name, gatherers.pop(name).moments()
 
+    def _feeder(self, model: nn.Module) -> Feeder:
+        return Feeder(model, self.batches, self.forward, self.plan.neuron_steps)
+
     def _run_both(self, gatherers: dict[str, Gatherer]) -> None:
         """Each batch through the dense model and through the compressed prefix."""
         ((name, gatherer),) = gatherers.items()
-        first = Feeder(self.dense, self.batches, self.forward)
-        second = Feeder(self.work, self.batches, self.forward)
+        first, second = self._feeder(self.dense), self._feeder(self.work)
         dense: deque[Tensor] = deque()
 
         def take(spikes: Tensor) -> None:
             gatherer.take(spikes, dense.popleft())
 
-        with undisturbed(self.dense):
-            for batch in self.batches:
+        with undisturbed():
+            for index, batch in enumerate(self.batches):
                 dense.clear()
-                first.feed(batch, {name: dense.append}, self.layers)
-                second.feed(batch, {name: take}, self.layers)
+                first.feed(index, batch, {name: dense.append}, self.layers)
+                second.feed(index, batch, {name: take}, self.layers)
 
     def _decide(self, name: str, moments: Moments) -> None:
         """Compresses one layer with its moments and puts the answer into the work copy."""
@@ -300,8 +302,15 @@ class Run:
     def scale(self, name: str) -> tuple[NDArray[np.float64], list[str]]:
         """What the layer's rows are multiplied by before they meet the threshold."""
         layer = self.layers[name]
-        norms = [self.originals[norm] for norm in layer.norms]
-        scale, notes = row_scale(norms, layer.shape[0])
+        known = {
+            norm: self.originals[norm]
+            for norm in layer.norms
+            if self.plan.plain_norms.get(norm) or per_step(self.originals[norm]) is not None
+        }
+        scale, notes = row_scale(list(known.values()), layer.shape[0])
+        notes += [
+            f"{n} is no plain BatchNorm and is not folded" for n in layer.norms if n not in known
+        ]
         by_step = self._by_step(layer)
         if by_step is not None:
             scale = scale * by_step[0]
@@ -327,14 +336,15 @@ class Run:
         return np.prod(found, axis=0) if found else None
 
     def _bias_place(self, name: str) -> str | None:
-        """Where a layer's bias change goes: an entry of the state dict."""
-        if self.modules[name].bias is not None:
-            return f"{name}.bias"
-        norms = self.layers[name].norms
-        if norms and getattr(self.modules[norms[0]], "running_mean", None) is not None:
-            shared = [n for n, layer in self.layers.items() if norms[0] in layer.norms]
-            return f"{norms[0]}.running_mean" if shared == [name] else None
-        return None
+        """Where a layer's bias change goes: an entry of the state dict. None where it has no place: no
+        bias and no BatchNorm that is fed this layer alone, or a bias or weight that others share."""
+        layer, bias = self.layers[name], self.modules[name].bias
+        if layer.also:
+            return None
+        if bias is not None:
+            sharing = sum(getattr(m, "bias", None) is bias for m in self.modules.values())
+            return f"{name}.bias" if sharing == 1 else None
+        return f"{layer.norms[0]}.running_mean" if layer.norms and layer.direct else None
 
     def _bias(self, name: str, change: NDArray[np.float64]) -> dict[str, Tensor]:
         place = self._bias_place(name)
@@ -349,21 +359,15 @@ class Run:
         """The BatchNorms right behind a layer whose statistics are to follow its new weight."""
         if not self.settings.bn_reestimate:
             return []
-        return [n for n in self.layers[name].norms if affine_of(self.originals[n]) is not None]
+        return [n for n in self.layers[name].norms if self.plan.plain_norms.get(n)]
 
     def watch_dense_norms(self) -> None:
         """Statistics of all BatchNorms in the dense model; one pass, once."""
         every = {n: self.originals[n] for name in self.layers for n in self.moving_norms(name)}
         if self.before or not every:
             return
-        runs = 0
-
-        def count(_: Any) -> None:
-            nonlocal runs
-            runs += 1
-
         with watching(every) as self.before:
-            Feeder(self.dense, self.batches, self.forward).run({}, {}, count)
+            runs = self._feeder(self.dense).run({}, {}, lambda output: None)
         self.norm_calls = {n: max(seen.calls // runs, 1) for n, seen in self.before.items()}
 
     def _reestimate(self, name: str) -> None:
@@ -373,7 +377,7 @@ class Run:
             return
         self.watch_dense_norms()
         with watching(norms, {n: self.norm_calls[n] for n in norms}) as after:
-            Feeder(self.work, self.batches, self.forward).run({}, {}, lambda output: None)
+            self._feeder(self.work).run({}, {}, lambda output: None)
         for n, norm in norms.items():
             dense = self.originals[n]
             with torch.no_grad():
@@ -418,12 +422,21 @@ class Run:
 
     def deliver(self, answer: nn.Module) -> None:
         """Into a model that is otherwise as the user gave it."""
-        state = dict(answer.named_parameters()) | dict(answer.named_buffers())
+        state = dict(answer.named_parameters(remove_duplicate=False))
+        state |= dict(answer.named_buffers(remove_duplicate=False))
+        places = [(state[key], value) for key, value in self.changed.items()]  # all, or KeyError
         with torch.no_grad():
-            for key, value in self.changed.items():
-                state[key].copy_(value)
+            for place, value in places:
+                place.copy_(value)
         for name, tensors in self.tensors.items():
             self.tensors[name] = {k: v for k, v in tensors.items() if not k.startswith("state:")}
+
+    def rescale(self, name: str, scale: NDArray[np.float64]) -> None:
+        """A BatchNorm was folded into the layer: its codes' scales follow."""
+        tensors = self.tensors.get(name, {})
+        if "scale" in tensors:
+            factor = torch.from_numpy(scale).to(tensors["scale"].dtype)
+            tensors["scale"] = tensors["scale"] * factor[:, None]
 
     # ---- small things
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..layer import checked_options
 from ..rows import Options
+from .tracing import undisturbed
 
 BASELINES = ("magnitude", "rtn")
 ALLOCATIONS = ("uniform", "lamp", "measured")
@@ -57,6 +58,9 @@ def checked_settings(
             f"calibration_mode is 'sequential' with method {said['method']!r}, which looks at weights "
             "only; accepted is 'parallel'"
         )
+    for name, flag in (("bn_reestimate", bn_reestimate), ("bias_correction", bias_correction)):
+        if flag is not None and not isinstance(flag, bool):
+            raise TypeError(f"{name} is {flag!r}; accepted are True, False and None")
     if hessian not in ("smp", "current"):
         raise ValueError(f"hessian is {hessian!r}; accepted are 'smp' and 'current'")
     if not isinstance(target_damping, (int, float)) or not 0 < target_damping < math.inf:
@@ -103,12 +107,12 @@ def reiterable(calibration: Any) -> Iterable[Any]:
         raise TypeError(
             "calibration is a tuple of tensors, one batch or several; accepted is a list of batches"
         )
-    if not isinstance(calibration, Iterable):
+    if isinstance(calibration, (str, bytes, Mapping)) or not isinstance(calibration, Iterable):
         raise TypeError(
             f"calibration is a {type(calibration).__name__}; accepted is a tensor, a list of batches "
             "or a DataLoader"
         )
-    if iter(calibration) is calibration:
+    if isinstance(calibration, Iterator):
         raise TypeError(
             "calibration can be iterated only once; accepted is a list of batches or a DataLoader"
         )
@@ -116,6 +120,7 @@ def reiterable(calibration: Any) -> Iterable[Any]:
 
 
 def first_batch(batches: Iterable[Any]) -> Any:
-    for batch in batches:
-        return batch
+    with undisturbed():
+        for batch in batches:
+            return batch
     raise ValueError("calibration has no batch; accepted is at least one")

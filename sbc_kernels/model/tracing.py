@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,7 +75,7 @@ def trace_copy(
     """`trace` on a copy that may be changed: its parameters all require gradients afterwards."""
     neurons = neurons_of(work)
     work.eval()
-    with undisturbed(work):
+    with undisturbed():
         reset_states(work)
         found = record(work, neurons, lambda: run_forward(work, example, forward))
         reset_states(work)
@@ -89,6 +88,13 @@ def trace_copy(
 def require_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; accepted is a torch.nn.Module")
+    if hasattr(model, "_orig_mod"):
+        raise TypeError("model is compiled by torch.compile; accepted is model._orig_mod")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.device.type != "cpu":
+            raise ValueError(
+                f"model has {name} on {tensor.device}; accepted is CPU memory: model.cpu()"
+            )
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -138,7 +144,10 @@ def reset_states(model: nn.Module) -> None:
 
 
 def run_forward(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
-    """One sequence. The batch's first item is the input where it has several."""
+    """One sequence. The batch's first item is the input where it has several.
+
+    A random encoding inside draws the same each time: `undisturbed` with the batch's number is around.
+    """
     if isinstance(batch, (tuple, list)):
         if not batch:
             raise ValueError(
@@ -149,15 +158,14 @@ def run_forward(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Inside, random numbers are those of seed 0; outside, nobody notices."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+def undisturbed(seed: int = 0) -> Iterator[None]:
+    """Inside, random numbers are those of the seed; outside, nobody notices."""
     numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state
     python_state = random.getstate()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
-        np.random.seed(0)  # noqa: NPY002
-        random.seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
         try:
             yield
         finally:
@@ -190,14 +198,27 @@ def _plan(
     owner: dict[int, str] = {}
     layers: dict[str, PlannedLayer] = {}
     loop_steps = _loop_steps(found)
+    tied: dict[int, list[str]] = defaultdict(list)
+    for name in names:
+        tied[id(modules[name].weight)].append(name)
     for name in names:
         first = owner.setdefault(id(modules[name].weight), name)
         if first != name:  # tied weights: one layer, seen at each of its places
             layers[first] = replace(layers[first], also=(*layers[first].also, name))
+            if not _called_alike(found.layer_calls.get(first, []), found.layer_calls.get(name, [])):
+                why = f"{name} has the same weight and is called differently; it stays as it is"
+                layers[first] = replace(layers[first], role="unsupported", notes=(why,))
             continue
         rule = rules.get(name, {})
+        places = tied[id(modules[name].weight)]
         layers[name] = _planned(
-            name, modules[name], found, fed[name], read_out[name], rule, loop_steps
+            name,
+            modules[name],
+            found,
+            [reach for place in places for reach in fed[place]],
+            [reach for place in places for reach in read_out[place]],
+            rule,
+            loop_steps,
         )
     unsupported = [
         PlannedLayer(
@@ -223,18 +244,31 @@ def _plan(
         (*layers.values(), *unsupported),
         tuple(n for n in left if not n.startswith(inside) or n.rpartition(".")[0] not in modules),
         size,
+        {
+            name: calls[0].facts.steps
+            for name, calls in found.neuron_calls.items()
+            if calls and len({call.facts.steps for call in calls}) == 1
+        },
+        dict(found.plain_norms),
     )
 
 
-def _loop_steps(found: Provenance) -> int:
-    """T of a model that loops over time: how often every neuron of one step a call is called, at least
-    (a neuron that several layers share is called a multiple of that)."""
-    counts = [
+def _called_alike(first: list[LayerCall], other: list[LayerCall]) -> bool:
+    """Whether two modules' calls hold samples and time steps in the same order."""
+    pairs = zip(first, other, strict=False)
+    return len(first) == len(other) and all(
+        a.lead == b.lead and np.array_equal(a.step_of, b.step_of) for a, b in pairs
+    )
+
+
+def _loop_steps(found: Provenance) -> list[int]:
+    """How often each neuron of one step a call is called: T, or a multiple where several layers share
+    it, or less where it does not listen at every step."""
+    return [
         len(calls)
         for calls in found.neuron_calls.values()
-        if all(c.facts.steps == 1 for c in calls)
+        if all(call.facts.steps == 1 for call in calls)
     ]
-    return math.gcd(*counts) if counts else 1
 
 
 def _planned(
@@ -244,7 +278,7 @@ def _planned(
     fed: list[tuple[str, int, Reach]],
     read_out: list[Reach],
     rule: Mapping[str, Any],
-    loop_steps: int,
+    loop_steps: list[int],
 ) -> PlannedLayer:
     calls = found.layer_calls.get(name, [])
     kind = next(c.__name__ for c in WEIGHT_LAYERS if isinstance(module, c))
@@ -267,6 +301,12 @@ def _planned(
         input_shape=calls[0].input_shape,
         output_shape=calls[0].output_shape,
     )
+    if "weight" not in module._parameters:
+        why = "its weight is made from other parameters; remove the parametrization first"
+        return replace(layer, role="unsupported", notes=(why,))
+    if name in found.unusual:
+        why = "its forward does more than multiply by its weight; its weight stays as it is"
+        return replace(layer, role="unsupported", notes=(why,))
     if kind != "Linear":
         if module.padding_mode != "zeros":
             why = f"padding_mode {module.padding_mode!r} is not supported; accepted is 'zeros'"
@@ -282,6 +322,11 @@ def _planned(
             ),
         )
     layer = _consumed(layer, calls, found, fed, read_out, loop_steps)
+    if layer.norms:
+        norm = layer.norms[0]
+        direct = found.norm_inputs[norm] == {name} and found.plain_norms.get(norm, False)
+        direct = direct and found.norm_channels[norm] == layer.shape[0]
+        layer = replace(layer, direct=direct)
     return _overridden(layer, calls, rule)
 
 
@@ -291,12 +336,12 @@ def _consumed(
     found: Provenance,
     fed: list[tuple[str, int, Reach]],
     read_out: list[Reach],
-    loop_steps: int,
+    loop_steps: list[int],
 ) -> PlannedLayer:
     """Role, consumers, impulse responses, norms and layout."""
     inner = [call.inside for call in calls if call.inside is not None]
     pairs = [(name, index) for name, index, _ in fed] + inner
-    reaches = [reach for _, _, reach in fed] or read_out
+    reaches = [reach for _, _, reach in fed] + read_out
     norms = list(dict.fromkeys(reach.norms for reach in reaches)) or [()]
     notes: list[str] = []
     step_norms = _one_a_step(norms)
@@ -315,24 +360,38 @@ def _consumed(
         return replace(layer, role="unresolved", notes=tuple(notes))
     if read_out:
         notes.append("also reaches the output without a neuron")
+        layer = replace(layer, read_out=True)
     layer = replace(
         layer, role="spiking", consumers=tuple(dict.fromkeys(name for name, _ in pairs))
     )
 
     neuron_calls = [found.neuron_calls[name][index] for name, index in pairs]
     facts = [call.facts for call in neuron_calls]
-    bent = [reach for reach in reaches if reach.bent_by]
-    steps = _steps_of(layer, facts, calls, loop_steps)
+    bent = [reach for _, _, reach in fed if reach.bent_by]
+    steps = _steps_of(facts, calls, loop_steps)
     batch_first = any(call.batch_first for call in neuron_calls)
-    layout, note = layout_of([call.step_of for call in calls], steps, batch_first)
+    layout, note = layout_of(
+        [(call.lead, call.step_of) for call in calls],
+        steps,
+        batch_first,
+        one_sample=all(call.samples == 1 for call in neuron_calls),
+    )
     notes += [note] if note else []
     for fact in facts:
         notes += fact.notes
     distinct = _distinct([fact.neuron for fact in facts], steps)
+    seen = 1 + max(int(call.step_of.max(initial=0)) for call in calls)
     if bent:
         notes.append(_bent_note(bent[0], "its neuron") + ": current Hessian")
+    elif seen > steps:
+        notes.append(
+            f"called {seen} times in {steps} time steps by the same neuron, in an order that is not "
+            "known: current Hessian"
+        )
+        layout = None
     elif layout is None:
-        notes[-1] += ": current Hessian"
+        notes.append(f"{note}: current Hessian")
+        notes.remove(note)
     elif None in distinct:
         notes.append("a consumer has no impulse response: current Hessian")
     if bent or layout is None or None in distinct:
@@ -353,15 +412,13 @@ def _consumed(
     )
 
 
-def _steps_of(
-    layer: PlannedLayer, facts: list[NeuronFacts], calls: list[LayerCall], loop_steps: int
-) -> int:
+def _steps_of(facts: list[NeuronFacts], calls: list[LayerCall], loop_steps: list[int]) -> int:
     """T: what a call of the consumers holds, or how often they are called with this output."""
     most = max(fact.steps for fact in facts)
     if most > 1:
         return most
     seen = 1 + max(int(call.step_of.max(initial=0)) for call in calls)
-    return loop_steps if seen % loop_steps == 0 else seen
+    return min((count for count in loop_steps if count > 1 and seen % count == 0), default=seen)
 
 
 def _overridden(
@@ -375,7 +432,9 @@ def _overridden(
     steps = layer.layout.steps
     if layer.role != "spiking" or layer.neurons == (None,):
         seen = 1 + max(int(call.step_of.max(initial=-1)) for call in calls)
-        layout, note = layout_of([call.step_of for call in calls], max(seen, 1), False)
+        layout, note = layout_of(
+            [(call.lead, call.step_of) for call in calls], max(seen, 1), False, one_sample=False
+        )
         if layout is None or seen < 1:
             raise ValueError(
                 f"overrides gives {layer.name!r} the neuron {neuron!r}, but its time steps could not "
