@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import assert_close
+from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
@@ -47,17 +48,6 @@ def norm(features: int = 6) -> nn.Module:
 
 def fc(d_in: int = 6, d_out: int = 6, bias: bool = True) -> nn.Linear:
     return nn.Linear(d_in, d_out, bias=bias)
-
-
-class Net(nn.Module):
-    def __init__(self, run: Any, **modules: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
 
 
 def data(*shape: int) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
@@ -68,19 +68,6 @@ class Single(Own):
 
 for cls, axis in ((First, 0), (Second, 1), (Single, None)):
     sbc.register_neuron(cls, lambda m: sbc.LIF(m.tau), time_axis=axis)
-
-
-class Net(nn.Module):
-    """Modules by name, and a forward that is a function of them."""
-
-    def __init__(self, run: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
 
 
 def lin(d_in: int = 6, d_out: int = 6) -> nn.Linear:

@@ -15,8 +15,10 @@ Vector = NDArray[np.float64]
 
 
 def per_step(norm: Any) -> Vector | None:
-    """The factor of each time step, float64 [T], of a norm that has one (TEBN, arXiv 2210.14284: one
-    BatchNorm over all steps, then a learned factor a step). None for others."""
+    """The factor of each time step, float64 [T], of a norm that has one; None for others.
+
+    TEBN (Duan et al., NeurIPS 2022): one BatchNorm over all steps, then a learned factor a step.
+    """
     factor = getattr(norm, "scale", None)
     if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not isinstance(
         factor, nn.Parameter
