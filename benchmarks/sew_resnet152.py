@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,11 +40,29 @@ def crops(count: int, size: int, steps: int) -> list[Tensor]:
     return [pair.expand(steps, *pair.shape) for pair in stack.split(2)]
 
 
+def layer_table(plan: sbc.Plan, records: list[dict[str, Any]]) -> str:
+    """Markdown: a line a layer, memory as the plan predicts it."""
+    lines = [
+        "| layer | weight | d_in | sparsity | error | dead | sums, MiB | working, MiB | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        layer = plan[record["name"]]
+        lines.append(
+            f"| {layer.name} | {'x'.join(map(str, layer.shape))} | {layer.in_features} "
+            f"| {100 * record['sparsity']:.2f} % | {100 * record['relative_error']:.1f} % "
+            f"| {record['dead_inputs']} | {layer.hessian_bytes() / 2**20:.1f} "
+            f"| {layer.work_bytes() / 2**20:.1f} | {record['seconds']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint-dir", type=Path)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--table", type=Path, help="where to write the table, as Markdown")
+    parser.add_argument("--table-only", action="store_true", help="of an earlier run's --json")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--sparsity", type=float, default=0.97)
@@ -50,17 +70,22 @@ def main() -> None:
     options = parser.parse_args()
     model = build_sew_resnet152(4)
     calibration = crops(options.images, options.size, 4)
+    if options.table_only:
+        records = json.loads(options.json.read_text())["layers"]
+        options.table.write_text(layer_table(sbc.trace(model, calibration[0]), records))
+        return
     result = sbc.compress_model(
         model,
         calibration,
         sparsity=options.sparsity,
+        allocation="uniform",
         calibration_mode="parallel",
         max_memory=int(options.max_memory * 2**30),
         checkpoint_dir=options.checkpoint_dir,
     )
     options.json.write_text(result.to_json())
     if options.table is not None:
-        options.table.write_text(result.table() + "\n")
+        options.table.write_text(layer_table(result.plan, [asdict(r) for r in result.layers]))
     print(
         json.dumps(
             {
