@@ -245,6 +245,24 @@ def test_the_dense_networks_agree() -> None:
         assert_close(output.numpy(), first.numpy(), 1e-5, name)
 
 
+def test_norse_multi_step_and_looped_give_the_same_weights(batches: list[Tensor]) -> None:
+    """LIF has a synapse, so it has no twin in the table above."""
+    p = norse.LIFParameters(v_th=torch.tensor(0.3))
+    found = []
+    for build in (
+        lambda: WithStates(norse.LIFCell(p), norse.LIFCell(p)),
+        lambda: MultiStep(norse.LIF(p), norse.LIF(p)),
+    ):
+        net = build()
+        net.load_state_dict(weights(), strict=False)
+        result = sbc.compress_model(net.eval(), batches, sparsity=0.6, bits=4)
+        assert result.plan["fc"].neurons == (sbc.NorseLIF(),)
+        assert result.layers[1].dead_inputs < 96
+        found.append(weight_of(result.model))
+    for key, expected in found[0].items():
+        assert_close(found[1][key], expected, 1e-5 * np.abs(expected).max(), key)
+
+
 # ---- the same as by hand -----------------------------------------------------------------------
 
 
