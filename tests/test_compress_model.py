@@ -349,20 +349,30 @@ def test_layers_that_nothing_is_asked_of_stay(batches: list[Tensor]) -> None:
 
 def test_measured_allocation_spends_the_budget_where_it_hurts(batches: list[Tensor]) -> None:
     net = network()
-    result = sbc.compress_model(net, batches, sparsity=0.8, **{**PLAIN, "allocation": "measured"})
-    assert result.sparsity == pytest.approx(0.8, abs=2e-3)
-    uniform = sbc.compress_model(net, batches, sparsity=0.8, **PLAIN)
 
     def error(model: nn.Module) -> float:
-        total = 0.0
+        wrong, outputs = 0.0, []
         for x in batches:
             for m in (net, model):
                 functional.reset_net(m)
             with torch.no_grad():
-                total += float((model(x) - net(x)).square().sum())
-        return total
+                outputs.append(net(x))
+                wrong += float((model(x) - outputs[-1]).double().square().sum())
+        every = torch.stack(outputs).double()
+        return wrong / float(sum((o - o.mean()).square().sum() for o in every))
 
-    assert error(result.model) < error(uniform.model)
+    errors = {}
+    for allocation in ("uniform", "lamp", "measured"):
+        result = sbc.compress_model(
+            net, batches, sparsity=0.8, **{**PLAIN, "allocation": allocation}
+        )
+        assert result.sparsity == pytest.approx(0.8, abs=3e-3)
+        errors[allocation] = error(result.model)
+    assert errors["measured"] <= errors["lamp"]
+    assert errors["measured"] < errors["uniform"]
+    said = next(line for line in result.log if line.startswith("allocation:"))
+    assert f"lamp {errors['lamp']:.3g}"[:-1] in said
+    assert float(said.split()[-1]) == pytest.approx(errors["measured"], rel=1e-3)
 
 
 def test_lamp_against_its_definition() -> None:
