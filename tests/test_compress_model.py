@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import textwrap
-import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, eps
+from helpers import assert_close
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
@@ -28,179 +21,29 @@ from sbc_kernels.demo.network import Network, as_input, measure
 from sbc_kernels.demo.train import SHIPPED, load_checkpoint
 from sbc_kernels.model.allocate import cheapest, lamp
 from sbc_kernels.model.feed import Feeder
-from sbc_kernels.model.gather import Gatherer, corrected_target
-from sbc_kernels.model.norms import affine_of, fold
 from sbc_kernels.model.tracing import copy_of
-from sbc_kernels.neurons import membrane_matrix
-from sbc_kernels.reference import unfold
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import norse.torch as norse
-    import sinabs.activation as sa
     import sinabs.layers as sl
-    import snntorch as snn
     import zoo
-    from spikingjelly.activation_based import functional, layer, neuron
+    from four_frameworks import (
+        FRAMEWORKS,
+        PLAIN,
+        MultiStep,
+        T,
+        WithStates,
+        network,
+        same,
+        snapshot,
+        spikes,
+        weight_of,
+        weights,
+    )
+    from spikingjelly.activation_based import functional, neuron
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-T = 4
-OFF: dict[str, Any] = {"bn_reestimate": False, "bias_correction": False}
-PLAIN: dict[str, Any] = {"calibration_mode": "parallel", "allocation": "uniform", **OFF}
-
-
-# ---- one network in four frameworks ------------------------------------------------------------
-
-
-class Looped(nn.Module):
-    """A single-step network, run over time inside its forward: [T, N, 2, 8, 8] in, [T, N, 5] out."""
-
-    def __init__(self, n1: nn.Module, n2: nn.Module) -> None:
-        super().__init__()
-        self.conv, self.bn, self.n1 = (
-            nn.Conv2d(2, 6, 3, padding=1, bias=False),
-            nn.BatchNorm2d(6),
-            n1,
-        )
-        self.pool, self.fc, self.n2 = nn.MaxPool2d(2), nn.Linear(96, 20), n2
-        self.head = nn.Linear(20, 5)
-
-    def step(self, x: Tensor, states: list[Any]) -> Tensor:
-        x = self.pool(self.fire(0, self.bn(self.conv(x)), states))
-        return self.head(self.fire(1, self.fc(x.flatten(1)), states))
-
-    def fire(self, index: int, x: Tensor, states: list[Any]) -> Tensor:
-        return (self.n1, self.n2)[index](x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        states: list[Any] = [None, None]
-        return torch.stack([self.step(s, states) for s in x])
-
-
-class WithStates(Looped):
-    """Norse and snnTorch: the states are passed along."""
-
-    def fire(self, index: int, x: Tensor, states: list[Any]) -> Tensor:
-        module = (self.n1, self.n2)[index]
-        out, states[index] = module(x) if states[index] is None else module(x, states[index])
-        return out
-
-
-class MultiStep(Looped):
-    """Layers on [T*N, ...], neurons on [T, N, ...]; `batch_first` is sinabs' order."""
-
-    batch_first = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.transpose(0, 1) if self.batch_first else x
-        first = x.shape[:2]
-
-        def fire(module: nn.Module, current: Tensor) -> Tensor:
-            out = module(current.unflatten(0, first))
-            return (out[0] if isinstance(out, tuple) else out).flatten(0, 1)
-
-        y = self.pool(fire(self.n1, self.bn(self.conv(x.flatten(0, 1)))))
-        y = self.head(fire(self.n2, self.fc(y.flatten(1)))).unflatten(0, first)
-        return y.transpose(0, 1) if self.batch_first else y
-
-
-class BatchFirst(MultiStep):
-    batch_first = True
-
-
-SINABS: dict[str, Any] = {
-    "tau_mem": 1 / np.log(2),
-    "spike_fn": sa.SingleSpike,
-    "reset_fn": sa.MembraneReset(),
-}
-
-
-def spikingjelly_multi() -> nn.Module:
-    lif = [neuron.LIFNode(tau=2.0, step_mode="m") for _ in range(2)]
-    return MultiStep(*lif)
-
-
-def spikingjelly_containers() -> nn.Module:
-    """[T, N, ...] all along, layers wrapped."""
-
-    class Whole(Looped):
-        def forward(self, x: Tensor) -> Tensor:
-            flat = functional.seq_to_ann_forward(x, nn.Sequential(self.conv, self.bn))
-            pooled = functional.seq_to_ann_forward(self.n1(flat), self.pool)
-            return self.head(self.n2(self.fc(pooled.flatten(2))))
-
-    return Whole(*[neuron.LIFNode(tau=2.0, step_mode="m") for _ in range(2)])
-
-
-def snntorch_leaky() -> nn.Module:
-    """No input gain, so the threshold is tau times as high."""
-    kind = {"beta": 0.5, "threshold": 2.0, "reset_mechanism": "zero", "reset_delay": False}
-    return WithStates(snn.Leaky(**kind), snn.Leaky(**kind))
-
-
-def norse_box() -> nn.Module:
-    p = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(1.0))
-    return WithStates(norse.LIFBoxCell(p), norse.LIFBoxCell(p))
-
-
-def sinabs_lif() -> nn.Module:
-    return BatchFirst(*[sl.LIF(**SINABS) for _ in range(2)])
-
-
-class Squeezed(BatchFirst):
-    """sinabs' other habit: neurons on [N*T, ...] as well."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = (x.shape[1], x.shape[0])
-        y = self.n1(self.bn(self.conv(x.transpose(0, 1).flatten(0, 1))))
-        y = self.head(self.n2(self.fc(self.pool(y).flatten(1)))).unflatten(0, first)
-        return y.transpose(0, 1)
-
-
-def sinabs_squeeze() -> nn.Module:
-    return Squeezed(*[sl.LIFSqueeze(num_timesteps=T, **SINABS) for _ in range(2)])
-
-
-FRAMEWORKS = {
-    "spikingjelly looped": lambda: Looped(neuron.LIFNode(tau=2.0), neuron.LIFNode(tau=2.0)),
-    "spikingjelly multi-step": spikingjelly_multi,
-    "spikingjelly containers": spikingjelly_containers,
-    "snntorch": snntorch_leaky,
-    "norse": norse_box,
-    "sinabs": sinabs_lif,
-    "sinabs squeeze": sinabs_squeeze,
-}
-WAYS: dict[str, dict[str, Any]] = {
-    "prune": {"sparsity": 0.7},
-    "N:M": {"sparsity": "2:4", "ignore": ["conv"]},
-    "quantize": {"bits": 3},
-    "both": {"sparsity": 0.5, "bits": 4, "calibration_mode": "parallel"},
-}
-
-
-def weights() -> dict[str, Tensor]:
-    """Of a network whose neurons fire."""
-    torch.manual_seed(3)
-    net = Looped(nn.Identity(), nn.Identity())
-    with torch.no_grad():
-        net.bn.running_var.uniform_(0.5, 1.5)
-        net.bn.running_mean.normal_(0, 0.1)
-        net.bn.weight.uniform_(2.0, 4.0)
-        net.bn.bias.uniform_(0.2, 0.8)
-        net.fc.weight.mul_(6)
-    return {k: v for k, v in net.state_dict().items() if not k.startswith("n")}
-
-
-def network(name: str = "spikingjelly multi-step") -> nn.Module:
-    net = FRAMEWORKS[name]()
-    net.load_state_dict(weights(), strict=False)
-    return net.eval()
-
-
-def spikes(seed: int = 0, samples: int = 6) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(T, samples, 2, 8, 8, generator=generator) < 0.3).float()
 
 
 @pytest.fixture
@@ -208,12 +51,12 @@ def batches() -> list[Tensor]:
     return [spikes(seed) for seed in range(3)]
 
 
-def weight_of(model: nn.Module) -> dict[str, np.ndarray[Any, Any]]:
-    return {
-        name: module.weight.detach().numpy()
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d))
-    }
+WAYS: dict[str, dict[str, Any]] = {
+    "prune": {"sparsity": 0.7},
+    "N:M": {"sparsity": "2:4", "ignore": ["conv"]},
+    "quantize": {"bits": 3},
+    "both": {"sparsity": 0.5, "bits": 4, "calibration_mode": "parallel"},
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -454,237 +297,6 @@ def test_the_demonstrations_network() -> None:
     assert best.sparsity == pytest.approx(0.97, abs=1e-4)
 
 
-# ---- mathematics -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("paired", [False, True])
-def test_moments_against_float64(groups: int, paired: bool) -> None:
-    """Hessian, cross moment and bias column of a convolution, from the unfolded filtered input."""
-    rng = np.random.default_rng(0)
-    net = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, stride=2, groups=groups), neuron.LIFNode(3.0))
-    functional.set_step_mode(net, "s")
-    x, other = (
-        torch.from_numpy((rng.random((T, 3, 4, 5, 5)) < 0.4).astype(np.uint8)) for _ in range(2)
-    )
-    plan = sbc.trace(net, x.float(), forward=lambda m, b: torch.stack([m(step) for step in b]))
-    planned = plan["0"]
-    gatherer = Gatherer(planned, planned.neurons, paired=paired, with_bias=True, backend=None)
-    gatherer.take(x, other if paired else None)
-    got = gatherer.moments()
-    assert planned.conv is not None
-    M = membrane_matrix(sbc.LIF(3.0), T)
-
-    def filtered(spikes_: Tensor, group: int) -> Any:
-        mine = np.split(spikes_.numpy().astype(np.float64), groups, axis=2)[group]
-        rows = [unfold(step, planned.conv) for step in mine]
-        return np.tensordot(M, np.stack(rows), axes=1).reshape(-1, rows[0].shape[-1])
-
-    on = np.repeat(M.sum(axis=1), 3 * 9)
-    for g in range(groups):
-        Y = filtered(x, g)
-        scale = 2 / 3
-        assert_close(got.hessian[g], scale * Y.T @ Y, 1e-9 * np.abs(Y.T @ Y).max())
-        assert got.constant is not None
-        assert_close(got.constant[g], scale * Y.T @ on, 1e-9 * np.abs(Y.T @ on).max())
-        assert got.constant_energy == pytest.approx(scale * on @ on)
-        centred = got.centred()
-        both = np.column_stack([Y, on])
-        H = scale * both.T @ both
-        schur = H[:-1, :-1] - np.outer(H[:-1, -1], H[-1, :-1]) / H[-1, -1]
-        assert_close(centred.hessian[g], schur, 1e-8 * np.abs(H).max())
-        if paired:
-            assert got.cross is not None
-            D = filtered(other, g)
-            assert_close(got.cross[g], scale * D.T @ Y, 1e-9 * np.abs(D.T @ Y).max())
-        else:
-            assert got.cross is None
-
-
-def test_the_refit_is_the_ridge_regression() -> None:
-    rng = np.random.default_rng(2)
-    planned = sbc.trace(nn.Sequential(nn.Linear(7, 3), nn.Linear(3, 2)), torch.rand(5, 7)).layers[0]
-    gatherer = Gatherer(planned, (None,), paired=True, with_bias=False, backend=None)
-    dense = torch.from_numpy(rng.standard_normal((2, 40, 7)))
-    now = dense + 0.3 * torch.from_numpy(rng.standard_normal((2, 40, 7)))
-    gatherer.take(now, dense)
-    moments = gatherer.moments()
-    W = rng.standard_normal((3, 7))
-    target = corrected_target(W, moments, 0.5)
-    Y, Yc = (t.numpy().reshape(-1, 7) for t in (dense, now))
-    ridge = 0.5 * 2 / 40 * np.trace(Yc.T @ Yc) / 7
-
-    def objective(V: Any) -> float:
-        return float(2 / 40 * ((Y @ W.T - Yc @ V.T) ** 2).sum() + ridge * ((V - W) ** 2).sum())
-
-    for _ in range(20):
-        assert objective(target) <= objective(target + 1e-3 * rng.standard_normal(W.shape))
-    assert objective(target) < objective(W)
-
-
-def test_bias_correction_keeps_the_mean_and_lowers_the_error(batches: list[Tensor]) -> None:
-    """The filtered output error of fc, measured directly, with and without its bias taking part."""
-    net = network()
-    on = sbc.compress_model(
-        net, batches, sparsity=0.8, calibration_mode="parallel", bn_reestimate=False, ignore=["head"],
-        overrides={"conv": {"skip": True}},
-    )  # fmt: skip
-    off = sbc.compress_model(net, batches, sparsity=0.8, ignore=["conv", "head"], **PLAIN)
-    taken: list[Tensor] = []
-    handle = net.fc.register_forward_pre_hook(lambda m, args: taken.append(args[0].detach()))
-    for x in batches:
-        functional.reset_net(net)
-        net(x)
-    handle.remove()
-    X = torch.stack([t.unflatten(0, (T, 6)) for t in taken]).transpose(0, 1).flatten(1, 2).double()
-    M = torch.from_numpy(membrane_matrix(sbc.LIF(2.0), T))
-
-    def error(model: Any) -> Tensor:
-        change = model.fc.weight.double() - net.fc.weight.double()
-        shift = model.fc.bias.double() - net.fc.bias.double()
-        return torch.einsum("ts,snd->tnd", M, X @ change.T + shift).detach()
-
-    assert float(error(on.model).square().sum()) < float(error(off.model).square().sum())
-    weights_of_time = (M.T @ M.sum(1))[:, None, None]
-    mean = (
-        torch.linalg.solve(M, error(on.model).flatten(1)).view(T, -1, 20) * weights_of_time
-    ).sum((0, 1))
-    assert_close(mean.numpy(), np.zeros(20), 1e-4)
-    assert torch.equal(off.model.fc.bias, net.fc.bias)
-    loss = float(error(on.model).square().sum()) / 18
-    assert on.layers[0].loss == pytest.approx(loss, rel=1e-4)
-
-
-def test_bias_of_a_layer_without_one_goes_to_its_batchnorm(batches: list[Tensor]) -> None:
-    net = network()
-    result = sbc.compress_model(
-        net, batches, sparsity=0.8, calibration_mode="parallel", bn_reestimate=False
-    )
-    assert result.model.conv.bias is None
-    assert not torch.equal(result.model.bn.running_mean, net.bn.running_mean)
-    assert torch.equal(result.model.bn.running_var, net.bn.running_var)
-
-
-def test_batchnorm_statistics_follow_the_calibration_data(batches: list[Tensor]) -> None:
-    """What reaches each neuron has, over the calibration data, the dense model's mean and variance."""
-    net = network()
-    for mode in ("parallel", "sequential"):
-        result = sbc.compress_model(
-            net, batches, sparsity=0.8, calibration_mode=mode, bias_correction=False
-        )
-        moments = []
-        for model in (net, result.model):
-            seen: list[Tensor] = []
-            handle = model.bn.register_forward_hook(
-                lambda m, a, out, seen=seen: seen.append(out.detach())
-            )
-            for x in batches:
-                functional.reset_net(model)
-                model(x)
-            handle.remove()
-            flat = torch.cat(seen).transpose(0, 1).flatten(1)
-            moments.append(torch.stack([flat.mean(1), flat.std(1)]))
-        emptied = (result.model.conv.weight == 0).flatten(1).all(1)
-        assert_close(moments[1][0].numpy(), moments[0][0].numpy(), 1e-4, mode)
-        moments[0][1, emptied] = 0.0
-        assert_close(moments[1][1].numpy(), moments[0][1].numpy(), 1e-4, mode)
-
-
-def test_sequential_first_layer_is_parallels(batches: list[Tensor]) -> None:
-    net = network()
-    a = sbc.compress_model(net, batches, sparsity=0.7, **PLAIN)
-    b = sbc.compress_model(
-        net, batches, sparsity=0.7, **{**PLAIN, "calibration_mode": "sequential"}
-    )
-    assert torch.equal(a.model.conv.weight, b.model.conv.weight)
-    assert not torch.equal(a.model.fc.weight, b.model.fc.weight)
-
-
-def test_affine_and_fold() -> None:
-    torch.manual_seed(0)
-    for linear, norm, shape in (
-        (nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), (2, 3, 6, 6)),
-        (nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), (2, 3)),
-    ):
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
-        x = torch.rand(shape)
-        expected = norm.eval()(linear(x)).detach()
-        fold(linear, norm)
-        assert_close(linear(x).detach().numpy(), expected.numpy(), 64 * eps(np.float32))
-    assert affine_of(nn.BatchNorm2d(3, track_running_stats=False)) is None
-    assert affine_of(layer.ThresholdDependentBatchNorm2d(1.0, 0.5, 3).eval()) is not None
-    assert affine_of(layer.TemporalEffectiveBatchNorm2d(4, 3).eval()) is None
-
-
-def test_a_factor_a_time_step_scales_the_membrane() -> None:
-    """TEBN: the Hessian is that of ``M diag(p) X``."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        layer.Conv2d(2, 3, 3, bias=False),
-        layer.TemporalEffectiveBatchNorm2d(T, 3),
-        neuron.LIFNode(2.0),
-    )
-    functional.set_step_mode(net, "m")
-    with torch.no_grad():
-        net[1].scale.copy_(torch.tensor([1.0, 3.0, 0.5, 0.0]))
-        net[1].running_var.uniform_(0.5, 2)
-    x = spikes()
-    result = sbc.compress_model(net, x, sparsity=0.5, **PLAIN)
-    p = np.array([1.0, 3.0, 0.5, 0.0]).reshape(-1, 1, 1, 1, 1)
-    scaled = sbc.SpikeHessian(sbc.LIF(2.0), conv=sbc.Conv((3, 3)), in_channels=2)
-    H = scaled.update(x.numpy() * p).matrix()
-    change = (result.model[0].weight - net[0].weight).detach().double().flatten(1).numpy()
-    assert result.layers[0].loss == pytest.approx(0.5 * np.trace(change @ H @ change.T), rel=1e-6)
-
-
-def test_one_batchnorm_a_time_step_scales_the_membrane() -> None:
-    """BNTT: each step goes through its own BatchNorm, here ``p_t s_c`` apart from the mean."""
-    torch.manual_seed(0)
-    p, s = torch.tensor([1.0, 3.0, 0.5, 2.0]), torch.tensor([1.0, 0.2, 5.0])
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(2, 3, 3, bias=False)
-            self.bn = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(T))
-            self.n = neuron.LIFNode(2.0)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.stack([self.n(self.bn[t](self.conv(x[t]))) for t in range(T)])
-
-    net = Net().eval()
-    with torch.no_grad():
-        for t, norm in enumerate(net.bn):
-            norm.weight.copy_(p[t] * s)
-    x = spikes()
-    plan = sbc.trace(net, x)
-    assert plan["conv"].step_norms == tuple(f"bn.{t}" for t in range(T))
-    result = sbc.compress_model(net, x, sparsity=0.5, **PLAIN)
-    # The rows' geometric mean goes to the steps' factors: the losses are in that unit.
-    q = (p * s.log().mean().exp()).double().numpy() / np.sqrt(1 + net.bn[0].eps)
-    scaled = sbc.SpikeHessian(sbc.LIF(2.0), conv=sbc.Conv((3, 3)), in_channels=2)
-    H = scaled.update(x.numpy() * q.reshape(-1, 1, 1, 1, 1)).matrix()
-    change = (result.model.conv.weight - net.conv.weight).detach().double().flatten(1).numpy()
-    assert result.layers[0].loss == pytest.approx(0.5 * np.trace(change @ H @ change.T), rel=1e-5)
-    rows = result.tensors["conv"]["mask"].flatten(1).sum(1)
-    assert rows[2] > rows[1]  # a row that is scaled up keeps more
-
-
-def test_fold_gives_the_same_network_without_norms(batches: list[Tensor]) -> None:
-    net = network()
-    options = {"sparsity": 0.6, "calibration_mode": "parallel", "allocation": "uniform"}
-    plain = sbc.compress_model(net, batches, **options)
-    folded = sbc.compress_model(net, batches, fold=True, **options)
-    assert isinstance(folded.model.bn, nn.Identity)
-    assert folded.model.conv.bias is not None
-    assert float((folded.model.conv.weight == 0).float().mean()) >= 0.6
-    x = spikes(5)
-    for model in (plain.model, folded.model):
-        functional.reset_net(model)
-    assert_close(folded.model(x).detach().numpy(), plain.model(x).detach().numpy(), 1e-4)
-
-
 # ---- all there is ------------------------------------------------------------------------------
 
 
@@ -802,23 +414,6 @@ def test_a_shuffling_loader_gives_the_same_batches_each_time() -> None:
 # ---- nothing is lost ---------------------------------------------------------------------------
 
 
-def snapshot(model: nn.Module) -> dict[str, Any]:
-    return {
-        "state": {k: v.clone() for k, v in model.state_dict().items()},
-        "modes": [m.training for m in model.modules()],
-        "grads": [p.requires_grad for p in model.parameters()],
-        "random": torch.get_rng_state(),
-        "v": copy.deepcopy(model.n1.v.detach()),
-        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
-    }
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    return torch.equal(a, b) if isinstance(a, Tensor) else a == b
-
-
 def test_the_users_model_is_as_before_also_after_an_error(batches: list[Tensor]) -> None:
     net = network().train()
     net.bn.eval()
@@ -883,117 +478,6 @@ def test_bad_calibration(batches: list[Tensor]) -> None:
         sbc.compress_model([], batches)
     with pytest.raises(ValueError, match="no weight layer"):
         sbc.compress_model(nn.Sequential(neuron.IFNode()), [torch.rand(2, 3)])
-
-
-# ---- interruption ------------------------------------------------------------------------------
-
-
-def test_a_finished_run_is_read_back_to_the_bit(tmp_path: Path, batches: list[Tensor]) -> None:
-    for options in ({"sparsity": 0.8}, {"sparsity": 0.5, "bits": 4, **PLAIN}):
-        folder = tmp_path / str(len(options))
-        net = network()
-        first = sbc.compress_model(net, batches, checkpoint_dir=folder, **options)
-        net(spikes())  # a state is nothing of the model's
-        functional.reset_net(net)
-        again = sbc.compress_model(net, batches, checkpoint_dir=folder, **options)
-        assert (first.resumed, again.resumed) == (0, 3)
-        assert same(first.model.state_dict(), again.model.state_dict())
-        assert same(first.tensors, again.tensors)
-        assert [r.loss for r in first.layers] == [r.loss for r in again.layers]
-
-
-def test_another_run_is_refused(tmp_path: Path, batches: list[Tensor]) -> None:
-    net = network()
-    sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "a")
-    files = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
-    with pytest.raises(ValueError, match="another options"):
-        sbc.compress_model(net, batches, sparsity=0.7, checkpoint_dir=tmp_path / "a")
-    with pytest.raises(ValueError, match="another calibration"):
-        sbc.compress_model(net, batches[:2], sparsity=0.8, checkpoint_dir=tmp_path / "a")
-    with torch.no_grad():
-        net.fc.weight[0, 0] += 1
-    with pytest.raises(ValueError, match="another model"):
-        sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "a")
-    with torch.no_grad():
-        net.fc.weight[0, 0] -= 1
-    net.n1.tau = 3.0  # no parameter, but it decides
-    with pytest.raises(ValueError, match="another model"):
-        sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "a")
-    assert files == {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"thesis\.txt"):
-        sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "b")
-
-
-def test_damaged_files_are_named(tmp_path: Path, batches: list[Tensor]) -> None:
-    sbc.compress_model(network(), batches, sparsity=0.8, checkpoint_dir=tmp_path)
-    victim = next(p for p in tmp_path.iterdir() if p.suffix == ".safetensors")
-    whole = victim.read_bytes()
-    victim.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="is damaged"):
-        sbc.compress_model(network(), batches, sparsity=0.8, checkpoint_dir=tmp_path)
-    victim.write_bytes(whole)
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run\.json is damaged"):
-        sbc.compress_model(network(), batches, sparsity=0.8, checkpoint_dir=tmp_path)
-
-
-RUN = """
-import sys, warnings
-warnings.simplefilter("ignore")
-import torch
-torch.set_num_threads(1)
-import test_compress_model as t
-import sbc_kernels as sbc
-print("ready", flush=True)
-result = sbc.compress_model(
-    t.network(), [t.spikes(s, 40) for s in range(3)], sparsity=0.8, bits=4,
-    calibration_mode=sys.argv[2], checkpoint_dir=sys.argv[1] or None)
-torch.save({"state": result.model.state_dict(), "resumed": result.resumed}, sys.argv[3])
-"""
-
-
-@pytest.mark.parametrize("mode", ["parallel", "sequential"])
-def test_killed_at_random_points_and_resumed_to_the_bit(mode: str, tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(RUN))
-    paths = [str(Path(__file__).parent), *sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-
-    def start(folder: str, out: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, str(script), folder, mode, str(out)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-    def killed_after(process: subprocess.Popen[str], folder: Path, files: int, wait: float) -> bool:
-        """Kills it `wait` after so many layers are there; whether it lived that long."""
-        while process.poll() is None and len(list(folder.glob("*.safetensors"))) < files:
-            time.sleep(0.002)
-        time.sleep(wait)
-        alive = process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return alive
-
-    draw = random.Random(0)
-    folder = tmp_path / "checkpoint"
-    kills = 0
-    for files in (0, 1, 2):
-        process = start(str(folder), tmp_path / "out.pt")
-        assert process.stdout is not None
-        process.stdout.readline()
-        kills += killed_after(process, folder, files, draw.uniform(0, 0.03))
-        for path in folder.glob("*.safetensors") if folder.exists() else ():
-            assert path.stat().st_size > 0
-    assert kills >= 2
-    whole = start("", tmp_path / "whole.pt")
-    resumed = start(str(folder), tmp_path / "out.pt")
-    assert whole.wait(120) == 0
-    assert resumed.wait(120) == 0
-    a, b = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "out.pt"))
-    assert a["resumed"] == 0
-    assert b["resumed"] >= 1
-    assert same(a["state"], b["state"])
 
 
 # ---- what people see ---------------------------------------------------------------------------

@@ -1,0 +1,144 @@
+"""Runs that are stopped, killed, or started again with something else."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import sbc_kernels as sbc
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from four_frameworks import (
+        PLAIN,
+        network,
+        same,
+        spikes,
+    )
+    from spikingjelly.activation_based import functional
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def batches() -> list[Tensor]:
+    return [spikes(seed) for seed in range(3)]
+
+
+def test_a_finished_run_is_read_back_to_the_bit(tmp_path: Path, batches: list[Tensor]) -> None:
+    for options in ({"sparsity": 0.8}, {"sparsity": 0.5, "bits": 4, **PLAIN}):
+        folder = tmp_path / str(len(options))
+        net = network()
+        first = sbc.compress_model(net, batches, checkpoint_dir=folder, **options)
+        net(spikes())  # a state is nothing of the model's
+        functional.reset_net(net)
+        again = sbc.compress_model(net, batches, checkpoint_dir=folder, **options)
+        assert (first.resumed, again.resumed) == (0, 3)
+        assert same(first.model.state_dict(), again.model.state_dict())
+        assert same(first.tensors, again.tensors)
+        assert [r.loss for r in first.layers] == [r.loss for r in again.layers]
+
+
+def test_another_run_is_refused(tmp_path: Path, batches: list[Tensor]) -> None:
+    net = network()
+    sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "a")
+    files = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    with pytest.raises(ValueError, match="another options"):
+        sbc.compress_model(net, batches, sparsity=0.7, checkpoint_dir=tmp_path / "a")
+    with pytest.raises(ValueError, match="another calibration"):
+        sbc.compress_model(net, batches[:2], sparsity=0.8, checkpoint_dir=tmp_path / "a")
+    with torch.no_grad():
+        net.fc.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="another model"):
+        sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "a")
+    with torch.no_grad():
+        net.fc.weight[0, 0] -= 1
+    net.n1.tau = 3.0  # no parameter, but it decides
+    with pytest.raises(ValueError, match="another model"):
+        sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "a")
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"thesis\.txt"):
+        sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "b")
+
+
+def test_damaged_files_are_named(tmp_path: Path, batches: list[Tensor]) -> None:
+    sbc.compress_model(network(), batches, sparsity=0.8, checkpoint_dir=tmp_path)
+    victim = next(p for p in tmp_path.iterdir() if p.suffix == ".safetensors")
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="is damaged"):
+        sbc.compress_model(network(), batches, sparsity=0.8, checkpoint_dir=tmp_path)
+    victim.write_bytes(whole)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        sbc.compress_model(network(), batches, sparsity=0.8, checkpoint_dir=tmp_path)
+
+
+RUN = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import torch
+torch.set_num_threads(1)
+import four_frameworks as t
+import sbc_kernels as sbc
+print("ready", flush=True)
+result = sbc.compress_model(
+    t.network(), [t.spikes(s, 40) for s in range(3)], sparsity=0.8, bits=4,
+    calibration_mode=sys.argv[2], checkpoint_dir=sys.argv[1] or None)
+torch.save({"state": result.model.state_dict(), "resumed": result.resumed}, sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+def test_killed_at_random_points_and_resumed_to_the_bit(mode: str, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent(RUN))
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+    def start(folder: str, out: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, str(script), folder, mode, str(out)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def killed_after(process: subprocess.Popen[str], folder: Path, files: int, wait: float) -> bool:
+        """Kills it `wait` after so many layers are there; whether it lived that long."""
+        while process.poll() is None and len(list(folder.glob("*.safetensors"))) < files:
+            time.sleep(0.002)
+        time.sleep(wait)
+        alive = process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return alive
+
+    draw = random.Random(0)
+    folder = tmp_path / "checkpoint"
+    kills = 0
+    for files in (0, 1, 2):
+        process = start(str(folder), tmp_path / "out.pt")
+        assert process.stdout is not None
+        process.stdout.readline()
+        kills += killed_after(process, folder, files, draw.uniform(0, 0.03))
+        for path in folder.glob("*.safetensors") if folder.exists() else ():
+            assert path.stat().st_size > 0
+    assert kills >= 2
+    whole = start("", tmp_path / "whole.pt")
+    resumed = start(str(folder), tmp_path / "out.pt")
+    assert whole.wait(120) == 0
+    assert resumed.wait(120) == 0
+    a, b = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "out.pt"))
+    assert a["resumed"] == 0
+    assert b["resumed"] >= 1
+    assert same(a["state"], b["state"])
