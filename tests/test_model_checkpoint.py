@@ -11,12 +11,14 @@ import textwrap
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import sbc_kernels as sbc
+from sbc_kernels.model.run import Run
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -72,6 +74,41 @@ def test_another_run_is_refused(tmp_path: Path, batches: list[Tensor]) -> None:
     (tmp_path / "b" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"thesis\.txt"):
         sbc.compress_model(net, batches, sparsity=0.8, checkpoint_dir=tmp_path / "b")
+
+
+def test_batchnorms_that_followed_are_kept_too(
+    tmp_path: Path, batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parallel mode they follow after all layers: stopped there, a run goes on there."""
+    net = two_norms()
+    options: dict[str, Any] = {"sparsity": 0.8, "calibration_mode": "parallel"}
+    whole = sbc.compress_model(net, batches, **options)
+    moved: list[str] = []
+    reestimate = Run._reestimate
+
+    def interrupted(run: Run, name: str) -> None:
+        if len(moved) == 1:
+            raise KeyboardInterrupt
+        moved.append(name)
+        reestimate(run, name)
+
+    monkeypatch.setattr(Run, "_reestimate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sbc.compress_model(net, batches, checkpoint_dir=tmp_path, **options)
+    monkeypatch.setattr(
+        Run, "_reestimate", lambda run, name: (moved.append(name), reestimate(run, name))
+    )
+    resumed = sbc.compress_model(net, batches, checkpoint_dir=tmp_path, **options)
+    assert moved == ["conv", "fc.0"]
+    assert same(whole.model.state_dict(), resumed.model.state_dict())
+
+
+def two_norms() -> nn.Module:
+    """The network with a second BatchNorm, behind fc."""
+    net = network()
+    norm = nn.BatchNorm1d(20).eval()
+    net.fc = nn.Sequential(net.fc, norm)
+    return net
 
 
 def test_damaged_files_are_named(tmp_path: Path, batches: list[Tensor]) -> None:

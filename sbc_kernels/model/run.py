@@ -159,9 +159,13 @@ class Run:
                 if layer.name in finished:
                     bar(_cost(layer))
         self._in_order()
-        if self.settings.bn_reestimate:
-            for name in self.layers:
+        moving = [name for name in self.layers if self.moving_norms(name)]
+        bar = self.bars.task("BatchNorms", len(moving))
+        for name in moving:
+            if not self._has_moved(name):  # else an earlier run did it
                 self._reestimate(name)
+                self._store(name)
+            bar()
 
     def _sequential(self) -> None:
         """Layer by layer, on what the compressed layers before it produce."""
@@ -171,8 +175,7 @@ class Run:
             if not self._restore(name) and not self._left_alone(name):
                 (moments,) = (m for _, m in self.gather([name], paired=True))
                 self._decide(name, moments)
-                if self.settings.bn_reestimate:
-                    self._reestimate(name)
+                self._reestimate(name)
                 self._store(name)
             bar(_cost(layer))
         self._in_order()
@@ -360,6 +363,11 @@ class Run:
         if not self.settings.bn_reestimate:
             return []
         return [n for n in self.layers[name].norms if self.plan.plain_norms.get(n)]
+
+    def _has_moved(self, name: str) -> bool:
+        """Whether a restored layer's file has its BatchNorms' new statistics as well."""
+        found = self.tensors.get(name, {})
+        return all(f"state:{n}.running_var" in found for n in self.moving_norms(name))
 
     def watch_dense_norms(self) -> None:
         """Statistics of all BatchNorms in the dense model; one pass, once."""
