@@ -101,6 +101,7 @@ def test_bias_goes_into_a_batchnorm_only_if_it_is_fed_the_layer_alone(way: str) 
     )
     assert torch.equal(result.model.bn.running_mean, net.bn.running_mean)
     assert not torch.equal(result.model.fc.weight, net.fc.weight)
+    assert "no bias takes part" in str(result.layers[0].notes)
 
 
 def test_a_norm_of_other_channels_than_the_layers() -> None:
@@ -124,7 +125,8 @@ def test_norms_that_do_more_than_they_say_are_named() -> None:
     bn = ScaledNorm(6, step_mode="m")
     net = Net(lambda m, x: m.n(m.bn(m.fc(x))), fc=fc(), bn=bn, n=lif())
     result = sbc.compress_model(net, data(), sparsity=0.5, fold=True, **UNIFORM)
-    assert "no plain BatchNorm" in str(result.layers[0].notes)
+    assert "no plain BatchNorm and is not folded" in str(result.layers[0].notes)
+    assert "bn keeps its statistics" in str(result.layers[0].notes)
     assert isinstance(result.model.bn, ScaledNorm)
 
 

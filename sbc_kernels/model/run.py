@@ -269,7 +269,7 @@ class Run:
             inputs=moments.hessian.shape[0] * moments.hessian.shape[1],
             gram_path="; ".join(moments.paths),
             seconds=time.perf_counter() - start,
-            notes=(*layer.notes, *notes),
+            notes=(*layer.notes, *notes, *self._not_done(name)),
             log=tuple(out.log),
         )
         self._apply(name, tensors, record)
@@ -301,6 +301,17 @@ class Run:
         )
         self._apply(name, {"weight": weight}, record)
         return True
+
+    def _not_done(self, name: str) -> list[str]:
+        """What was asked for and has no place in this layer."""
+        notes = []
+        if self.settings.bias_correction and self._bias_place(name) is None:
+            notes.append("no bias takes part: it has none of its own, and no BatchNorm for itself")
+        layer = self.layers[name]
+        still = [n for n in layer.norms + layer.step_norms if n not in self.moving_norms(name)]
+        if self.settings.bn_reestimate and still:
+            notes.append(f"{', '.join(still)} keeps its statistics: it is no plain BatchNorm")
+        return notes
 
     def scale(self, name: str) -> tuple[NDArray[np.float64], list[str]]:
         """What the layer's rows are multiplied by before they meet the threshold."""
