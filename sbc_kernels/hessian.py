@@ -24,6 +24,7 @@ from .neurons import Neuron, impulse_response, membrane_matrix
 __all__ = ["SpikeHessian"]
 
 _EXACT_SUM = 1 << 53  # float64 holds every integer below
+_HUGE_PAGE = 2 << 20
 _UNFOLD_BYTES = 64 << 20  # of one chunk of an analog convolution's input
 
 
@@ -276,7 +277,7 @@ class SpikeHessian:
         by_counts = plan.pair_weights is not None and "counts" in self._skills
         finish = 2.0 / num_samples * plan.factor
         if self._only_batch and self.conv is None and (plan.digits or by_counts) and finish != 0.0:
-            self._finished = _line_aligned(1, per_group, per_group)
+            self._finished = _aligned(1, per_group, per_group)
             self._sums[key] = [self._finished]
         else:
             finish = 0.0  # the kernel adds to what is there
@@ -395,11 +396,13 @@ class SpikeHessian:
         self._paths[path] = self._paths.get(path, 0) + 1
 
 
-def _line_aligned(*shape: int) -> NDArray[np.float64]:
-    """Uninitialised, from the start of a cache line on: the kernels can then write past the cache."""
+def _aligned(*shape: int) -> NDArray[np.float64]:
+    """Uninitialised, from the start of a cache line on: the kernels can then write past the cache. A
+    large one starts a 2 MiB page: where the system has such pages, it is then made of them alone."""
     size = int(np.prod(shape))
-    memory = np.empty(size + 7)
-    first = -memory.ctypes.data % 64 // 8
+    alignment = _HUGE_PAGE if size * 8 >= 2 * _HUGE_PAGE else 64
+    memory = np.empty(size + alignment // 8 - 1)
+    first = -memory.ctypes.data % alignment // 8
     return memory[first : first + size].reshape(shape)
 
 

@@ -17,10 +17,10 @@ void sum_counts(const GramParams& params, Isa isa, int threads) {
   const GramRegion& region = params.regions[0];
   const int64_t places = params.N * region.num_positions;
   const int64_t padded = ceil_div(params.channels, kCountColumns) * kCountColumns;
-  const int64_t vector_bytes = padded * params.T * 64;
-  const int64_t most = std::max<int64_t>(1, kBitsBytes / vector_bytes) * kCountSamples;
+  const int64_t word_bytes = padded * params.T * 8;
+  const int64_t most = std::max<int64_t>(1, kBitsBytes / word_bytes) * 64;
   const int64_t block_places =  // blocks of one size
-      ceil_div(ceil_div(places, ceil_div(places, most)), kCountSamples) * kCountSamples;
+      ceil_div(ceil_div(places, ceil_div(places, most)), 64) * 64;
 
   CountBlock block{};
   block.params = &params;
@@ -28,9 +28,10 @@ void sum_counts(const GramParams& params, Isa isa, int threads) {
   const auto zero_row = aligned_array<int8_t>(params.channels);
   std::fill_n(zero_row.get(), params.channels, int8_t{0});
   block.zero_row = zero_row.get();
-  const auto bits = aligned_array<uint64_t>(
-      padded * params.T * ceil_div(std::min(places, block_places), kCountSamples) * 8);
+  const auto bits =
+      aligned_array<uint64_t>(padded * params.T * ceil_div(std::min(places, block_places), 64));
   block.bits = bits.get();
+  block.padded = padded;
 
   std::vector<CountTask> tasks;  // those on the diagonal, with half as much to do, last
   const int64_t sides = ceil_div(params.channels, kCountTask);
@@ -48,10 +49,10 @@ void sum_counts(const GramParams& params, Isa isa, int threads) {
     block.first_place = first;
     block.num_places = std::min(block_places, places - first);
     block.is_first = first == 0, block.is_last = first + block_places >= places;
-    block.vectors = ceil_div(block.num_places, kCountSamples);
-    parallel_for(params.T * block.vectors, threads, [&](int64_t index, int) {
-      pack_counts(block, index / block.vectors, index % block.vectors);
-    });
+    block.words = ceil_div(block.num_places, 64);
+    const int64_t groups = ceil_div(block.words, kCountGroup);
+    parallel_for(params.T * groups, threads,
+                 [&](int64_t index, int) { pack_counts(block, index / groups, index % groups); });
     parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t task, int worker) {
       count_pairs(block, tasks[task], totals[worker].get());
     });
