@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from . import metrics
 from .conv import Conv
 from .dispatch import available_backends, native_info
 from .grid import Grid, fit_grid
@@ -36,14 +37,28 @@ from .pattern import Pattern, parse_sparsity
 from .spike_gram import spike_gram
 
 if TYPE_CHECKING:
-    from .model import CompressedModel, Plan, compress_model, register_neuron, trace
+    from .model import (
+        CompressedModel,
+        Plan,
+        compress_model,
+        load_compressed,
+        register_neuron,
+        trace,
+    )
 
 try:
     __version__ = version("sbc-kernels")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-_NEED_TORCH = ("CompressedModel", "Plan", "compress_model", "register_neuron", "trace")
+_NEED_TORCH = (
+    "CompressedModel",
+    "Plan",
+    "compress_model",
+    "load_compressed",
+    "register_neuron",
+    "trace",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -80,6 +95,8 @@ __all__ = [
     "compress_layer",
     "compress_model",
     "fit_grid",
+    "load_compressed",
+    "metrics",
     "native_info",
     "obs_order",
     "obs_quantize",

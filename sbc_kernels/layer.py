@@ -16,6 +16,7 @@ from .hessian import SpikeHessian
 from .neurons import LIF, Neuron
 from .pattern import parse_sparsity
 from .rows import (
+    Curve,
     Options,
     RowOrder,
     Rows,
@@ -52,6 +53,8 @@ class CompressedLayer:
     damp_percent : the damping that was used, after retries.
     log : what was done and why, line by line.
     seconds : wall time.
+    curve : of method "exact" without a pattern, what pruning less or more would have cost: pairs of
+        sparsity and relative error, 0..1, by the damped Hessian and before quantization.
     """
 
     weight: Any
@@ -66,6 +69,7 @@ class CompressedLayer:
     damp_percent: float
     seconds: float
     log: list[str] = field(default_factory=list)
+    curve: Curve = ()
 
 
 def compress_layer(
@@ -202,9 +206,11 @@ class PreparedLayer:
                 log.append(f"{silent} of {part.live.size} inputs never spiked in calibration")
 
         damp = options.damp_percent
+        curve: Curve = ()
         if options.pattern is not None:
             orders = self._ordered(parts, options, log)
-            damp = max(damp, prune_rows(parts, orders, options, log))
+            percent, curve = prune_rows(parts, orders, options, log)
+            damp = max(damp, percent)
         if options.bits is not None:
             damp = max(damp, quantize_rows(parts, options, log))
 
@@ -245,6 +251,7 @@ class PreparedLayer:
             damp_percent=damp,
             seconds=time.perf_counter() - start,
             log=log,
+            curve=curve,
         )
 
     def _ordered(

@@ -22,6 +22,13 @@ from .obs_solve import run_obs_solve
 from .pattern import Pattern, prune_least
 
 MAX_RETRIES = 5
+CURVE_SPARSITIES = (
+    *(k / 20 for k in range(18)),
+    *(k / 100 for k in range(90, 99, 2)),
+    *(0.99, 0.995, 1.0),
+)
+
+Curve = tuple[tuple[float, float], ...]  # (sparsity, relative error)
 
 
 @dataclass(frozen=True)
@@ -129,11 +136,15 @@ class RowOrder(NamedTuple):
 
 def prune_rows(
     parts: list[Rows], orders: list[RowOrder] | None, options: Options, log: list[str]
-) -> float:
-    """Prunes by the options' method; `orders` are `order_rows`' for method "exact"."""
+) -> tuple[float, Curve]:
+    """Prunes by the options' method; `orders` are `order_rows`' for method "exact".
+
+    Returns the damping that was used, and the loss curve where the method knows one.
+    """
     pattern = options.pattern
     assert pattern is not None
-    percent = options.damp_percent
+    percent: float = options.damp_percent
+    curve: Curve = ()
     if options.method == "magnitude":
         masks = _shared_masks([np.abs(part.weight) for part in parts], pattern)
         for part, mask in zip(parts, masks, strict=True):
@@ -148,9 +159,9 @@ def prune_rows(
         log.append(f"pruned {pattern} by blocks of {options.block_size} columns")
     else:
         assert orders is not None
-        percent = _prune_exact(parts, orders, options, log)
+        percent, curve = _prune_exact(parts, orders, options, log)
         log.append(f"pruned {pattern} by exact OBS")
-    return percent
+    return percent, curve
 
 
 def order_rows(parts: list[Rows], options: Options, log: list[str]) -> list[RowOrder]:
@@ -170,10 +181,11 @@ def order_rows(parts: list[Rows], options: Options, log: list[str]) -> list[RowO
 
 def _prune_exact(
     parts: list[Rows], orders: list[RowOrder], options: Options, log: list[str]
-) -> float:
+) -> tuple[float, Curve]:
     """Shares out the quota along the orders, solves for the survivors."""
     pattern = options.pattern
     assert pattern is not None
+    curve: Curve = ()
     if pattern.of_m:
         masks = [
             _mask_of_steps(part, found.order, None)
@@ -186,16 +198,19 @@ def _prune_exact(
             found.loss * (part.row_scale**2)[:, None]
             for part, found in zip(parts, orders, strict=True)
         ]
-        counts = _share_quota(parts, weighed, pattern)
+        ranked = np.argsort(np.concatenate([w.ravel() for w in weighed]), kind="stable")
+        counts = _share_quota(parts, weighed, ranked, pattern)
+        curve = _loss_curve(parts, np.concatenate([f.loss.ravel() for f in orders])[ranked])
         masks = [
             _mask_of_steps(part, found.order, count)
             for part, found, count in zip(parts, orders, counts, strict=True)
         ]
         _prune_silent(parts, masks, pattern)
-    return max(
+    percent = max(
         max(found.damp_percent, _solve(part, mask, found.damp_percent, found.inverse, options, log))
         for part, found, mask in zip(parts, orders, masks, strict=True)
     )
+    return percent, curve
 
 
 def _solve(
@@ -253,20 +268,37 @@ def _order(
 
 
 def _share_quota(
-    parts: list[Rows], losses: list[Array], pattern: Pattern
+    parts: list[Rows], losses: list[Array], ranked: NDArray[np.int64], pattern: Pattern
 ) -> list[NDArray[np.int64]]:
-    """How many live weights each row gives up: the layer's quota goes to the least losses."""
+    """How many live weights each row gives up: the layer's quota goes to the least losses, which come
+    first in `ranked`."""
     size = sum(part.weight.size for part in parts)
-    dead = sum(len(part.weight) * int((~part.live).sum()) for part in parts)
-    quota = max(pattern.num_pruned(size) - dead, 0)
-    every = np.concatenate([loss.ravel() for loss in losses])
-    chosen = np.zeros(every.size, dtype=bool)
-    chosen[np.argsort(every, kind="stable")[:quota]] = True
+    quota = max(pattern.num_pruned(size) - _silent(parts), 0)
+    chosen = np.zeros(ranked.size, dtype=bool)
+    chosen[ranked[:quota]] = True
     counts, at = [], 0
     for loss in losses:
         counts.append(chosen[at : at + loss.size].reshape(loss.shape).sum(axis=1))
         at += loss.size
     return counts
+
+
+def _loss_curve(parts: list[Rows], losses: Array) -> Curve:
+    """(sparsity, relative error) from nothing pruned to everything, of losses in the order they fall
+    due. The root of the pruned weights' losses over all: by the damped Hessian, before quantization."""
+    size, silent = sum(part.weight.size for part in parts), _silent(parts)
+    total = np.concatenate([np.zeros(1), np.cumsum(losses, dtype=np.float64)])
+    if not 0 < total[-1] < np.inf:
+        return ()
+    at = [max(round(sparsity * size) - silent, 0) for sparsity in CURVE_SPARSITIES]
+    errors = np.sqrt(np.maximum(total[at], 0) / total[-1])
+    rounded = (float(f"{error:.4g}") for error in errors)  # for people, and kept in every file
+    return tuple(zip(CURVE_SPARSITIES, rounded, strict=True))
+
+
+def _silent(parts: list[Rows]) -> int:
+    """Weights on inputs that never spiked."""
+    return sum(len(part.weight) * int((~part.live).sum()) for part in parts)
 
 
 def _mask_of_steps(

@@ -22,7 +22,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from ..layer import CompressedLayer
 from .atomic import write_atomic
 
 __all__ = [
+    "Footprint",
     "PackedTensor",
     "Pruned",
     "Quantized",
@@ -45,6 +46,8 @@ __all__ = [
 VERSION = 1
 HEADER = "sbc_kernels.packed"
 FLOATS = ("float16", "float32", "float64")
+SMALL = 1 << 28  # weights that a file of any size may claim to hold
+LARGEST_RATIO = 1 << 12  # and for each of its bytes: a mask cannot be much emptier
 CHUNK = 1 << 16  # values spread out into bits at a time; a multiple of 8: chunks end on bytes
 
 Bytes = NDArray[np.uint8]
@@ -57,15 +60,18 @@ class Pruned:
 
     Attributes
     ----------
-    weight : float16, float32 or float64, any shape.
+    weight : of one of `DTYPES`, any shape; uint16 stands for the bits of a bfloat16.
     mask : bool, the same shape.
     """
 
     weight: Array
     mask: Mask
 
+    DTYPES: ClassVar[tuple[str, ...]] = (*FLOATS, "uint16")
+
     def __post_init__(self) -> None:
-        _require_float(self.weight.dtype.name)
+        if self.weight.dtype.name not in self.DTYPES:
+            raise ValueError(f"dtype is {self.weight.dtype}; accepted are {', '.join(self.DTYPES)}")
         _require_mask(self.mask, self.weight.shape)
 
     def to_dense(self) -> Array:
@@ -91,7 +97,8 @@ class Quantized:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _require_float(self.dtype)
+        if self.dtype not in FLOATS:
+            raise ValueError(f"dtype is {self.dtype}; accepted are {', '.join(FLOATS)}")
         bits, codes, group_size = self.grid.bits, self.codes, self.grid.group_size
         if not 1 <= bits <= 8:
             raise ValueError(f"bits is {bits}; accepted is 1..8")
@@ -124,6 +131,22 @@ class Quantized:
 
 
 PackedTensor = Pruned | Quantized
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a compressed model takes on disk.
+
+    Attributes
+    ----------
+    bytes : of the packed file, header and all.
+    dense_bytes : of all its tensors, stored as they are.
+    layers : by name of each compressed layer, its weight's bytes packed and dense.
+    """
+
+    bytes: int
+    dense_bytes: int
+    layers: dict[str, tuple[int, int]]
 
 
 def packed_tensor(layer: CompressedLayer) -> PackedTensor:
@@ -160,6 +183,13 @@ def save_packed(
     ------
     ValueError : a name has a colon in it, which sets a tensor's parts apart.
     """
+    return write_atomic(path, packed_file_of(tensors, metadata))
+
+
+def packed_file_of(
+    tensors: Mapping[str, PackedTensor | Array], metadata: Mapping[str, Any] | None = None
+) -> bytes:
+    """What `save_packed` writes. Raises what it raises."""
     from safetensors.numpy import save
 
     stored: dict[str, Array] = {}
@@ -171,10 +201,18 @@ def save_packed(
             records[name], parts = _pack(tensor)
             stored |= {f"{name}:{part}": array for part, array in parts.items()}
         else:
-            stored[name] = np.ascontiguousarray(tensor)
+            stored[name] = np.asarray(tensor, order="C")  # ascontiguousarray makes axes
     header = {"version": VERSION, "tensors": records, "metadata": dict(metadata or {})}
     text = json.dumps(header, separators=(",", ":"), sort_keys=True)
-    return write_atomic(path, save(stored, {HEADER: text}))
+    data: bytes = save(stored, {HEADER: text})
+    return data
+
+
+def stored_bytes(tensor: PackedTensor | Array) -> int:
+    """What a tensor takes in the file, its entry in the header not counted."""
+    if isinstance(tensor, (Pruned, Quantized)):
+        return sum(part.nbytes for part in _pack(tensor)[1].values())
+    return tensor.nbytes
 
 
 def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict[str, Any]]:
@@ -185,6 +223,29 @@ def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict
     FileNotFoundError : no such file.
     ValueError : not a packed file, of a version this release does not know, or damaged.
     """
+    stored, records, metadata = _read(path, with_tensors=True)
+    try:
+        most = max(SMALL, LARGEST_RATIO * Path(path).stat().st_size)
+        if sum(math.prod(record["shape"]) for record in records.values()) > most:
+            raise ValueError(f"its tensors claim more than {most} weights")
+        tensors: dict[str, PackedTensor | Array] = {}
+        for name, record in records.items():
+            keys = [key for key in stored if key.startswith(f"{name}:")]
+            tensors[name] = _unpack(record, {k[len(name) + 1 :]: stored.pop(k) for k in keys})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a packed file: {error!r}") from error
+    return tensors | stored, metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata alone, without reading the tensors. Raises what `read_packed` raises."""
+    return _read(path, with_tensors=False)[2]
+
+
+def _read(
+    path: str | Path, with_tensors: bool
+) -> tuple[dict[str, Array], dict[str, dict[str, Any]], dict[str, Any]]:
+    """What lies in the file, the records of the packed tensors, and the metadata."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
@@ -192,7 +253,8 @@ def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict
     try:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(HEADER)
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            keys = file.keys() if with_tensors else ()
+            stored = {key: file.get_tensor(key) for key in keys}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     if text is None:
@@ -202,15 +264,11 @@ def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict
         version, records, metadata = (header[key] for key in ("version", "tensors", "metadata"))
         if version != VERSION:
             raise ValueError(f"its format version is {version}; accepted is {VERSION}")
-        if not isinstance(metadata, dict):
-            raise TypeError("its metadata is not a dictionary")
-        tensors: dict[str, PackedTensor | Array] = {}
-        for name, record in records.items():
-            keys = [key for key in stored if key.startswith(f"{name}:")]
-            tensors[name] = _unpack(record, {k[len(name) + 1 :]: stored.pop(k) for k in keys})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if not isinstance(metadata, dict) or not isinstance(records, dict):
+            raise TypeError("its header is not made of dictionaries")
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a packed file: {error!r}") from error
-    return tensors | stored, metadata
+    return stored, records, metadata
 
 
 def load_packed(path: str | Path) -> dict[str, Array]:
@@ -346,8 +404,3 @@ def _require_mask(mask: Mask, shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"mask is {mask.dtype} of shape {list(mask.shape)}; accepted is bool {list(shape)}"
         )
-
-
-def _require_float(dtype: str) -> None:
-    if dtype not in FLOATS:
-        raise ValueError(f"dtype is {dtype}; accepted are {', '.join(FLOATS)}")

@@ -2,6 +2,7 @@
 
 from .adapters import register_neuron
 from .compress import compress_model
+from .files import load_compressed
 from .plan import Plan, PlannedLayer
 from .result import CompressedModel, LayerRecord
 from .tracing import trace
@@ -12,6 +13,7 @@ __all__ = [
     "Plan",
     "PlannedLayer",
     "compress_model",
+    "load_compressed",
     "register_neuron",
     "trace",
 ]

@@ -161,14 +161,17 @@ def compress_model(
         run.allocate(allocation)
         run.compress()
         answer = model if inplace else copy_of(model)
+        norms: dict[str, str] = {}
         if fold:  # on the copy, where a failure harms nobody
             folded, notes = fold_norms(
                 run.work, plan, lambda m: run_forward(m, first_batch(batches), forward)
             )
             run.log += notes
             run.deliver(answer)
+            modules = dict(answer.named_modules())
             for layer, scale in fold_norms(answer, plan, None, only=folded)[0].items():
-                run.rescale(layer, scale)
+                run.rescale(layer, scale, modules[layer].weight)
+                norms[layer] = plan[layer].norms[0]
         else:
             run.deliver(answer)
     zeros = sum(record.sparsity * math.prod(record.shape) for record in run.records)
@@ -187,6 +190,9 @@ def compress_model(
         predicted_bytes=plan.peak_bytes(settings.max_memory, paired=settings.mode == "sequential"),
         start_bytes=memory.start,
         log=run.log,
+        folded=norms,
+        example=first_batch(batches),
+        forward=forward,
     )
 
 

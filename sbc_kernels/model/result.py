@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from ..io.atomic import write_atomic
+from .files import packed_file
 from .plan import Plan, text_table
+
+if TYPE_CHECKING:
+    from ..io.packed import Footprint
+    from ..metrics import Comparison
 
 __all__ = ["CompressedModel", "LayerRecord"]
 
@@ -30,6 +41,8 @@ class LayerRecord:
     gram_path : which way the Hessian's batches went.
     seconds : of the decision, calibration passes not counted.
     notes, log : the plan's and the compression's remarks.
+    curve : (sparsity, relative error) along the layer's exact order, as `CompressedLayer.curve`.
+    group_size : of its grid, as in `Grid`; None where it was not quantized.
     """
 
     name: str
@@ -47,11 +60,14 @@ class LayerRecord:
     seconds: float
     notes: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
+    curve: tuple[tuple[float, float], ...] = ()
+    group_size: int | None = None
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> LayerRecord:
         """Of what `dataclasses.asdict` gave, after a trip through JSON."""
         tuples = {key: tuple(record[key]) for key in ("shape", "notes", "log")}
+        tuples["curve"] = tuple((x, y) for x, y in record["curve"])
         return cls(**{**{k: v for k, v in record.items() if k != "parts"}, **tuples})
 
 
@@ -73,6 +89,8 @@ class CompressedModel:
     predicted_bytes : the plan's prediction of what is needed beside what the process had before.
     start_bytes : the process's resident size at the start.
     log : what was done, line by line.
+    folded : by layer name, the BatchNorm that was folded into it (``fold=True``).
+    example, forward : the first calibration batch, and how the model is run.
     """
 
     model: nn.Module
@@ -88,6 +106,93 @@ class CompressedModel:
     predicted_bytes: int
     start_bytes: int | None
     log: list[str] = field(default_factory=list)
+    folded: dict[str, str] = field(default_factory=dict)
+    example: Any = field(default=None, repr=False)
+    forward: Callable[[nn.Module, Any], Any] | None = None
+
+    def save(self, path: str | Path, *, comparison: Comparison | None = None) -> int:
+        """Writes the model to one safetensors file in which a weight costs what it holds.
+
+        Survivors and a coded mask of a pruned weight; codes of `bits` bits, scales and zero points of a
+        quantized one; both for both; any other tensor as it is. Neurons' states are not kept. The
+        header holds `report()`. `load_compressed` reads the file.
+
+        Parameters
+        ----------
+        path : its folder must exist. The file is whole or not there.
+        comparison : of `sbc.metrics.compare`, to go into the report.
+
+        Returns
+        -------
+        Its size in bytes.
+
+        Raises
+        ------
+        ValueError : a weight is not what its codes say: it was changed after the compression.
+        """
+        return write_atomic(path, packed_file(self, self._about(comparison)).data)
+
+    def to_nir(self, path: str | Path, *, integer_weights: bool = False) -> None:
+        """Writes the model as a NIR graph (Neuromorphic Intermediate Representation), for simulators
+        and chips. See `sbc_kernels.io.nir_graph` for what it can hold, and what is raised otherwise.
+
+        Parameters
+        ----------
+        path : an HDF5 file; its folder must exist.
+        integer_weights : write ``codes - zero_point`` as weights, and move the scales into thresholds,
+            resets, leaks and biases. Exact for IF and LIF neurons.
+        """
+        from ..io.nir import nir_graph, write_nir
+
+        write_nir(
+            path,
+            nir_graph(
+                self.model,
+                self.example,
+                forward=self.forward,
+                tensors=self.tensors,
+                integer_weights=integer_weights,
+            ),
+        )
+
+    def to_html(self, path: str | Path, *, comparison: Comparison | None = None) -> None:
+        """Writes a page to look at: one file that needs no network. Needs jinja2 and matplotlib.
+
+        Parameters
+        ----------
+        path : its folder must exist.
+        comparison : of `sbc.metrics.compare` with the dense model: accuracies, synaptic operations and
+            spike rates, before and after.
+        """
+        from ..report import write_html
+
+        write_html(path, self.report(comparison))
+
+    def footprint(self) -> Footprint:
+        """What `save` would write, in bytes, and what the layers take of it."""
+        return packed_file(self, self._about(None)).footprint
+
+    def report(self, comparison: Comparison | None = None) -> dict[str, Any]:
+        """All there is to tell, but for tensors, as JSON knows it: what `to_html` shows."""
+        about = self._about(comparison)
+        footprint = asdict(packed_file(self, about).footprint)
+        return {**about, "footprint": json.loads(json.dumps(footprint))}
+
+    def _about(self, comparison: Comparison | None) -> dict[str, Any]:
+        """`report` without the footprint."""
+        from .. import __version__
+
+        return {
+            "versions": {
+                "sbc_kernels": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": type(self.model).__name__,
+            **json.loads(self.to_json()),
+            "comparison": None if comparison is None else comparison.to_dict(),
+        }
 
     def table(self) -> str:
         """The layers as a table for a terminal."""

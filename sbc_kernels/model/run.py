@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..arrays import to_numpy
+from ..grid import Grid
+from ..io.packed import Quantized
 from ..layer import CompressedLayer, PreparedLayer
 from ..rows import Options
 from .allocate import lamp
@@ -271,6 +273,8 @@ class Run:
             seconds=time.perf_counter() - start,
             notes=(*layer.notes, *notes, *self._not_done(name)),
             log=tuple(out.log),
+            curve=out.curve,
+            group_size=out.group_size,
         )
         self._apply(name, tensors, record)
         logger.info("%s: sparsity %.4f, error %.4f", name, record.sparsity, record.relative_error)
@@ -450,12 +454,39 @@ class Run:
         for name, tensors in self.tensors.items():
             self.tensors[name] = {k: v for k, v in tensors.items() if not k.startswith("state:")}
 
-    def rescale(self, name: str, scale: NDArray[np.float64]) -> None:
-        """A BatchNorm was folded into the layer: its codes' scales follow."""
+    def rescale(self, name: str, scale: NDArray[np.float64], weight: Tensor) -> None:
+        """A BatchNorm was folded into the layer: its codes and their scales follow, and the folded
+        weight is again what they say, to the bit."""
         tensors = self.tensors.get(name, {})
-        if "scale" in tensors:
-            factor = torch.from_numpy(scale).to(tensors["scale"].dtype)
-            tensors["scale"] = tensors["scale"] * factor[:, None]
+        if "mask" in tensors:
+            with torch.no_grad():
+                weight[~tensors["mask"]] = 0.0  # and not -0
+        if "codes" not in tensors:
+            return
+        record = next(record for record in self.records if record.name == name)
+        if not np.all(scale):
+            self.log.append(
+                f"{name}: a BatchNorm's scale of 0 was folded into it, its codes are gone"
+            )
+            for part in ("codes", "scale", "zero_point"):
+                del tensors[part]
+            return
+        assert record.bits is not None
+        assert record.group_size is not None
+        factor = torch.from_numpy(scale).to(tensors["scale"].dtype)
+        turned = (factor < 0)[:, None]  # a level is as far from the other end
+        top = 2**record.bits - 1
+        codes = tensors["codes"].flatten(1)
+        codes = torch.where(turned, top - codes, codes).reshape(tensors["codes"].shape)
+        zero = torch.where(turned, top - tensors["zero_point"], tensors["zero_point"])
+        tensors |= {"codes": codes, "zero_point": zero}
+        tensors["scale"] = tensors["scale"] * factor.abs()[:, None]
+        mask = tensors["mask"].numpy() if "mask" in tensors else None
+        grid = Grid(record.bits, tensors["scale"].numpy(), zero.numpy(), record.group_size)
+        dtype = "float64" if weight.dtype == torch.float64 else "float32"
+        dense = torch.from_numpy(Quantized(codes.numpy(), grid, mask, dtype).to_dense())
+        with torch.no_grad():
+            weight.copy_(dense)
 
     # ---- small things
 

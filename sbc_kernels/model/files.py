@@ -1,0 +1,263 @@
+"""Compressed models as files: safetensors in which a weight costs what it holds.
+
+See `io.packed` for the format of a tensor. The header's metadata has ``report`` (what
+`CompressedModel.report` says), ``casts`` (tensors whose dtype NumPy does not know, and which),
+``aliases`` (names that share another's tensor) and ``folded`` (by layer, the BatchNorm in it).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Array
+from ..grid import Grid
+from ..io.packed import (
+    Footprint,
+    PackedTensor,
+    Pruned,
+    Quantized,
+    packed_file_of,
+    read_packed,
+    stored_bytes,
+)
+from .tracing import copy_of, require_model, reset_states
+
+if TYPE_CHECKING:
+    from .result import CompressedModel
+
+__all__ = ["PackedFile", "load_compressed", "packed_file"]
+
+_BITS_OF = {1: torch.uint8, 2: torch.uint16}  # of a float that NumPy does not know, by its size
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A file's bytes, and what they are spent on."""
+
+    data: bytes
+    footprint: Footprint
+
+
+def packed_file(result: CompressedModel, about: Mapping[str, Any]) -> PackedFile:
+    """The file that `CompressedModel.save` writes; its report is `about` with the footprint.
+
+    Raises
+    ------
+    TypeError, ValueError : a state or weight that cannot be kept; the message names it.
+    """
+
+    work = copy_of(result.model)
+    reset_states(work)
+    packed = {f"{layer.name}.weight": layer for layer in result.layers}
+    state = work.state_dict()
+    owners: dict[
+        tuple[Any, ...], str
+    ] = {}  # of tied tensors: a compressed layer's name, or the first
+    for name in sorted(state, key=lambda name: name not in packed):
+        owners.setdefault(_place(name, state[name]), name)
+    metadata: dict[str, Any] = {"casts": {}, "aliases": {}, "folded": result.folded}
+    tensors: dict[str, PackedTensor | Array] = {}
+    dense_bytes: dict[str, int] = {}
+    for name, value in state.items():
+        owner = owners[_place(name, value)]
+        if owner != name:
+            metadata["aliases"][name] = owner
+            continue
+        dense = value.detach().cpu().contiguous()
+        dense_bytes[name] = dense.numel() * dense.element_size()
+        parts = result.tensors.get(packed[name].name, {}) if name in packed else {}
+        tensor, cast = _packed(name, dense, parts, packed.get(name))
+        tensors[name] = tensor
+        if cast:
+            metadata["casts"][name] = cast
+    spent = {name: stored_bytes(tensor) for name, tensor in tensors.items()}
+    layers = {layer.name: name for name, layer in packed.items() if name in tensors}
+    footprint = Footprint(
+        bytes=0,
+        dense_bytes=sum(dense_bytes.values()),
+        layers={layer: (spent[name], dense_bytes[name]) for layer, name in layers.items()},
+    )
+    data = b""
+    for _ in range(4):  # the report says how long the file is that it is in
+        footprint = Footprint(len(data), footprint.dense_bytes, footprint.layers)
+        report = {**about, "footprint": json.loads(json.dumps(asdict(footprint)))}
+        data = packed_file_of(tensors, {**metadata, "report": report})
+        if len(data) == footprint.bytes:
+            break
+    return PackedFile(data, footprint)
+
+
+def _place(name: str, value: Any) -> tuple[Any, ...]:
+    """Equal for tensors that are one and the same."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the model's state {name!r} is a {type(value).__name__}, not a tensor")
+    if value.numel() == 0:
+        return (name,)
+    return (value.data_ptr(), value.shape, value.stride(), value.dtype)
+
+
+def _packed(
+    name: str, dense: Tensor, parts: Mapping[str, Tensor], record: Any
+) -> tuple[PackedTensor | Array, str]:
+    """A tensor ready for the file, and its own dtype where NumPy does not know that."""
+    cast = ""
+    try:
+        values: Array = dense.numpy()
+    except TypeError:  # bfloat16 and the floats of one byte
+        cast = str(dense.dtype).removeprefix("torch.")
+        if dense.element_size() not in _BITS_OF:
+            raise TypeError(f"the model's {name!r} is {dense.dtype}, which no file holds") from None
+        values = dense.view(_BITS_OF[dense.element_size()]).numpy()
+    mask = parts["mask"].cpu().numpy() if "mask" in parts else None
+    if "codes" not in parts:
+        if mask is None or values.dtype.name not in Pruned.DTYPES:
+            return values, cast
+        pruned = Pruned(values, mask)
+        _require_same(name, pruned.to_dense(), values, "mask")
+        return pruned, cast
+    codes, scale, zero = (parts[key].cpu().numpy() for key in ("codes", "scale", "zero_point"))
+    grid = Grid(record.bits, scale, zero, record.group_size)
+    quantized = Quantized(codes, grid, mask, "float32" if cast else values.dtype.name)
+    meant = torch.from_numpy(quantized.to_dense()).to(dense.dtype)
+    _require_same(name, meant.view(torch.uint8).numpy(), dense.view(torch.uint8).numpy(), "codes")
+    return quantized, cast
+
+
+def _require_same(name: str, meant: Array, values: Array, what: str) -> None:
+    if meant.tobytes() != values.tobytes():
+        raise ValueError(
+            f"the weight {name!r} is not what its {what} say: it was changed after the compression; "
+            "accepted is the model as compress_model gave it"
+        )
+
+
+# ---- back --------------------------------------------------------------------------------------
+
+
+@overload
+def load_compressed(model: nn.Module, path: str | Path) -> nn.Module: ...
+@overload
+def load_compressed(model: str | Path) -> dict[str, Tensor]: ...
+def load_compressed(
+    model: nn.Module | str | Path, path: str | Path | None = None
+) -> nn.Module | dict[str, Tensor]:
+    """Reads what `CompressedModel.save` wrote: the same weights, to the bit.
+
+    ``load_compressed(model, path)`` puts them into a model, ``load_compressed(path)`` gives them as a
+    plain state dict. Nothing that is in the file is executed.
+
+    Parameters
+    ----------
+    model : built as the one that was compressed; in CPU memory or elsewhere. Changed in place; its
+        neurons are as before their first time step. BatchNorms that had been folded (``fold=True``)
+        are replaced by an Identity.
+    path : of the file.
+
+    Returns
+    -------
+    The model, or the state dict of dense tensors.
+
+    Raises
+    ------
+    FileNotFoundError : no such file.
+    TypeError, ValueError : not such a file, damaged, of a version this release does not know, or of
+        another model, which is then as it was. The message names what differs.
+    """
+    if path is None:
+        if not isinstance(model, (str, Path)):
+            raise TypeError(
+                f"path is missing, and model is a {type(model).__name__}; accepted are "
+                "load_compressed(model, path) and load_compressed(path)"
+            )
+        return _state_dict(model)[0]
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; accepted is a torch.nn.Module")
+    if hasattr(model, "_orig_mod"):
+        require_model(model)
+    state, folded = _state_dict(path)
+    _require_fits(model, state, folded, path)
+    modules = dict(model.named_modules())
+    for layer, norm in folded.items():
+        _replace(model, modules[norm], nn.Identity())
+        if modules[layer].bias is None and f"{layer}.bias" in state:
+            modules[layer].bias = nn.Parameter(torch.empty_like(state[f"{layer}.bias"]))
+    reset_states(model)
+    model.load_state_dict(state)
+    return model
+
+
+def _state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Dense tensors by name, and which BatchNorm was folded into which layer."""
+    tensors, metadata = read_packed(path)
+    if "report" not in metadata:
+        raise ValueError(f"{path} holds no model; accepted are files of CompressedModel.save")
+    try:
+        casts, aliases, folded = (_names(metadata[key]) for key in ("casts", "aliases", "folded"))
+        state = {}
+        for name, tensor in tensors.items():
+            values = tensor if isinstance(tensor, np.ndarray) else tensor.to_dense()
+            dense = torch.from_numpy(values.copy())
+            if name in casts:
+                dtype = getattr(torch, casts[name])
+                if not isinstance(dtype, torch.dtype):
+                    raise ValueError(f"{casts[name]} is no dtype")
+                coded = isinstance(tensor, Quantized)
+                dense = dense.to(dtype) if coded else dense.view(dtype)
+            state[name] = dense
+        state |= {name: state[owner] for name, owner in aliases.items()}
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a compressed model: {error!r}") from error
+    return state, folded
+
+
+def _names(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise TypeError(f"{value!r} is no table of names")
+    return value
+
+
+def _require_fits(
+    model: nn.Module, state: dict[str, Tensor], folded: dict[str, str], path: str | Path
+) -> None:
+    """ValueError where names, shapes or dtypes differ from the model's once its norms are folded."""
+    modules = dict(model.named_modules())
+    fresh = copy_of(model)
+    reset_states(fresh)
+    mine = {n: (list(t.shape), t.dtype) for n, t in fresh.state_dict().items()}
+    for layer, norm in folded.items():
+        if layer not in modules or norm not in modules:
+            raise ValueError(f"{path} is of another model: this one has no {layer!r} and {norm!r}")
+        mine = {name: what for name, what in mine.items() if not name.startswith(f"{norm}.")}
+        if f"{layer}.bias" in state:
+            bias = state[f"{layer}.bias"]
+            mine.setdefault(f"{layer}.bias", (list(modules[layer].weight.shape[:1]), bias.dtype))
+    for what, names in (
+        ("has no tensor for", [n for n in mine if n not in state]),
+        ("has a tensor for", [n for n in state if n not in mine]),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            own = "" if what == "has no tensor for" else ", which this model does not have"
+            raise ValueError(f"{path} is of another model: it {what} {names[0]!r}{more}{own}")
+    for name, (shape, dtype) in mine.items():
+        if list(state[name].shape) != shape or state[name].dtype != dtype:
+            raise ValueError(
+                f"{path} is of another model: {name!r} is {state[name].dtype} "
+                f"{list(state[name].shape)} in it, and {dtype} {shape} here"
+            )
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Wherever it is registered."""
+    for owner in model.modules():
+        for key, child in owner._modules.items():
+            if child is old:
+                owner._modules[key] = new
