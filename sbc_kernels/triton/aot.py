@@ -1,0 +1,140 @@
+"""Compiles every kernel for GPUs that need not be there, and reads what the compiler made of it.
+
+python -m sbc_kernels.triton.aot          the table of registers, shared memory and instructions
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from .device import SHARED_BYTES, Build
+
+__all__ = ["ARCHITECTURES", "Report", "builds", "compile_build", "table"]
+
+ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
+OPS = ("spike_gram", "obs_order", "obs_solve", "obs_quantize")
+# Matrix instructions as the machine code names them: mma, wgmma and tcgen05.
+_TENSOR = re.compile(r"\b(?:[HIDQ]MMA|[HIQ]GMMA|UTC\w*MMA)\b")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a build came to on one architecture.
+
+    Attributes
+    ----------
+    registers : of a thread. `spilled` is bytes of its stack: 0 where nothing had to leave registers.
+    shared : bytes of shared memory of a thread block.
+    tensor : the matrix instructions in the code, by name.
+    """
+
+    name: str
+    architecture: str
+    registers: int
+    spilled: int
+    shared: int
+    tensor: tuple[str, ...]
+
+    def faults(self, build: Build) -> list[str]:
+        """What is wrong with it; nothing where all is well."""
+        found = []
+        if self.spilled:
+            found.append(f"spills {self.spilled} bytes a thread")
+        if self.shared > SHARED_BYTES[self.architecture]:
+            found.append(f"needs {self.shared} bytes of shared memory")
+        if build.tensor_cores and not self.tensor:
+            found.append("has no matrix instruction")
+        return [f"{self.name} on {self.architecture} {fault}" for fault in found]
+
+
+def builds(architecture: str) -> Iterator[Build]:
+    """Every way a kernel is compiled for one of `ARCHITECTURES`: its device class, and "other"."""
+    for op in OPS:
+        module = import_module(f"{__package__}.{op}")
+        for device_class in (architecture, "other"):
+            yield from module.builds(device_class)
+
+
+def compile_build(build: Build, architecture: str) -> Report:
+    """Compiles to machine code. Raises what the compiler raises."""
+    names = build.kernel.arg_names
+    attrs = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name in {*build.aligned, *(n for n, t in build.types.items() if t.startswith("*"))}
+    }
+    signature = {n: build.types.get(n, "constexpr") for n in names}
+    source = ASTSource(build.kernel, signature, constexprs=dict(build.constants), attrs=attrs)
+    compiled: Any = triton.compile(
+        source,
+        target=GPUTarget("cuda", ARCHITECTURES[architecture], 32),
+        options={"num_warps": build.warps, "num_stages": build.stages},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = _cuobjdump("-res-usage", cubin)
+        code = _cuobjdump("-sass", cubin)
+    registers, stack = (int(_found(rf"{key}:(\d+)", usage)) for key in ("REG", "STACK"))
+    local = int(_found(r"LOCAL:(\d+)", usage))
+    return Report(
+        build.name,
+        architecture,
+        registers,
+        stack + local,
+        int(compiled.metadata.shared),
+        tuple(sorted(set(_TENSOR.findall(code)))),
+    )
+
+
+def table() -> str:
+    """All builds on all architectures as a Markdown table. Raises RuntimeError naming the faults."""
+    lines = [
+        "| kernel | architecture | registers | spilled | shared bytes | matrix instructions |",
+        "|---|---|---|---|---|---|",
+    ]
+    faults: list[str] = []
+    for architecture in ARCHITECTURES:
+        seen: set[str] = set()
+        for build in builds(architecture):
+            if build.name in seen:
+                continue
+            seen.add(build.name)
+            report = compile_build(build, architecture)
+            faults += report.faults(build)
+            lines.append(
+                f"| {report.name} | {architecture} | {report.registers} | {report.spilled} | "
+                f"{report.shared} | {' '.join(report.tensor)} |"
+            )
+    if faults:
+        raise RuntimeError("; ".join(faults))
+    return "\n".join(lines) + "\n"
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    if match is None:
+        raise RuntimeError(f"cuobjdump does not tell {pattern}")
+    return match[1]
+
+
+def _cuobjdump(flag: str, cubin: Path) -> str:
+    """NVIDIA's disassembler, which comes with Triton."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    done = subprocess.run([tool, flag, cubin], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())

@@ -1,0 +1,70 @@
+"""What kind of GPU a tensor lies on, and what a kernel is compiled with there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["CLASSES", "SHARED_BYTES", "Build", "device_class", "free_bytes", "interpreted"]
+
+CLASSES = ("sm_80", "sm_90", "sm_100", "other")
+# Of one thread block. "other" is what any NVIDIA GPU from sm_75 on has.
+SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "other": 64 << 10}
+
+
+@dataclass(frozen=True)
+class Build:
+    """One way a kernel is compiled: what `aot` checks, without a GPU.
+
+    Attributes
+    ----------
+    name : of the op and kernel, and what sets this build apart: "obs_order/panel float32".
+    kernel : the function under ``triton.jit``.
+    types : by name of every argument that is no constant, Triton's name of its type ("*fp32", "i32").
+    constants : by name of every ``tl.constexpr``.
+    warps, stages : of the launch.
+    tensor_cores : whether its code must have matrix instructions.
+    aligned : arguments known to be multiples of 16 (pointers, strides).
+    """
+
+    name: str
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, Any]
+    warps: int
+    stages: int = 1
+    tensor_cores: bool = False
+    aligned: tuple[str, ...] = field(default=())
+
+
+def interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def device_class(tensor: Tensor) -> str:
+    """One of `CLASSES`."""
+    if tensor.device.type != "cuda":
+        return "other"
+    return _class_of(tensor.device.index or 0)
+
+
+@lru_cache
+def _class_of(index: int) -> str:
+    major = torch.cuda.get_device_capability(index)[0]
+    return {8: "sm_80", 9: "sm_90", 10: "sm_100"}.get(major, "other")
+
+
+def free_bytes(tensor: Tensor) -> int:
+    """Memory that may still be taken on the tensor's device. Waits for nothing."""
+    if tensor.device.type != "cuda":
+        return 1 << 32
+    free, _ = torch.cuda.mem_get_info(tensor.device)
+    cached = torch.cuda.memory_reserved(tensor.device) - torch.cuda.memory_allocated(tensor.device)
+    return int(free + cached)
