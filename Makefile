@@ -4,6 +4,7 @@
 #   make demo           a trained spiking network loses 97 % of its weights, or shrinks to 2 bits
 #   make test           the test suite
 #   make lint           ruff, clang-format, mypy
+#   make docs           the documentation, in build/docs
 #   make sanitize       the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make bench-kernels  every kernel against its rival (3 minutes on two quiet AVX-512 cores)
 
@@ -11,14 +12,15 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BUILD ?= build
-# What the tests run models of; without their dependencies, of which they import but these few.
+# What the tests compare with and run models of; without their dependencies, of which they import but
+# these few.
 FRAMEWORKS ?= spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0 sinabs==3.1.3 nir==1.0.8 nirtorch==2.6 \
-	loguru h5py pbr
+	neurobench==2.3.0 jax==0.10.2 jaxlib==0.10.2 ml_dtypes==0.6.0 opt_einsum==3.4.0 loguru h5py pbr
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc python sbc_kernels -type f \
 	-not -name '*.so' -not -path '*/__pycache__/*')
 
-.PHONY: demo test lint sanitize bench-kernels format clean
+.PHONY: demo test lint docs sanitize bench-kernels format clean
 
 demo: $(VENV)/installed
 	$(BIN)/sbc demo --out sbc-demo
@@ -31,6 +33,9 @@ lint: $(VENV)/installed $(VENV)/linters
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu')
 	$(BIN)/mypy
+
+docs: $(VENV)/installed $(VENV)/frameworks $(VENV)/sphinx
+	$(BIN)/sphinx-build -W --keep-going -q -b html -d $(BUILD)/doctrees docs $(BUILD)/docs
 
 format: $(VENV)/linters
 	$(BIN)/ruff check --fix .
@@ -65,8 +70,15 @@ $(VENV)/frameworks: | $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps $(FRAMEWORKS)
 	touch $@
 
+# Of an extra, its packages alone: neither needs this package built.
+extra = $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
+
 $(VENV)/linters: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['lint'])")
+	$(BIN)/pip install --quiet $(call extra,lint)
+	touch $@
+
+$(VENV)/sphinx: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet $(call extra,docs)
 	touch $@
 
 $(VENV)/tools: | $(BIN)/python

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..metrics import synaptic_operations
+from ..metrics import layer_synaptic_operations
 from .data import Labels
 from .events import Events
 
@@ -83,6 +83,6 @@ def measure(network: Network, events: Events, labels: Labels) -> Quality:
         with torch.no_grad():
             hidden, scores = network.run(as_input(batch))
         right += int((scores.argmax(dim=1).numpy() == labels[start : start + BATCH]).sum())
-        operations += int(synaptic_operations(fc1, batch.reshape(*batch.shape[:2], -1)))
-        operations += int(synaptic_operations(fc2, hidden.numpy()))
+        operations += int(layer_synaptic_operations(fc1, batch.reshape(*batch.shape[:2], -1)))
+        operations += int(layer_synaptic_operations(fc2, hidden.numpy()))
     return Quality(100 * right / len(labels), operations / len(labels))

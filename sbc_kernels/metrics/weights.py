@@ -1,31 +1,54 @@
-"""What a compressed layer costs to run."""
+"""Sparsity of weights, and synaptic operations of one layer. Needs no torch."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from .arrays import to_numpy
+from ..arrays import to_numpy
 
-__all__ = ["connection_sparsity", "synaptic_operations"]
+__all__ = ["connection_sparsity", "layer_synaptic_operations"]
 
 
-def connection_sparsity(*weights: Any) -> float:
-    """Fraction of exact zeros among all the weights, 0..1.
+def connection_sparsity(*weights_or_models: Any) -> float:
+    """Fraction of exact zeros among all the weights, 0..1: NeuroBench's ConnectionSparsity.
 
     Parameters
     ----------
-    weights : torch, NumPy or DLPack arrays of any shape, at least one that is not empty.
+    weights_or_models : torch, NumPy or DLPack arrays of any shape; or torch models, also as a
+        `CompressedModel`, whose Linear, Conv1d, Conv2d and Conv3d weights count, one that several
+        modules share once. At least one weight that is not empty.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the parameter, what came and what is accepted.
     """
-    arrays = [to_numpy(weight, "weights")[0] for weight in weights]
-    size = sum(array.size for array in arrays)
+    size = nonzero = 0
+    for weight in _weights_of(weights_or_models):
+        array = to_numpy(weight, "weights_or_models")[0]
+        size += array.size
+        nonzero += int(np.count_nonzero(array))
     if size == 0:
-        raise ValueError("weights are empty; accepted is at least one weight")
-    return 1.0 - sum(int(np.count_nonzero(array)) for array in arrays) / size
+        raise ValueError("weights_or_models have no weight; accepted is at least one")
+    return 1.0 - nonzero / size
 
 
-def synaptic_operations(weight: Any, spikes: Any, *, weighted: bool = False) -> int | float:
+def _weights_of(given: tuple[Any, ...]) -> Iterator[Any]:
+    """Arrays as they are, models as their weights."""
+    for item in given:
+        if hasattr(item, "__dlpack__") or "torch" not in sys.modules:  # who has a model imported it
+            yield item
+        else:
+            from .operations import weights_in
+
+            weights = weights_in(item)
+            yield from [item] if weights is None else weights
+
+
+def layer_synaptic_operations(weight: Any, spikes: Any, *, weighted: bool = False) -> int | float:
     """Non-zero weights met by input spikes, over all samples and time steps: NeuroBench's count.
 
     ``sum_i s_i * nnz(W[:, i])``, where s_i is the number of spikes of input i.

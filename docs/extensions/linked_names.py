@@ -1,0 +1,74 @@
+"""Code that is exactly a public name links to where the name is documented.
+
+So pages and docstrings stay plain, `compress_layer`, and a public name that is documented nowhere is
+a warning wherever it is mentioned.
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from inspect import isclass
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.transforms import SphinxTransform
+
+MODULES = (
+    "sbc_kernels",
+    "sbc_kernels.model",
+    "sbc_kernels.metrics",
+    "sbc_kernels.io",
+    "sbc_kernels.report",
+)
+NOT_IN = (nodes.reference, nodes.term, nodes.title, addnodes.pending_xref)
+
+
+def public_names() -> dict[str, Any]:
+    """Objects by short name: the package's own first, then those of its modules."""
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the frameworks
+        for name in reversed(MODULES):
+            module = import_module(name)
+            found |= {key: (f"{name}.{key}", getattr(module, key)) for key in module.__all__}
+    return found
+
+
+class LinkNames(SphinxTransform):
+    default_priority = 500
+
+    def apply(self, **kwargs: Any) -> None:
+        known = public_names()
+        for node in list(self.document.findall(nodes.literal)):
+            if isinstance(node.parent, NOT_IN):
+                continue
+            target = _target(known, node.astext())
+            if target is not None:
+                link = addnodes.pending_xref(
+                    "", refdomain="py", reftype="obj", reftarget=target,
+                    refexplicit=True, refwarn=True, refdoc=self.env.docname,
+                )  # fmt: skip
+                node.replace_self(link)
+                link += node
+
+
+def _target(known: dict[str, Any], text: str) -> str | None:
+    """The full name that is meant, or None."""
+    name, _, member = text.removeprefix("sbc.").removesuffix("()").partition(".")
+    if name in ("metrics", "io", "report") and member in known and text.startswith("sbc."):
+        name, member = member, ""
+    if name not in known:
+        return None
+    full, obj = known[name]
+    if not member:
+        return str(full)
+    value = getattr(obj, member, None) if isclass(obj) else None
+    documented = callable(value) or isinstance(value, property)
+    return f"{full}.{member}" if documented and not member.startswith("_") else None
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.add_transform(LinkNames)
+    return {"parallel_read_safe": True}

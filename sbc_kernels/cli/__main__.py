@@ -1,0 +1,5 @@
+"""``python -m sbc_kernels.cli``."""
+
+from . import main
+
+main()

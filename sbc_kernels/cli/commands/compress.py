@@ -1,0 +1,195 @@
+"""``sbc compress``: a network in, a folder with the compressed one and its report out."""
+
+from __future__ import annotations
+
+import inspect
+import json as json_module
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .. import options as o
+from ..command import Answer, command_line, need_models, require_absent
+from ..data import Cut, load_data
+from ..interrupt import prompt_interrupts
+from ..objects import layer_options, load_model, load_object
+
+if TYPE_CHECKING:
+    from ...model import CompressedModel
+
+MODEL, PAGE, REPORT = "model.safetensors", "report.html", "report.json"
+UNFINISHED = "unfinished"  # the folder of --checkpoint-dir within --out
+
+
+def compress(
+    ctx: typer.Context,
+    model: o.Model,
+    *,
+    checkpoint: o.Weights = None,
+    model_args: o.ModelArgs = None,
+    forward: o.Forward = None,
+    readout: o.Readout = None,
+    calibration: o.Calibration,
+    test: o.OptionalTest = None,
+    num_calibration_samples: o.NumCalibrationSamples = None,
+    batch_size: o.BatchSize = None,
+    batch_axis: o.BatchAxis = None,
+    time_steps: o.TimeSteps = None,
+    dtype: o.Dtype = "float32",
+    sparsity: o.Sparsity = None,
+    bits: o.Bits = None,
+    allocation: o.Allocation = None,
+    method: o.Method = "exact",
+    hessian: o.HessianKind = "smp",
+    overrides: o.Overrides = None,
+    ignore: o.Ignore = None,
+    calibration_mode: o.CalibrationMode = None,
+    target_damping: o.TargetDamping = 0.5,
+    grid: o.GridKind = None,
+    group_size: o.GroupSize = -1,
+    block_size: o.BlockSize = 128,
+    damp_percent: o.DampPercent = 0.01,
+    bn_reestimate: o.BnReestimate = None,
+    bias_correction: o.BiasCorrection = None,
+    act_order: o.ActOrder = None,
+    sym: o.Sym = False,
+    fold: o.Fold = False,
+    inplace: o.Inplace = False,
+    progress: o.Progress = None,
+    max_memory: o.MaxMemory = None,
+    backend: o.Backend = None,
+    checkpoint_dir: o.CheckpointDir = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            rich_help_panel=o.OUTPUT,
+            metavar="DIR",
+            help=f"Folder for {MODEL}, {PAGE} and {REPORT}.",
+            show_default=False,
+        ),
+    ],
+    force: o.Force = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    traceback: o.Traceback = False,
+    config: o.Config = None,
+    save_config: o.SaveConfig = None,
+) -> Answer:
+    """Prune and quantize a trained spiking network in one pass, without training.
+
+    Without --sparsity and --bits, 90 % of the weights go. A run that is interrupted or
+    killed goes on where it was when the same command is given again.
+
+    [bold]Examples[/bold]
+
+    [cyan]  sbc compress net.py:make --checkpoint best.pt --calibration cal.npz \\
+        --out small
+      sbc compress net.py:make --calibration cal.npz --test test.npz \\
+        --sparsity 0.95 --bits 4 --out small
+      sbc compress net.py:make --calibration cal.npz --out small --sparsity 2:4 \\
+        --overrides '{"head": {"bits": 8}}' --save-config run.toml
+      sbc compress --config run.toml --out smaller --sparsity 0.99[/cyan]
+    """
+    need_models(ctx, "jinja2", "matplotlib")
+    files = [out / name for name in (MODEL, PAGE, REPORT)]
+    if not (out / UNFINISHED).is_dir():  # else what is there was never finished
+        require_absent(ctx, files, force)
+    if inplace and test is not None:
+        raise typer.BadParameter(
+            "--test compares with the dense network, of which --inplace leaves nothing",
+            param_hint="--inplace",
+        )
+    from ... import metrics
+    from ...model import compress_model
+
+    how = {
+        "forward": None if forward is None else load_object(forward, "--forward"),
+        "readout": None if readout is None else load_object(readout, "--readout"),
+    }
+    network = load_model(model, model_args, checkpoint)
+    cut = Cut.of(ctx.params, num_calibration_samples)
+    samples = load_data(calibration, cut, "--calibration")
+    judged = None if test is None else load_data(test, Cut.of(ctx.params), "--test")
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / UNFINISHED if checkpoint_dir is None else checkpoint_dir
+    settings = {
+        name: ctx.params[name]
+        for name in inspect.signature(compress_model).parameters
+        if name in ctx.params and name not in ("model", "calibration")
+    } | {
+        "overrides": layer_options(overrides),
+        "ignore": ignore or (),
+        "forward": how["forward"],
+        "checkpoint_dir": kept,
+        "progress": False if quiet else progress,
+    }
+    with _resumable(ctx, kept), _spoken(quiet, progress):
+        result: CompressedModel = compress_model(network, samples, **settings)
+        comparison = None if judged is None else metrics.compare(network, result, judged, **how)
+    result.save(files[0], comparison=comparison)
+    result.to_html(files[1], comparison=comparison)
+    report = result.report(comparison)
+    files[2].write_text(json_module.dumps(report, indent=2) + "\n")
+    if checkpoint_dir is None:
+        shutil.rmtree(kept)
+    return Answer(report, _text(result, report, out))
+
+
+def _text(result: CompressedModel, report: dict[str, Any], out: Path) -> str:
+    from ...report.read import read
+    from ..tables import comparison_parts, render, size_line
+
+    told = read(report)
+    parts: list[Any] = [result.table(), size_line(told)]
+    if told.comparison is not None:
+        parts += ["", *comparison_parts(told.comparison)]
+    return render(*parts, "", f"{out} has {MODEL}, {PAGE} and {REPORT}.")
+
+
+@contextmanager
+def _resumable(ctx: typer.Context, kept: Path) -> Iterator[None]:
+    """Says how a run goes on that was interrupted, or cannot go on."""
+
+    def how() -> str:
+        there = len(list(kept.glob("*.safetensors"))) if kept.is_dir() else 0
+        return (
+            f"interrupted. {there} finished {'part is' if there == 1 else 'parts are'} in {kept}; the "
+            f"same command goes on there:\n  {command_line(ctx)}"
+        )
+
+    try:
+        with prompt_interrupts(lambda: f"sbc: {how()}"):
+            yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(how()) from None
+    except ValueError as error:
+        if not str(error).startswith("checkpoint_dir"):
+            raise
+        raise typer.BadParameter(
+            f"{error}. To start anew, remove {kept}",
+            param_hint="--out" if ctx.params["checkpoint_dir"] is None else "--checkpoint-dir",
+        ) from error
+
+
+@contextmanager
+def _spoken(quiet: bool, progress: bool | None) -> Iterator[None]:
+    """Where no bars are seen, a line for each layer."""
+    logger = logging.getLogger("sbc_kernels")
+    if quiet or progress is not None or sys.stderr.isatty():
+        yield
+        return
+    handler, level = logging.StreamHandler(sys.stderr), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,142 @@
+"""``sbc export``: a compressed file as what other programs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .. import options as o
+from ..command import Answer, need_models, require_absent
+from ..data import Cut, load_data
+from ..objects import load_compressed_model, load_object
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Format = Literal["nir", "state-dict"]
+
+
+def export(
+    ctx: typer.Context,
+    model: o.Model,
+    file: o.Packed,
+    *,
+    format: Annotated[
+        Format,
+        typer.Option(
+            rich_help_panel=o.WHAT,
+            metavar="NAME",
+            help="nir: a graph of the Neuromorphic Intermediate Representation, for simulators and "
+            "chips. state-dict: dense tensors in a safetensors file, for any loader.",
+        ),
+    ] = "nir",
+    integer_weights: Annotated[
+        bool,
+        typer.Option(
+            "--integer-weights/--no-integer-weights",
+            rich_help_panel=o.SWITCHES,
+            metavar="",
+            help="Into NIR write the codes, and move their scales into the neurons.",
+        ),
+    ] = False,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=o.DATA,
+            metavar="DATA",
+            help="For NIR: a batch of it is sent through the network to see its graph. As for sbc "
+            "compress.",
+        ),
+    ] = None,
+    model_args: o.ModelArgs = None,
+    forward: o.Forward = None,
+    batch_size: o.BatchSize = None,
+    batch_axis: o.BatchAxis = None,
+    time_steps: o.TimeSteps = None,
+    dtype: o.Dtype = "float32",
+    out: Annotated[
+        Path,
+        typer.Option(
+            rich_help_panel=o.OUTPUT,
+            metavar="FILE",
+            help="net.nir, or of a state dict net.safetensors.",
+            show_default=False,
+        ),
+    ],
+    force: o.Force = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    traceback: o.Traceback = False,
+    config: o.Config = None,
+    save_config: o.SaveConfig = None,
+) -> Answer:
+    """Write a compressed network for other programs.
+
+    NIR has no BatchNorm: for it, compress with --fold.
+
+    [bold]Examples[/bold]
+
+    [cyan]  sbc export net.py:make small/model.safetensors --calibration cal.npz \\
+        --out net.nir
+      sbc export net.py:make small/model.safetensors --format state-dict \\
+        --out dense.safetensors[/cyan]
+    """
+    need_models(ctx, *(["nir", "h5py"] if format == "nir" else []))
+    require_absent(ctx, [out], force)
+    if format == "nir" and calibration is None:
+        raise typer.BadParameter(
+            "a NIR graph is seen by a batch that runs through the network: give --calibration",
+            param_hint="--calibration",
+        )
+    if format != "nir" and integer_weights:
+        raise typer.BadParameter(
+            "a state dict holds the weights as they are; accepted with it is --format nir",
+            param_hint="--integer-weights",
+        )
+    network = load_compressed_model(model, model_args, file, "FILE")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if calibration is None or format != "nir":
+        from safetensors.torch import save_file
+
+        from ...model import load_compressed
+
+        # Tied weights become tensors of their own: safetensors holds no two names for one.
+        save_file({name: t.clone() for name, t in load_compressed(file).items()}, out)
+    else:
+        from ...io.nir import nir_graph, write_nir
+        from ...model.settings import first_batch
+
+        batches = load_data(calibration, Cut.of(ctx.params), "--calibration")
+        graph = nir_graph(
+            network,
+            first_batch(batches),
+            forward=None if forward is None else load_object(forward, "--forward"),
+            tensors=layer_tensors(file),
+            integer_weights=integer_weights,
+        )
+        write_nir(out, graph)
+    size = out.stat().st_size
+    return Answer(
+        {"path": str(out), "format": format, "bytes": size}, f"{out} is written, {size:,} bytes."
+    )
+
+
+def layer_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
+    """By layer name what only the compression knows, as `CompressedModel.tensors`."""
+    import torch
+
+    from ...io import Pruned, Quantized, read_packed
+
+    found: dict[str, dict[str, Any]] = {}
+    for name, tensor in read_packed(path)[0].items():
+        if not isinstance(tensor, (Pruned, Quantized)):
+            continue
+        parts: dict[str, Any] = {} if tensor.mask is None else {"mask": tensor.mask}
+        if isinstance(tensor, Quantized):
+            grid = tensor.grid
+            parts |= {"codes": tensor.codes, "scale": grid.scale, "zero_point": grid.zero_point}
+        layer = name.rpartition(".")[0]
+        found[layer] = {part: torch.from_numpy(array.copy()) for part, array in parts.items()}
+    return found

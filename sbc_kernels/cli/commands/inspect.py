@@ -1,0 +1,66 @@
+"""``sbc inspect``: what is found in a network, before anything is done to it."""
+
+from __future__ import annotations
+
+import json as json_module
+
+import typer
+
+from .. import options as o
+from ..command import Answer, need_models
+from ..data import Cut, load_data
+from ..objects import layer_options, load_model, load_object
+
+
+def inspect(
+    ctx: typer.Context,
+    model: o.Model,
+    *,
+    checkpoint: o.Weights = None,
+    model_args: o.ModelArgs = None,
+    forward: o.Forward = None,
+    calibration: o.Calibration,
+    batch_size: o.BatchSize = None,
+    batch_axis: o.BatchAxis = None,
+    time_steps: o.TimeSteps = None,
+    dtype: o.Dtype = "float32",
+    overrides: o.Overrides = None,
+    ignore: o.Ignore = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    traceback: o.Traceback = False,
+    config: o.Config = None,
+    save_config: o.SaveConfig = None,
+) -> Answer:
+    """Show what sbc compress would work on: a network's layers and neurons.
+
+    One batch is sent through the network. A row for each weight layer tells its input,
+    the time steps T, the BatchNorms behind it, the neurons that integrate its output,
+    and their impulse response: the Hessian.
+
+    [bold]Examples[/bold]
+
+    [cyan]  sbc inspect net.py:make --calibration cal.npz --checkpoint best.pt
+      sbc inspect mypackage.nets:vgg --calibration batches/ --ignore 'head.*'[/cyan]
+    """
+    need_models(ctx)
+    from ...model import trace
+    from ...model.settings import first_batch
+
+    network = load_model(model, model_args, checkpoint)
+    batches = load_data(calibration, Cut.of(ctx.params), "--calibration")
+    plan = trace(
+        network,
+        first_batch(batches),
+        forward=None if forward is None else load_object(forward, "--forward"),
+        overrides=layer_options(overrides),
+        ignore=ignore or (),
+    )
+    done, size = plan.compressed, sum(layer.size for layer in plan.compressed)
+    summary = (
+        f"{len(done)} of {len(plan.layers)} weight layers, {size:,} weights, would be compressed."
+        if done
+        else "No weight layer here can be compressed. A neuron class of your own is made known with "
+        "sbc_kernels.register_neuron, in the factory's file."
+    )
+    return Answer(json_module.loads(plan.to_json()), f"{plan}\n\n{summary}")

@@ -1,0 +1,80 @@
+"""``--config file.toml`` and ``--save-config file.toml``: options by their Python names."""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import typer
+
+NOT_SAVED = ("config", "save_config", "help")
+
+
+def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Callback of ``--config``: what the file says becomes the default of what is not said here."""
+    if path is None or ctx.resilient_parsing:
+        return path
+    try:
+        said = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise typer.BadParameter(f"{path} cannot be read as TOML: {error}") from error
+    own = _names(ctx.command)
+    group: Any = ctx.parent.command if ctx.parent is not None else None
+    others = {
+        name for command in getattr(group, "commands", {}).values() for name in _names(command)
+    }
+    for key in said:
+        if key not in own | others:
+            near = get_close_matches(key, sorted(own), 1) or get_close_matches(
+                key, sorted(others), 1
+            )
+            raise typer.BadParameter(
+                f"{path} has {key!r}, which is no option"
+                + (
+                    f"; did you mean {near[0]!r}?"
+                    if near
+                    else f"; there are {', '.join(sorted(own))}"
+                )
+            )
+    ctx.default_map = {key: value for key, value in said.items() if key in own}
+    return path
+
+
+def _names(command: Any) -> set[str]:
+    return {param.name for param in command.params if param.name not in NOT_SAVED}
+
+
+def save_config(ctx: Any) -> None:
+    """Writes the options of this run; ``--config`` with that file does the same again.
+
+    TOML has no null: an option that is None is left out, and None inside a table is "none".
+    """
+    path = Path(ctx.params["save_config"])
+    if find_spec("tomli_w") is None:
+        raise typer.BadParameter("needs tomli-w, not installed here: pip install tomli-w",
+                                 ctx=ctx, param_hint="--save-config")  # fmt: skip
+    import tomli_w
+
+    said = {
+        name: _plain(ctx.params[name])
+        for name in (param.name for param in ctx.command.params)
+        if name not in NOT_SAVED and ctx.params.get(name) is not None
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# sbc {ctx.info_name} --config {path.name}\n\n{tomli_w.dumps(said)}")
+    except OSError as error:
+        raise typer.BadParameter(str(error), ctx=ctx, param_hint="--save-config") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None:
+        return "none"
+    return value if isinstance(value, (bool, int, float)) else str(value)

@@ -1,0 +1,452 @@
+"""Every option once: its name, what it takes, and the line of help. Commands put them together."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ..dispatch import BACKENDS, available_backends
+from .config import load_config
+
+WHAT = "What to do"
+NETWORK = "The network"
+DATA = "The data"
+METHOD = "The method"
+SWITCHES = "Switches"
+RUN = "This run"
+OUTPUT = "Output"
+
+
+def _option(panel: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, **more)
+
+
+# ---- what comes as text ------------------------------------------------------------------------
+
+
+def fraction_or_pattern(value: Any) -> Any:
+    """0.9 is a number, 2:4 a pattern."""
+    try:
+        return value if isinstance(value, float) else float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def table(value: Any) -> Any:
+    """A table of a config file, a TOML or JSON file, or JSON."""
+    if isinstance(value, dict):
+        return value
+    text = str(value)
+    try:
+        if text.lstrip().startswith("{"):
+            found = json.loads(text)
+        elif Path(text).suffix == ".json":
+            found = json.loads(Path(text).read_text())
+        else:
+            found = tomllib.loads(Path(text).read_text())
+    except (OSError, ValueError) as error:  # JSONDecodeError and TOMLDecodeError are ValueErrors
+        raise typer.BadParameter(
+            f"{text!r} cannot be read ({error}); accepted is a TOML or JSON file, or JSON such as "
+            "'{\"fc1\": 0.9}'"
+        ) from error
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"{text!r} holds a {type(found).__name__}; accepted is a table")
+    return found
+
+
+def name_or_table(value: Any) -> Any:
+    """A word, or what `table` takes."""
+    return value if isinstance(value, str) and re.fullmatch(r"\w+", value) else table(value)
+
+
+_UNITS = {"": 1} | {
+    f"{letter}{end}": 1024**power
+    for power, letter in enumerate("kmgt", start=1)
+    for end in ("", "b", "ib")
+}
+
+
+def number_of_bytes(value: Any) -> int:
+    """1073741824, or 1GiB."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([a-z]*)\s*", str(value).lower())
+    try:
+        return int(float(match[1]) * _UNITS[match[2]]) if match else int("")
+    except (KeyError, ValueError):
+        raise typer.BadParameter(
+            f"{value!r} is no number of bytes; accepted are 4000000000, 500MiB, 4GiB"
+        ) from None
+
+
+def _one_of(*names: str) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+# ---- the network -------------------------------------------------------------------------------
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="[b]file.py:factory[/b] or [b]package.module:factory[/b]. The factory is called without "
+        "arguments, with torch's seed at 0, and returns the network.",
+        show_default=False,
+    ),
+]
+Packed = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The model.safetensors that sbc compress wrote.")
+]
+ModelArgs = Annotated[
+    Any,
+    _option(
+        NETWORK,
+        parser=table,
+        metavar="FILE|JSON",
+        help="Keyword arguments for the factory: JSON such as '{\"width\": 64}', or a TOML or JSON "
+        "file.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    _option(
+        NETWORK,
+        metavar="FILE",
+        help="Its trained weights: a .safetensors file, or what torch.save wrote of "
+        "model.state_dict(). Without it the factory has loaded them.",
+    ),
+]
+Forward = Annotated[
+    str | None,
+    _option(
+        NETWORK,
+        metavar="FILE.py:NAME",
+        help="Runs one whole sequence, forward(model, batch). Default: model(batch). For networks "
+        "that are called once a time step.",
+    ),
+]
+
+# ---- the data ----------------------------------------------------------------------------------
+
+_KINDS = (
+    ".npz (arrays x and y), .npy, a folder of them (each file a batch), IDX images, or "
+    "[b]file.py:loader[/b], a function or list that gives batches."
+)
+Calibration = Annotated[
+    str,
+    _option(
+        DATA,
+        metavar="DATA",
+        help="A few hundred samples, labels not needed: " + _KINDS,
+        show_default=False,
+    ),
+]
+Test = Annotated[
+    str,
+    _option(
+        DATA, metavar="DATA", help="Samples, with labels for the accuracy: " + _KINDS,
+        show_default=False,
+    ),
+]  # fmt: skip
+OptionalTest = Annotated[
+    str | None,
+    _option(
+        DATA,
+        metavar="DATA",
+        help="Samples that dense and compressed network are compared on; as --calibration, with "
+        "labels for the accuracy.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    _option(
+        DATA,
+        min=1,
+        metavar="N",
+        help="Samples a batch. Default: 64 of a single file; a folder's files are batches as they are.",
+    ),
+]
+BatchAxis = Annotated[
+    int | None,
+    _option(
+        DATA,
+        metavar="AXIS",
+        min=0,
+        help="The axis that samples lie along. Default: 1, for time comes first "
+        "[dim]\\[T, N, ...][/dim]; 0 of IDX images and with --time-steps.",
+    ),
+]
+TimeSteps = Annotated[
+    int | None,
+    _option(
+        DATA,
+        metavar="T",
+        min=1,
+        help="The data is static: show each sample for so many time steps, "
+        "[dim]\\[N, ...][/dim] becomes [dim]\\[T, N, ...][/dim].",
+    ),
+]
+NumCalibrationSamples = Annotated[
+    int | None,
+    _option(DATA, metavar="N", min=1, help="Calibrate on the first so many samples. Default: all."),
+]
+Dtype = Annotated[
+    Literal["float32", "float64", "float16", "keep"],
+    _option(
+        DATA,
+        metavar="TYPE",
+        help="What inputs become: float32, float64, float16, or keep. Bytes of IDX images become "
+        "0..1.",
+    ),
+]
+
+# ---- what to do --------------------------------------------------------------------------------
+
+Sparsity = Annotated[
+    Any,
+    _option(
+        WHAT,
+        parser=fraction_or_pattern,
+        metavar="FRACTION|N:M",
+        help="Fraction 0..1 of all weights to prune, or N:M, N of every M are kept. Default: 0.9 "
+        "where no --bits are asked for.",
+    ),
+]
+Bits = Annotated[
+    int | None,
+    _option(
+        WHAT,
+        metavar="N",
+        min=1,
+        max=8,
+        help="Quantize to so many bits; with --sparsity, what survives it.",
+    ),
+]
+Allocation = Annotated[
+    Any,
+    _option(
+        WHAT,
+        parser=name_or_table,
+        metavar="HOW",
+        autocompletion=_one_of("lamp", "uniform", "measured"),
+        help="How a sparsity is shared out over the layers: lamp, uniform, measured, or a table of "
+        "layers and sparsities (a TOML or JSON file, or JSON). Default: lamp; of a pattern uniform.",
+    ),
+]
+Overrides = Annotated[
+    Any,
+    _option(
+        WHAT,
+        parser=table,
+        metavar="FILE|JSON",
+        help="Options of single layers by name or regular expression: a TOML or JSON file, or JSON "
+        'such as \'{"layer3.*": {"bits": 8}}\'. Neurons are written as LIF(tau=2.0).',
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    _option(
+        WHAT,
+        metavar="LAYER",
+        help="A layer to leave alone, by name or regular expression; as often as needed.",
+    ),
+]
+Fold = Annotated[
+    bool,
+    _option(
+        SWITCHES,
+        "--fold/--no-fold",
+        metavar="",
+        help="Fold each BatchNorm into the layer before it.",
+    ),
+]
+HessianKind = Annotated[
+    Literal["smp", "current"],
+    _option(
+        WHAT, metavar="KIND", help="smp: of what the neurons integrate. current: ExactOBS and GPTQ."
+    ),
+]
+Method = Annotated[
+    Literal["exact", "blocked", "magnitude", "rtn"],
+    _option(
+        WHAT,
+        metavar="NAME",
+        help="exact; blocked is SparseGPT's order, far cheaper; magnitude and rtn are baselines.",
+    ),
+]
+
+# ---- the method --------------------------------------------------------------------------------
+
+CalibrationMode = Annotated[
+    Literal["parallel", "sequential"] | None,
+    _option(
+        METHOD,
+        metavar="MODE",
+        help="sequential: layer by layer on what the compressed layers before it produce. parallel: "
+        "all from the dense network. Default: sequential; of baselines parallel.",
+    ),
+]
+TargetDamping = Annotated[
+    float,
+    _option(
+        METHOD,
+        metavar="X",
+        help="Of the refit in sequential mode, relative to the Hessian's mean diagonal.",
+    ),
+]
+BnReestimate = Annotated[
+    bool | None,
+    _option(
+        SWITCHES,
+        "--bn-reestimate/--no-bn-reestimate",
+        metavar="",
+        help="Let the BatchNorms' statistics follow. Default: yes; of baselines no.",
+    ),
+]
+BiasCorrection = Annotated[
+    bool | None,
+    _option(
+        SWITCHES,
+        "--bias-correction/--no-bias-correction",
+        metavar="",
+        help="Let the biases take part. Default: yes; of baselines no.",
+    ),
+]
+GridKind = Annotated[
+    Literal["mse", "absmax"] | None,
+    _option(
+        METHOD,
+        metavar="KIND",
+        help="How levels are chosen: mse or absmax. Default: mse; of baselines absmax.",
+    ),
+]
+Sym = Annotated[
+    bool, _option(SWITCHES, "--sym/--no-sym", metavar="", help="Levels symmetric about 0.")
+]
+GroupSize = Annotated[
+    int,
+    _option(
+        METHOD, metavar="N", help="Consecutive inputs that share a scale; -1 is the whole row."
+    ),
+]
+ActOrder = Annotated[
+    bool | None,
+    _option(
+        SWITCHES,
+        "--act-order/--no-act-order",
+        metavar="",
+        help="Quantize the strongest inputs first. Default: yes; no for N:M with method blocked.",
+    ),
+]
+BlockSize = Annotated[
+    int,
+    _option(
+        METHOD,
+        metavar="N",
+        min=1,
+        help="Columns that choose their mask together, of method blocked.",
+    ),
+]
+DampPercent = Annotated[
+    float,
+    _option(METHOD, metavar="X", help="Of the Hessian's mean diagonal, added to the diagonal."),
+]
+
+# ---- the run -----------------------------------------------------------------------------------
+
+Backend = Annotated[
+    str | None,
+    _option(
+        RUN,
+        metavar="NAME",
+        autocompletion=lambda incomplete: _one_of(*available_backends())(incomplete),
+        help=f"Kernels to run: {', '.join(BACKENDS)}. Default: the fastest of this machine, see sbc "
+        "info.",
+    ),
+]
+MaxMemory = Annotated[
+    Any,
+    _option(
+        RUN,
+        parser=number_of_bytes,
+        metavar="BYTES",
+        help="For the Hessians that are gathered at once: bytes, or 4GiB. Default: half of this "
+        "machine's.",
+    ),
+]
+CheckpointDir = Annotated[
+    Path | None,
+    _option(
+        RUN,
+        metavar="DIR",
+        help="Where finished layers wait for the rest. Default: the folder unfinished in --out, "
+        "removed at the end.",
+    ),
+]
+Inplace = Annotated[
+    bool,
+    _option(
+        SWITCHES,
+        "--inplace/--no-inplace",
+        metavar="",
+        help="Do without one copy of the network in memory; not with --test.",
+    ),
+]
+Progress = Annotated[
+    bool | None,
+    _option(
+        SWITCHES,
+        "--progress/--no-progress",
+        metavar="",
+        help="Bars with the time left. Default: on a terminal; elsewhere a line a layer.",
+    ),
+]
+Readout = Annotated[
+    str | None,
+    _option(
+        NETWORK,
+        metavar="FILE.py:NAME",
+        help="From the network's output to class scores [dim]\\[N, classes][/dim].",
+    ),
+]
+
+# ---- output ------------------------------------------------------------------------------------
+
+Force = Annotated[bool, _option(OUTPUT, "--force", metavar="", help="Overwrite an earlier result.")]
+Quiet = Annotated[bool, _option(OUTPUT, "--quiet", "-q", metavar="", help="Print errors only.")]
+Json = Annotated[
+    bool,
+    _option(
+        OUTPUT,
+        "--json",
+        metavar="",
+        help="The answer as JSON on stdout, everything else on stderr.",
+    ),
+]
+Traceback = Annotated[
+    bool, _option(OUTPUT, "--traceback", metavar="", help="Of an error, show where it happened.")
+]
+Config = Annotated[
+    Path | None,
+    _option(
+        OUTPUT,
+        is_eager=True,
+        callback=load_config,
+        metavar="FILE.toml",
+        help="Any of these options by its Python name, such as [b]sparsity = 0.95[/b]. The command "
+        "line wins; options of other commands are passed over.",
+    ),
+]
+SaveConfig = Annotated[
+    Path | None,
+    _option(
+        OUTPUT, metavar="FILE.toml", help="Write the options of this run, for --config."
+    ),
+]  # fmt: skip

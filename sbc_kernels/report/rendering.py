@@ -1,0 +1,50 @@
+"""The report dictionary to the page's text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from .figures import plots_of
+from .page import PJ_PER_AC, PJ_PER_MAC, done_to, options_of, remarks_of, tiles_of
+from .read import read
+from .svg import PALETTE, style
+from .tables import layer_table
+
+__all__ = ["render"]
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page of `write_html` as text: the same for the same report, byte for byte."""
+    checked = read(report)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = _part("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    with style():
+        plots = plots_of(checked)
+    return environment.from_string(_part("page.html")).render(
+        report=checked,
+        tiles=tiles_of(checked),
+        remarks=remarks_of(checked.layers),
+        plots=plots,
+        table=layer_table(checked.layers, checked.comparison),
+        options=options_of(checked),
+        palette=PALETTE,
+        css=Markup(_part("page.css")),
+        js=Markup(script),
+        digest=digest,
+        energy=(PJ_PER_AC, PJ_PER_MAC),
+        done=done_to,
+    )
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
