@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -293,7 +294,10 @@ def _few(names: Any, most: int = 3) -> str:
 
 
 def _hessian_name(neuron: Neuron | None) -> str:
-    return "current" if neuron is None else repr(neuron)
+    """As short as a table needs it: a decay that was a float32 has 16 digits otherwise."""
+    if neuron is None:
+        return "current"
+    return re.sub(r"\d+\.\d{6,}(e-?\d+)?", lambda found: f"{float(found[0]):g}", repr(neuron))
 
 
 def layout_of(

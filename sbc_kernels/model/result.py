@@ -197,7 +197,7 @@ class CompressedModel:
     def table(self) -> str:
         """The layers as a table for a terminal."""
         head = (
-            "layer", "weight", "sparsity", "bits", "error", "damping", "dead", "Gram", "seconds",
+            "layer", "weight", "sparsity", "bits", "error", "damping", "dead", "seconds",
         )  # fmt: skip
         rows = [
             (
@@ -208,12 +208,11 @@ class CompressedModel:
                 f"{100 * layer.relative_error:.2f} %",
                 f"{layer.damp_percent:g}" + (f" ({layer.retries})" if layer.retries else ""),
                 f"{layer.dead_inputs}/{layer.inputs}",
-                layer.gram_path,
                 f"{layer.seconds:.2f}",
             )
             for layer in self.layers
         ]
-        lines = text_table(head, rows, left=(0, 1, 7))
+        lines = text_table(head, rows, left=(0, 1))
         lines.append(
             f"{100 * self.sparsity:.2f} % of {sum(_size(r.shape) for r in self.layers):,} weights "
             f"are zero; {self.seconds:.1f} s"
