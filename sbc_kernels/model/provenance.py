@@ -321,7 +321,7 @@ class _Recorder:
             given = first_tensor(args, kwargs)
             if given is None or not isinstance(output, Tensor):
                 return None
-            if not self.found.layer_calls[name] and not _is_plain(module, given, output):
+            if not self.found.layer_calls[name] and not is_plain(module, given, output):
                 self.found.unusual.add(name)
             output = _own_node(output)
             self.recent.append((name, output.detach(), output._version))
@@ -456,7 +456,7 @@ def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFa
         return False
 
 
-def _is_plain(module: Any, given: Tensor, output: Tensor) -> bool:
+def is_plain(module: Any, given: Tensor, output: Tensor) -> bool:
     """Whether the layer answers its input times its weight, plus its bias, and no more."""
     lead = leading_axes(module, tuple(given.shape))
     flat = given.reshape(-1, *given.shape[len(lead) :])

@@ -24,11 +24,13 @@ __all__ = [
     "Adapter",
     "NeuronFacts",
     "StateSpace",
+    "Update",
     "adapter_of",
     "class_names",
     "distance",
     "keeps_state",
     "mean_of",
+    "own_class",
     "redefined",
     "register_neuron",
     "steps_first",
@@ -59,8 +61,44 @@ class NeuronFacts:
     recurrent_delay: int = 0
 
 
+@dataclass(frozen=True)
+class Update:
+    """One time step of a neuron, for formats that take a neuron's equations and not its code.
+
+    ``i <- synapse i + x`` (or ``i = x``), ``v <- decay v + gain i + (1 - decay) leak``, fire, reset.
+
+    Attributes
+    ----------
+    decay, gain, leak : numbers or tensors that broadcast to one sample's neurons.
+    threshold : as the framework compares it; None for an integrator, which answers its potential.
+    at_threshold : whether it fires at the threshold; otherwise only above it.
+    reset : the potential after a spike; None where `subtract` is taken off for each spike.
+    subtract : the threshold in most frameworks.
+    synapse : decay of the current; None where the input is the current.
+    start : the potential before the first step.
+    floor : the potential is cut off below; None for no bound.
+    most : spikes a step at most; None for as many thresholds as the potential holds.
+    """
+
+    decay: Any
+    gain: Any
+    leak: Any = 0.0
+    threshold: Any = None
+    at_threshold: bool = False
+    reset: Any = 0.0
+    subtract: Any = None
+    synapse: Any = None
+    start: Any = 0.0
+    floor: Any = None
+    most: int | None = 1
+
+
 class Adapter(Protocol):
-    """A module of this package, or anything with these three functions."""
+    """A module of this package, or anything with these three functions.
+
+    A fourth is optional, ``update(module) -> Update | str``: the neuron's equations, or why there are
+    none.
+    """
 
     def is_neuron(self, module: Any) -> bool:
         """Whether this is a spiking neuron of the framework (not a container of one)."""
@@ -79,6 +117,14 @@ def class_names(module: Any, package: str) -> set[str]:
         for base in type(module).__mro__
         if base.__module__ == package or base.__module__.startswith(package + ".")
     }
+
+
+def own_class(module: Any, package: str) -> str:
+    """The first of the module's class and its bases that `package` defines; "" where none is."""
+    for base in type(module).__mro__:
+        if (base.__module__ + ".").startswith(package + "."):
+            return base.__name__
+    return ""
 
 
 def redefined(module: Any, package: str) -> tuple[str, ...]:

@@ -8,8 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ...neurons import IF, Neuron, NorseLIF, NorseLIFBox
-from . import NeuronFacts, StateSpace, class_names, distance, mean_of, redefined, steps_first
+from . import (
+    NeuronFacts,
+    StateSpace,
+    Update,
+    class_names,
+    distance,
+    mean_of,
+    own_class,
+    redefined,
+    steps_first,
+)
 
 _SEQUENCE = {"SNN", "SNNRecurrent"}
 _STEP = {"SNNCell", "SNNRecurrentCell", "LILinearCell", "CobaLIFCell", "LIFCorrelation"}
@@ -70,3 +82,31 @@ def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
 
 def reset(module: Any) -> None:
     """Nothing to do: the caller holds the state."""
+
+
+def update(module: Any) -> Update | str:
+    """The equations of LIFCell, LIF, LIFBoxCell, IAFCell, IAF and of the integrators LI, LIBox."""
+    name = own_class(module, "norse.torch.module")
+    if name not in ("LIFCell", "LIF", "LICell", "LI", *_BOX, *_IAF):
+        return "it is neither a LIF, LIFBox, IAF, LI nor LIBox"
+    p = module.p
+    if name in _IAF:
+        return Update(1.0, 1.0, threshold=p.v_th, reset=p.v_reset, start=p.v_reset)
+    rate = module.dt * torch.as_tensor(p.tau_mem_inv).detach().double()
+    synapse = None
+    if name not in _BOX:
+        synapse = 1.0 - module.dt * torch.as_tensor(p.tau_syn_inv).detach().double()
+    way = getattr(getattr(p, "reset_method", None), "__name__", "reset_value")
+    if way not in ("reset_value", "reset_subtract"):
+        return f"its reset_method is {way}, neither reset_value nor reset_subtract"
+    spiking = name not in (*_LI, "LIBoxCell")
+    return Update(
+        1.0 - rate,
+        rate,
+        leak=p.v_leak,
+        threshold=p.v_th if spiking else None,
+        reset=p.v_reset if spiking and way == "reset_value" else None,
+        subtract=p.v_th if spiking else None,
+        synapse=synapse,
+        start=p.v_leak,
+    )

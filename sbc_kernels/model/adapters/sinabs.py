@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...neurons import IF, Neuron, SinabsLIF
-from . import NeuronFacts, StateSpace, class_names, distance, mean_of, redefined
+from . import NeuronFacts, StateSpace, Update, class_names, distance, mean_of, own_class, redefined
 
 
 def _names(module: Any) -> set[str]:
@@ -81,3 +81,44 @@ def reset(module: Any) -> None:
     """
     for name, state in module.named_buffers(recurse=False):
         setattr(module, name, state.new_zeros(0))
+
+
+def update(module: Any) -> Update | str:
+    """The equations of LIF, IAF and ExpLeak, also squeezed."""
+    name = own_class(module, "sinabs.layers").removesuffix("Squeeze")
+    if name not in ("LIF", "IAF", "ExpLeak"):
+        return "it is neither a LIF, an IAF nor an ExpLeak"
+    decay = module.alpha_mem_calculated.detach().double()
+    gain = 1.0 - decay if module.norm_input else 1.0
+    synapse = module.alpha_syn_calculated
+    if synapse is not None:  # the input joins the current before its decay
+        synapse = synapse.detach().double()
+        gain = gain * synapse
+    if name == "ExpLeak":
+        return Update(decay, gain, synapse=synapse, floor=module.min_v_mem)
+    fires = getattr(module.spike_fn, "__name__", type(module.spike_fn).__name__)
+    resets = type(module.reset_fn).__name__
+    if fires not in ("SingleSpike", "MultiSpike", "MaxSpike"):
+        return f"its spike_fn is {fires}, none of SingleSpike, MultiSpike and MaxSpike"
+    if resets not in ("MembraneReset", "MembraneSubtract"):
+        return f"its reset_fn is {resets}, neither MembraneReset nor MembraneSubtract"
+    threshold = module.spike_threshold.detach()
+    most = getattr(module.spike_fn, "max_num_spikes_per_bin", None)
+    subtract, reset = threshold, None
+    if resets == "MembraneReset":
+        reset = module.reset_fn.reset_value
+        if reset != 0:
+            return "its MembraneReset adds reset_value at every step, spike or not"
+    elif module.reset_fn.subtract_value is not None:
+        subtract = module.reset_fn.subtract_value
+    return Update(
+        decay,
+        gain,
+        threshold=threshold,
+        at_threshold=True,
+        reset=reset,
+        subtract=subtract,
+        synapse=synapse,
+        floor=module.min_v_mem,
+        most=1 if fires == "SingleSpike" else most,
+    )

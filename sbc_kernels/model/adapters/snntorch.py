@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ...neurons import Alpha, CubaLIF, Lapicque, Leaky, Neuron
-from . import NeuronFacts, class_names, distance, mean_of, redefined, steps_first
+from . import NeuronFacts, Update, class_names, distance, mean_of, own_class, redefined, steps_first
 
 _RNN = {"LeakyParallel", "LeakyKernel"}  # torch.nn.RNN underneath: no SpikingNeuron, and no state
 _CONVOLUTION = {"StateLeaky"}  # LinearLeaky is one
@@ -78,3 +80,45 @@ def reset(module: Any) -> None:
     else:
         for left in ("spk", "mem"):
             module.__dict__.pop(left, None)
+
+
+def update(module: Any) -> Update | str:
+    """The equations of Leaky, Synaptic and Lapicque.
+
+    With ``reset_delay`` (the default, and Lapicque's only way) the reset comes with the next step.
+    Leaky's to zero is the same as one at once. Subtraction then comes after the decay, as if
+    threshold / decay were subtracted at once. What the others' to zero wipes out has the next
+    input in it.
+    """
+    name = own_class(module, "snntorch")
+    if name not in ("Leaky", "Synaptic", "Lapicque"):
+        return "it is neither a Leaky, a Synaptic nor a Lapicque"
+    if module.inhibition or module.state_quant:
+        return "it has inhibition or a quantized state"
+    mechanism = ("subtract", "zero", "none")[int(module.reset_mechanism_val)]
+    delayed = name == "Lapicque" or module.reset_delay
+    if mechanism == "none":
+        return "it is never reset (reset_mechanism='none')"
+    if mechanism == "zero" and delayed and name != "Leaky":
+        return "its reset takes the next step's input along (reset_delay=False would not)"
+    threshold = module.threshold.detach()
+    gain: Any = 1.0
+    if name == "Lapicque":
+        R, C, dt = (getattr(module, key).detach().double() for key in ("R", "C", "time_step"))
+        decay, gain = 1.0 - dt / (R * C), dt / C
+    else:
+        decay = module.beta.detach().clamp(0, 1).double()
+    subtract = threshold.double()
+    if mechanism == "subtract" and delayed:
+        if bool((decay == 0).any()):
+            return "it subtracts its threshold after a decay to 0 (reset_delay)"
+        subtract = subtract / decay
+    return Update(
+        decay,
+        gain,
+        threshold=threshold,
+        at_threshold=bool(module.spike_grad(torch.zeros(1)) > 0),
+        reset=0.0 if mechanism == "zero" else None,
+        subtract=subtract,
+        synapse=module.alpha.detach().clamp(0, 1).double() if name == "Synaptic" else None,
+    )

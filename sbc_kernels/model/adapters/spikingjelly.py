@@ -10,8 +10,20 @@ import cmath
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from ...neurons import IF, LIF, PLIF, CubaLIF, Leaky, Neuron, SinabsLIF
-from . import NeuronFacts, StateSpace, class_names, distance, mean_of, redefined, steps_first
+from . import (
+    NeuronFacts,
+    StateSpace,
+    Update,
+    class_names,
+    distance,
+    mean_of,
+    own_class,
+    redefined,
+    steps_first,
+)
 
 _PACKAGE = "spikingjelly.activation_based"
 
@@ -119,3 +131,29 @@ def reset(module: Any) -> None:
     else:
         for left in ("v", "c"):
             module.__dict__.pop(left, None)
+
+
+def update(module: Any) -> Update | str:
+    """The equations of the integrate-and-fire neurons, plain, leaky and current-based."""
+    name = own_class(module, _PACKAGE + ".neuron")
+    rate, synapse, decayed = 0.0, None, False  # of the membrane, of the current; of the input too
+    if name in ("LIFNode", "SimpleLIFNode"):
+        rate, decayed = 1.0 / module.tau, module.decay_input
+    elif name == "ParametricLIFNode":
+        rate, decayed = float(module.w.detach().double().sigmoid()), module.decay_input
+    elif name == "CUBALIFNode":
+        rate, synapse = 1.0 - module.v_decay, module.c_decay
+    elif name not in ("IFNode", "SimpleIFNode"):
+        return "it is neither an IFNode, LIFNode, ParametricLIFNode nor CUBALIFNode"
+    rest = 0.0 if module.v_reset is None else module.v_reset
+    return Update(
+        1.0 - rate,
+        rate if decayed else 1.0,
+        leak=0.0 if synapse is not None else rest,
+        threshold=module.v_threshold,
+        at_threshold=bool(module.surrogate_function(torch.zeros(1)) > 0),
+        reset=module.v_reset,
+        subtract=module.v_threshold,
+        synapse=synapse,
+        start=rest,
+    )
