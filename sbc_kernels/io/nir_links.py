@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..model.adapters import Adapter
-from ..model.provenance import WEIGHT_LAYERS, first_tensor, is_norm, tensors_in
-from ..model.provenance import is_plain
+from ..model.provenance import WEIGHT_LAYERS, first_tensor, is_norm, is_plain, tensors_in
 from .nir_twins import UNKNOWN, Index, Known, Through, Twins, called
 
 __all__ = ["INPUT", "Links", "Place", "find_links"]

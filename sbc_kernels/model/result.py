@@ -134,7 +134,7 @@ class CompressedModel:
 
     def to_nir(self, path: str | Path, *, integer_weights: bool = False) -> None:
         """Writes the model as a NIR graph (Neuromorphic Intermediate Representation), for simulators
-        and chips. See `sbc_kernels.io.nir.nir_graph` for what it can hold, and what is raised otherwise.
+        and chips. See `sbc_kernels.io.nir.nir_graph` for what it can hold, and what is raised.
 
         Parameters
         ----------
