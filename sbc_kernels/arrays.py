@@ -1,4 +1,8 @@
-"""Arrays of any framework in, NumPy inside, the caller's kind out."""
+"""Arrays of any framework in, NumPy inside, the caller's kind out. On a GPU: torch, in and out.
+
+What is decided about weights is written once for both, in terms of the array API standard:
+``xp = array_namespace(array)``.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,29 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from . import _native
-from .dispatch import thread_count
+from .dispatch import on_device, thread_count
 
 Array = NDArray[Any]
 Restore = Callable[[Array], Any]
 
 _CPU = 1  # DLPack's device type
+
+
+def to_array(array: Any, name: str, backend: str | None = None) -> tuple[Any, Restore]:
+    """`to_numpy`; but a torch tensor that `backend` runs on where it lies stays there, with its dtype
+    widened as `to_numpy` widens it."""
+    if not on_device(array, name, backend):
+        return to_numpy(array, name)
+    tensor = _plain_torch(array, name)
+    if tensor.is_complex() or tensor.is_quantized:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}; accepted are bool, integers and real floats"
+        )
+    return tensor, lambda result: result
 
 
 def to_numpy(array: Any, name: str) -> tuple[Array, Restore]:
@@ -60,24 +78,30 @@ def to_numpy(array: Any, name: str) -> tuple[Array, Restore]:
 def _from_torch(tensor: Any, name: str) -> tuple[Array, Restore]:
     import torch
 
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"{name} is a {tensor.layout} tensor; accepted are dense tensors")
     if tensor.device.type != "cpu":
         raise ValueError(
             f"{name} lies on {tensor.device}; accepted is CPU memory. Move it with .cpu()"
         )
-    if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 2:
-        raise TypeError(
-            f"{name} has dtype {tensor.dtype}; accepted are bool, integers and real floats"
-        )
-    dense = tensor.detach().resolve_conj().resolve_neg()
-    if dense.dtype in (torch.bfloat16, torch.float16):
-        dense = dense.float()
+    dense = _plain_torch(tensor, name)
 
     def restore(result: Array) -> Any:
         return torch.from_numpy(np.ascontiguousarray(result))
 
     return _plain(dense.numpy(), name), restore
+
+
+def _plain_torch(tensor: Any, name: str) -> Any:
+    """Dense, without a graph; halves are widened."""
+    import torch
+
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} is a {tensor.layout} tensor; accepted are dense tensors")
+    if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 2:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}; accepted are bool, integers and real floats"
+        )
+    dense = tensor.detach().resolve_conj().resolve_neg()
+    return dense.float() if dense.dtype in (torch.bfloat16, torch.float16) else dense
 
 
 def _plain(values: Array, name: str) -> Array:
@@ -119,40 +143,58 @@ def require_same_kind(first: Any, second: Any, first_name: str, second_name: str
         )
 
 
-def weight_and_matrix(weight: Any, matrix: Any, name: str) -> tuple[Array, Array, Restore]:
+def weight_and_matrix(
+    weight: Any, matrix: Any, name: str, backend: str | None = None
+) -> tuple[Any, Any, Restore]:
     """The two arguments that every op on rows takes: [d_out, d_in] and symmetric [d_in, d_in].
 
-    Both finite, row-major, of one framework and one floating dtype.
+    Both finite, row-major, of one framework, device and floating dtype.
     """
     require_same_kind(weight, matrix, "weight", name)
-    w, restore = floating_matrix(weight, "weight", (None, None))
-    m, _ = floating_matrix(matrix, name, (w.shape[1], w.shape[1]))
+    w, restore = floating_matrix(weight, "weight", (None, None), backend)
+    m, _ = floating_matrix(matrix, name, (w.shape[1], w.shape[1]), backend)
     if m.dtype != w.dtype:
-        raise TypeError(f"{name} is {m.dtype}; accepted is weight's {w.dtype}")
+        raise TypeError(f"{name} is {dtype_name(m)}; accepted is weight's {dtype_name(w)}")
+    if getattr(w, "device", None) != getattr(m, "device", None):
+        raise ValueError(f"{name} lies on {m.device}; accepted is weight's {w.device}")
     require_symmetric(m, name)
     return w, m, restore
 
 
-def kept_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def kept_mask(mask: Any, shape: tuple[int, ...], backend: str | None = None) -> Any:
     """A mask of that shape, True = kept."""
-    keep, _ = to_numpy(mask, "mask")
+    keep, _ = to_array(mask, "mask", backend)
     require_shape(keep, "mask", shape)
-    if keep.dtype != np.bool_:
-        raise TypeError(f"mask has dtype {keep.dtype}; accepted is bool, True = kept")
+    if keep.dtype != array_namespace(keep).bool:
+        raise TypeError(f"mask has dtype {dtype_name(keep)}; accepted is bool, True = kept")
     return keep
 
 
-def floating_matrix(array: Any, name: str, shape: tuple[int | None, ...]) -> tuple[Array, Restore]:
+def floating_matrix(
+    array: Any, name: str, shape: tuple[int | None, ...], backend: str | None = None
+) -> tuple[Any, Restore]:
     """A finite, row-major float32 or float64 array of the given shape (None: any extent)."""
-    values, restore = to_numpy(array, name)
-    if values.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name} has dtype {values.dtype}; accepted are float32 and float64")
+    values, restore = to_array(array, name, backend)
+    if dtype_name(values) not in ("float32", "float64"):
+        raise TypeError(f"{name} has dtype {dtype_name(values)}; accepted are float32 and float64")
     require_shape(values, name, shape)
     require_finite(values, name)
-    return np.ascontiguousarray(values), restore
+    if isinstance(values, np.ndarray):
+        return np.ascontiguousarray(values), restore
+    return values.contiguous(), restore
 
 
-def require_shape(values: Array, name: str, shape: tuple[int | None, ...]) -> None:
+def dtype_name(values: Any) -> str:
+    """As NumPy calls it."""
+    return str(values.dtype).removeprefix("torch.")
+
+
+def is_float(values: Any) -> bool:
+    """Whether the dtype is a real float."""
+    return "float" in dtype_name(values)
+
+
+def require_shape(values: Any, name: str, shape: tuple[int | None, ...]) -> None:
     same = values.ndim == len(shape) and all(
         wanted is None or wanted == extent
         for wanted, extent in zip(shape, values.shape, strict=True)
@@ -162,20 +204,29 @@ def require_shape(values: Array, name: str, shape: tuple[int | None, ...]) -> No
         raise ValueError(f"{name} has shape {list(values.shape)}; accepted is [{accepted}]")
 
 
-def require_finite(values: Array, name: str) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        bad = np.argwhere(~np.isfinite(values))
-        at = tuple(int(i) for i in bad[0])
+def require_finite(values: Any, name: str) -> None:
+    if not is_float(values):
+        return
+    finite = array_namespace(values).isfinite(values)
+    if not bool(finite.all()):
+        wrong = np.asarray(~finite if isinstance(finite, np.ndarray) else (~finite).cpu())
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
-            f"{name} has {len(bad)} values that are NaN or infinite, the first at {list(at)}; "
-            "accepted are finite values"
+            f"{name} has {int(wrong.sum())} values that are NaN or infinite, the first at "
+            f"{list(at)}; accepted are finite values"
         )
 
 
-def require_symmetric(values: Array, name: str) -> None:
+def require_symmetric(values: Any, name: str) -> None:
     """Up to rounding: a matrix that came out of a product or an inverse."""
-    largest, skew = _native.measure_skew(exportable(values), thread_count())
-    bound = 1e4 * float(np.finfo(values.dtype).eps) * largest
+    if isinstance(values, np.ndarray):
+        largest, skew = _native.measure_skew(exportable(values), thread_count())
+    elif values.numel() == 0:
+        return
+    else:
+        largest, skew = float(values.abs().max()), float((values - values.mT).abs().max())
+    xp = array_namespace(values)
+    bound = 1e4 * float(xp.finfo(values.dtype).eps) * largest
     if not skew <= bound:
         raise ValueError(
             f"{name} is not symmetric: entries differ from their mirror image by up to {skew:.3g} "

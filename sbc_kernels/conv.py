@@ -183,7 +183,8 @@ def regions(conv: Conv, input_size: tuple[int, ...]) -> tuple[Region, ...]:
     return tuple(found)
 
 
-def linear_region() -> Region:
+@lru_cache
+def linear_regions() -> tuple[Region, ...]:
     """The one region of a Linear layer: a map of one position, a kernel of one tap."""
     zero = np.zeros(1, dtype=np.int32)
-    return Region(zero, zero[None, :], ((0, 0, 0),))
+    return (Region(zero, zero[None, :], ((0, 0, 0),)),)

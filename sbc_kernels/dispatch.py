@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from . import _native
@@ -22,6 +24,7 @@ OPS = ("spike_gram", "obs_order", "obs_solve", "obs_quantize", "upper_factor")
 class Backend:
     """``available()`` says whether it runs here; ``load(op)`` gives the op's function on arrays;
     ``gram_skills`` says what its `spike_gram` is fast at: "bytes" and "counts" of gram_plan.plan_gram.
+    ``device`` is where its arrays lie: in CPU memory as NumPy arrays, or on a GPU as torch tensors.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Backend:
     available: Callable[[], bool]
     load: Callable[[str], Callable[..., Any]]
     gram_skills: frozenset[str] = frozenset()
+    device: str = "cpu"
 
 
 def thread_count() -> int:
@@ -50,6 +54,22 @@ def _native_backend(isa: str, description: str, *gram_skills: str) -> Backend:
     )
 
 
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def _triton_runs() -> bool:
+    if find_spec("triton") is None or find_spec("torch") is None:
+        return False
+    return interpreted() or bool(import_module("torch").cuda.is_available())
+
+
+def _triton_op(op: str) -> Callable[..., Any]:
+    run: Callable[..., Any] = getattr(import_module(f"{__package__}.triton.{op}"), op)
+    return run
+
+
 # Fastest first.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
@@ -63,16 +83,50 @@ BACKENDS: dict[str, Backend] = {
         _native_backend("avx512", "C++ for AVX-512 F, BW, DQ, VL"),
         _native_backend("avx2", "C++ for AVX2 and FMA"),
         _native_backend("portable", "C++ for any processor"),
+        Backend(
+            "triton",
+            "Triton for NVIDIA GPUs, of torch tensors that lie there",
+            _triton_runs,
+            _triton_op,
+            frozenset({"bytes"}),
+            "cuda",
+        ),
     )
 }
 
 
 def available_backends() -> list[str]:
-    """Names of the backends that run here, fastest first."""
+    """Names of the backends that run here, fastest first; those for a GPU last."""
     return [name for name, backend in BACKENDS.items() if backend.available()]
 
 
-def resolve(op: str, backend: str | None) -> Callable[..., Any]:
+def on_device(array: Any, name: str, backend: str | None) -> bool:
+    """Whether this is a torch tensor that a GPU's backend takes where it lies.
+
+    Raises
+    ------
+    ValueError : the backend named does not run where the array lies.
+    """
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and isinstance(array, torch.Tensor) and array.is_cuda
+    if backend is None:
+        if on_gpu:
+            _chosen(None, "cuda")
+        return on_gpu
+    wanted = BACKENDS[_chosen(backend)].device
+    is_tensor = torch is not None and isinstance(array, torch.Tensor)
+    if wanted == "cuda" and is_tensor and (on_gpu or (interpreted() and not array.is_cuda)):
+        return True
+    if on_gpu or wanted == "cuda":
+        where = array.device if is_tensor else "CPU memory"
+        accepted = "a CUDA tensor" if wanted == "cuda" else "backend='triton', or None"
+        raise ValueError(
+            f"backend is {backend!r} and {name} lies in {where}; accepted is {accepted}"
+        )
+    return False
+
+
+def resolve(op: str, backend: str | None, device: str = "cpu") -> Callable[..., Any]:
     """The function that runs ``op``.
 
     Raises
@@ -81,20 +135,26 @@ def resolve(op: str, backend: str | None) -> Callable[..., Any]:
     """
     if op not in OPS:
         raise ValueError(f"op is {op!r}; accepted are {', '.join(OPS)}")
-    return BACKENDS[_chosen(backend)].load(op)
+    return BACKENDS[_chosen(backend, device)].load(op)
 
 
-def gram_skills(backend: str | None) -> frozenset[str]:
+def gram_skills(backend: str | None, device: str = "cpu") -> frozenset[str]:
     """What the backend's `spike_gram` is fast at, see `Backend`. Raises as `resolve` does."""
-    return BACKENDS[_chosen(backend)].gram_skills
+    return BACKENDS[_chosen(backend, device)].gram_skills
 
 
-def _chosen(backend: str | None) -> str:
-    names = available_backends()
-    name = names[0] if backend is None else backend
-    if name not in names:
-        raise ValueError(f"backend is {backend!r}; this machine has {', '.join(names)}")
-    return name
+def _chosen(backend: str | None, device: str = "cpu") -> str:
+    if backend is not None:
+        if backend not in BACKENDS or not BACKENDS[backend].available():
+            names = ", ".join(available_backends())
+            raise ValueError(f"backend is {backend!r}; this machine has {names}")
+        return backend
+    for name, known in BACKENDS.items():
+        if known.device == device and known.available():
+            return name
+    raise ValueError(
+        f"no backend runs on {device} here: triton is not installed; accepted are arrays in CPU memory"
+    )
 
 
 def native_info() -> dict[str, Any]:

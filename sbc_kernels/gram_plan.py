@@ -162,6 +162,8 @@ def plan_gram(
         if filtered is not None:
             lanes = filtered.lane_bytes
             by_filter = _LANE_COST[lanes] * _padded(channels, 64 // lanes)
+    if "bytes" in skills and "counts" not in skills:
+        return filtered  # a GPU: nothing is looked up or counted there
     if "counts" in skills and not shifted:
         by_pairs = _COUNT_COST * T * channels
     else:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from array_api_compat import array_namespace, device
 
-from .arrays import Array, kept_mask, require_finite, require_shape, to_numpy
+from .arrays import dtype_name, is_float, kept_mask, require_finite, require_shape, to_array
 
 __all__ = ["Grid", "fit_grid"]
 
@@ -24,39 +24,43 @@ class Grid:
     Attributes
     ----------
     bits : 1..8.
-    scale : float32 [d_out, groups], positive.
+    scale : float32 [d_out, groups], positive; NumPy, or torch where the weights lie on a GPU.
     zero_point : float32 [d_out, groups]; an integer for 2 bits and more. 1 bit has its two levels at
         the ends of its range: +-scale/2 (zero point 0.5) if symmetric.
     group_size : consecutive inputs that share a scale; -1 is the whole row.
     """
 
     bits: int
-    scale: NDArray[np.float32]
-    zero_point: NDArray[np.float32]
+    scale: Any
+    zero_point: Any
     group_size: int
 
-    def group_of_column(self, d_in: int) -> NDArray[np.int32]:
+    def group_of_column(self, d_in: int) -> Any:
+        """int32 [d_in], beside the scales."""
+        xp = array_namespace(self.scale)
         size = d_in if self.group_size == -1 else self.group_size
-        return (np.arange(d_in) // max(size, 1)).astype(np.int32)
+        return xp.arange(d_in, dtype=xp.int32, device=device(self.scale)) // max(size, 1)
 
     def require_fits(self, shape: tuple[int, ...]) -> None:
         d_out, d_in = shape
         groups = 1 if self.group_size == -1 else max(-(-d_in // self.group_size), 1)
         for name in ("scale", "zero_point"):
-            if getattr(self, name).shape != (d_out, groups):
+            if tuple(getattr(self, name).shape) != (d_out, groups):
                 raise ValueError(
                     f"grid has {name} of shape {list(getattr(self, name).shape)}; accepted is "
                     f"{[d_out, groups]} for a weight of {list(shape)} in groups of {self.group_size}"
                 )
-        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+        xp = array_namespace(self.scale)
+        if not bool(xp.all(xp.isfinite(self.scale) & (self.scale > 0))):
             raise ValueError("grid has scales that are not positive; accepted are positive ones")
 
-    def round(self, weight: Array) -> tuple[NDArray[np.uint8], Array]:
+    def round(self, weight: Any) -> tuple[Any, Any]:
         """Nearest level of each weight [d_out, d_in], by itself: codes and values."""
         group = self.group_of_column(weight.shape[1])
         scale, zero = self.scale[:, group], self.zero_point[:, group]
         codes = _codes(weight, scale, zero, 2**self.bits - 1)
-        return codes.astype(np.uint8), ((codes - zero) * scale).astype(weight.dtype)
+        xp = array_namespace(weight)
+        return xp.astype(codes, xp.uint8), xp.astype((codes - zero) * scale, weight.dtype)
 
 
 def fit_grid(
@@ -91,42 +95,60 @@ def fit_grid(
     if kind not in ("mse", "absmax"):
         raise ValueError(f"grid is {kind!r}; accepted are 'mse' and 'absmax'")
     weight, importance, mask = _checked(weight, importance, mask)
+    return run_fit_grid(
+        weight,
+        int(bits),
+        kind=kind,
+        sym=sym,
+        group_size=group_size,
+        importance=importance,
+        mask=mask,
+    )
+
+
+def run_fit_grid(
+    weight: Any, bits: int, *, kind: str, sym: bool, group_size: int, importance: Any, mask: Any
+) -> Grid:
+    """`fit_grid` on checked arrays, NumPy or torch."""
     d_out, d_in = weight.shape
     integral = isinstance(group_size, (int, np.integer)) and not isinstance(group_size, bool)
     if not integral or not (group_size == -1 or 1 <= group_size <= d_in):
         raise ValueError(f"group_size is {group_size!r}; accepted is -1 or an integer in 1..{d_in}")
-    size = max(d_in, 1) if group_size == -1 else int(group_size)
+    group_size = int(group_size)
+    xp, where = array_namespace(weight), device(weight)
+    size = max(d_in, 1) if group_size == -1 else group_size
     groups = max(-(-d_in // size), 1)
 
-    def grouped(values: Array) -> Array:
-        """[.., d_in] to [.., groups, size], the missing end as zeros."""
-        padded = np.zeros((*values.shape[:-1], groups * size), dtype=values.dtype)
-        padded[..., :d_in] = values
-        return padded.reshape(*values.shape[:-1], groups, size)
+    def grouped(values: Any) -> Any:
+        """[d_out, d_in] to [d_out, groups, size], the missing end as zeros."""
+        padded = xp.zeros((d_out, groups * size), dtype=values.dtype, device=where)
+        padded[:, :d_in] = values
+        return xp.reshape(padded, (d_out, groups, size))
 
-    w = grouped(weight.astype(np.float32))
-    counted = np.ones_like(weight, dtype=np.float32)
+    w = grouped(xp.astype(weight, xp.float32))
+    counted = xp.ones((d_out, d_in), dtype=xp.float32, device=where)
     if importance is not None:
         # By its largest: only ratios count, and float32 does not hold every Hessian's diagonal.
-        counted *= (importance / max(float(importance.max(initial=0.0)), 5e-324)).astype(np.float32)
+        largest = max(float(xp.max(importance)) if d_in else 0.0, 5e-324)
+        counted = counted * xp.astype(importance / largest, xp.float32)
     if mask is not None:
-        counted *= mask
-        w = w * grouped(mask)
+        counted = counted * xp.astype(mask, xp.float32)
+        w = w * xp.astype(grouped(mask), xp.float32)
     h = grouped(counted)
-    silent = h.sum(axis=2, keepdims=True) == 0  # nothing to weigh: weigh all alike
-    h = np.where(silent, np.float32(1.0), h)
-    low, high = np.minimum(w.min(axis=2), 0.0), np.maximum(w.max(axis=2), 0.0)
+    silent = xp.sum(h, axis=2, keepdims=True) == 0  # nothing to weigh: weigh all alike
+    h = xp.where(silent, xp.ones_like(h), h)
+    low, high = xp.clip(xp.min(w, axis=2), max=0.0), xp.clip(xp.max(w, axis=2), min=0.0)
 
-    def levels(shrink: Array) -> tuple[Array, Array]:
-        return _levels(low * shrink, high * shrink, int(bits), sym)
+    def levels(shrink: Any) -> tuple[Any, Any]:
+        return _levels(low * shrink, high * shrink, bits, sym)
 
     if kind == "absmax":
-        scale, zero = levels(np.ones_like(low))
-        return Grid(int(bits), scale, zero, int(group_size))
-    best_shrink = np.ones((d_out, groups), dtype=np.float32)
-    best_error = np.full((d_out, groups), np.inf, dtype=np.float32)
+        scale, zero = levels(xp.ones_like(low))
+        return Grid(bits, scale, zero, group_size)
+    best_shrink = xp.ones_like(low)
+    best_error = xp.full_like(low, xp.inf)
 
-    def attempt(shrink: Array) -> None:
+    def attempt(shrink: Any) -> None:
         nonlocal best_shrink, best_error
         scale, zero = levels(shrink)
         codes = _codes(w, scale[..., None], zero[..., None], 2**bits - 1)
@@ -134,59 +156,59 @@ def fit_grid(
         codes *= scale[..., None]
         codes -= w
         codes *= codes
-        error = np.einsum("rgs,rgs->rg", codes, h)
+        error = xp.einsum("rgs,rgs->rg", codes, h)
         better = error < best_error
-        best_error = np.where(better, error, best_error)
-        best_shrink = np.where(better, shrink, best_shrink).astype(np.float32)
+        best_error = xp.where(better, error, best_error)
+        best_shrink = xp.where(better, shrink, best_shrink)
 
     for shrink in _COARSE:
-        attempt(np.full_like(best_shrink, shrink))
+        attempt(xp.full_like(best_shrink, float(shrink)))
     centre = best_shrink
     for offset in _FINE:
-        attempt((centre + np.float32(offset)).astype(np.float32))
+        attempt(centre + float(offset))
     scale, zero = levels(best_shrink)
-    return Grid(int(bits), scale, zero, int(group_size))
+    return Grid(bits, scale, zero, group_size)
 
 
-def _checked(weight: Any, importance: Any, mask: Any) -> tuple[Array, Array | None, Array | None]:
-    w, _ = to_numpy(weight, "weight")
-    if w.dtype.kind != "f":
-        raise TypeError(f"weight has dtype {w.dtype}; accepted are real floats")
+def _checked(weight: Any, importance: Any, mask: Any) -> tuple[Any, Any, Any]:
+    w, _ = to_array(weight, "weight")
+    if not is_float(w):
+        raise TypeError(f"weight has dtype {dtype_name(w)}; accepted are real floats")
     require_shape(w, "weight", (None, None))
     require_finite(w, "weight")
     if importance is not None:
-        importance, _ = to_numpy(importance, "importance")
-        importance = importance.astype(np.float64)
+        importance, _ = to_array(importance, "importance")
+        xp = array_namespace(importance)
+        importance = xp.astype(importance, xp.float64)
         require_shape(importance, "importance", (w.shape[1],))
         require_finite(importance, "importance")
-        if (importance < 0).any():
+        if bool(xp.any(importance < 0)):
             raise ValueError(
-                f"importance reaches {importance.min()}; accepted are numbers of at least 0"
+                f"importance reaches {float(xp.min(importance))}; accepted are numbers of at least 0"
             )
     if mask is not None:
         mask = kept_mask(mask, w.shape)
     return w, importance, mask
 
 
-def _levels(low: Array, high: Array, bits: int, sym: bool) -> tuple[Array, Array]:
+def _levels(low: Any, high: Any, bits: int, sym: bool) -> tuple[Any, Any]:
     """Scale and zero point of the range [low, high], which contains 0."""
+    xp = array_namespace(low)
     top = 2**bits - 1
     if sym:
-        reach = np.maximum(-low, high)
-        scale, zero = 2 * reach / top, np.full_like(reach, 0.5 if bits == 1 else 2 ** (bits - 1))
+        reach = xp.maximum(-low, high)
+        scale = 2 * reach / top
+        zero = xp.full_like(reach, 0.5 if bits == 1 else 2 ** (bits - 1))
     else:
         scale = (high - low) / top
-        with np.errstate(invalid="ignore", divide="ignore"):
-            zero = np.where(scale > 0, -low / scale, 0.0)
+        ones = xp.ones_like(scale)
+        zero = xp.where(scale > 0, -low / xp.where(scale > 0, scale, ones), 0 * ones)
         # One bit has its levels at both ends of the range; more bits have one at 0.
-        zero = zero if bits == 1 else np.rint(zero)
-    smallest = np.finfo(np.float32).tiny
-    scale = np.where(scale > smallest, scale, 1.0)
-    return scale.astype(np.float32), zero.astype(np.float32)
+        zero = zero if bits == 1 else xp.round(zero)
+    smallest = float(np.finfo(np.float32).tiny)
+    return xp.where(scale > smallest, scale, xp.ones_like(scale)), zero
 
 
-def _codes(weight: Array, scale: Array, zero: Array, top: int) -> Array:
-    codes = weight / scale
-    codes += zero
-    np.clip(codes, 0, top, out=codes)
-    return np.rint(codes, out=codes)
+def _codes(weight: Any, scale: Any, zero: Any, top: int) -> Any:
+    xp = array_namespace(weight)
+    return xp.round(xp.clip(weight / scale + zero, 0, top))

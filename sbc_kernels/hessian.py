@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import _native
-from .arrays import Array, exportable, require_finite, to_numpy
-from .conv import Conv, Region, linear_region, regions
-from .dispatch import gram_skills, resolve, thread_count
+from .arrays import require_finite, to_array
+from .conv import Conv, Region, linear_regions, regions
+from .dispatch import gram_skills
+from .gram_cpu import CpuGram
 from .gram_plan import (
     BYTES_FIXED_POINT_BITS,
     FIXED_POINT_BITS,
@@ -21,11 +20,12 @@ from .gram_plan import (
 )
 from .neurons import Neuron, impulse_response, membrane_matrix
 
+if TYPE_CHECKING:
+    from .gram_gpu import GpuGram
+
 __all__ = ["SpikeHessian"]
 
 _EXACT_SUM = 1 << 53  # float64 holds every integer below
-_HUGE_PAGE = 2 << 20
-_UNFOLD_BYTES = 64 << 20  # of one chunk of an analog convolution's input
 
 
 class SpikeHessian:
@@ -48,7 +48,7 @@ class SpikeHessian:
     -----
     Batches add up in integers wherever spikes are integers in [-128, 127] and the neuron's response is
     dyadic: then `sum` is exact while it is below 2^53, whatever the batches. `paths` tells which way
-    each batch went.
+    each batch went. Spikes on a GPU are summed there; all batches must lie on one device.
     """
 
     def __init__(
@@ -68,19 +68,20 @@ class SpikeHessian:
             raise ValueError("in_features is given with conv; accepted is in_channels")
         if conv is None and in_channels is not None:
             raise ValueError("in_channels is given without conv; accepted is in_features")
-        self._skills = gram_skills(backend)
+        gram_skills(backend)  # the backend is there
         self.neuron = neuron
         self.conv = conv
         self.num_samples = 0
         self._backend = backend
         self._channels: int | None = None
-        self._sums: dict[tuple[Any, ...], list[Array]] = {}  # by T, unit and map
+        self._engine: CpuGram | GpuGram | None = None  # of the device of the first batch
+        self._sums: dict[tuple[Any, ...], list[Any]] = {}  # by T, unit and map
         self._bound = 0.0  # of any entry of _sums
         self._filters: dict[int, MatchedFilter] = {}
-        self._total: NDArray[np.float64] | None = None  # [groups, d, d]
+        self._total: Any = None  # float64 [groups, d, d]
         self._restore: Any = None
         self._only_batch = False
-        self._finished: NDArray[np.float64] | None = None  # the answer, where a kernel gave it
+        self._finished: Any = None  # the answer, where a kernel gave it
         self._paths: dict[str, int] = {}
         given = in_features if conv is None else in_channels
         if given is not None:
@@ -108,33 +109,35 @@ class SpikeHessian:
         ------
         TypeError, ValueError : naming what came and what is accepted; nothing has been added then.
         """
-        values, restore = to_numpy(spikes, "spikes")
+        values, restore = to_array(spikes, "spikes", self._backend)
+        engine = self._engine_for(values)
         if values.ndim > 0 and len(values) > 0 and self.neuron is not None:
             impulse_response(self.neuron, len(values))  # may be too short: before anything is kept
         values = self._checked(values)
         T, N = values.shape[:2]
-        narrow = self._narrow(values)
+        narrow = engine.narrow(values, self.conv)
         # Without a neuron nothing couples the time steps: they are T samples of one step each.
         steps = 1 if self.neuron is None else T
         filter_ = self._filters.get(steps)
         if filter_ is None:
-            bits = BYTES_FIXED_POINT_BITS if "bytes" in self._skills else FIXED_POINT_BITS
+            bits = BYTES_FIXED_POINT_BITS if "bytes" in engine.skills else FIXED_POINT_BITS
             filter_ = self._filters[steps] = matched_filter(self.neuron, steps, bits)
         plan = None
         if narrow is not None:
             per_group = narrow[0].shape[-1] // self.groups
-            shifted = self.conv is not None
+            shifted = self.conv is not None and not engine.squares_convolutions
             plan = plan_gram(
-                self.neuron, filter_, *narrow[1:], per_group, shifted=shifted, skills=self._skills
+                self.neuron, filter_, *narrow[1:], per_group, shifted=shifted, skills=engine.skills
             )
         if narrow is not None and plan is not None:
             small = narrow[0].reshape(steps, -1, *narrow[0].shape[2:])
-            self._add_integers(small, plan, values.shape[3:] if self.conv is not None else (), N)
+            map_size = tuple(values.shape[3:]) if self.conv is not None else ()
+            self._add_integers(small, plan, map_size, N)
             self._note(plan.path)
         else:
             self._add_floats(values)
             why = "integers in [-128, 127]" if narrow is None else "small enough for 64-bit sums"
-            self._note(f"float64 matrix products (spikes are not {why})")
+            self._note(f"{engine.float_path(values)} (spikes are not {why})")
         self.num_samples += N
         self._restore = restore
         return self
@@ -150,8 +153,8 @@ class SpikeHessian:
         """
         return self._give_back(self.stacked())
 
-    def stacked(self) -> NDArray[np.float64]:
-        """`matrix()` as NumPy [groups, d_in, d_in]."""
+    def stacked(self) -> Any:
+        """`matrix()` as [groups, d_in, d_in]: NumPy, or torch on the device of the batches."""
         return self._scaled(2.0 / self._seen())
 
     def merge(self, other: SpikeHessian) -> SpikeHessian:
@@ -171,8 +174,10 @@ class SpikeHessian:
             raise ValueError(
                 f"other has {other._channels} inputs or channels; accepted are {self._channels}"
             )
+        if other._engine is not None:
+            self._require_engine(other._engine.with_backend(self._backend), "other")
         for key, sums in other._sums.items():
-            mine = self._sums.setdefault(key, [np.zeros_like(part) for part in sums])
+            mine = self._sums.setdefault(key, [0.0 * part for part in sums])
             for to, part in zip(mine, sums, strict=True):
                 to += part
         self._bound += other._bound
@@ -215,7 +220,28 @@ class SpikeHessian:
             )
         self._channels = channels
 
-    def _checked(self, values: Array) -> Array:
+    def _engine_for(self, values: Any) -> CpuGram | GpuGram:
+        """What sums where these spikes lie."""
+        if isinstance(values, np.ndarray):
+            wanted: CpuGram | GpuGram = CpuGram(self._backend)
+        else:
+            from .gram_gpu import GpuGram
+
+            wanted = GpuGram(self._backend, values.device)
+        return self._require_engine(wanted, "spikes")
+
+    def _require_engine(self, wanted: CpuGram | GpuGram, name: str) -> CpuGram | GpuGram:
+        """The engine of the batches so far. ValueError where `name` lies on another device."""
+        if self._engine is None:
+            self._engine = wanted
+        if self._engine.place != wanted.place:
+            raise ValueError(
+                f"{name} lies in {wanted.place}, and earlier batches in {self._engine.place}; accepted "
+                "is one device for all"
+            )
+        return self._engine
+
+    def _checked(self, values: Any) -> Any:
         """spikes as [T, N, C, *map]; a Linear layer's map is empty, extra positions join N."""
         if self.conv is None:
             accepted = "[T, N, d_in] or [T, N, positions, d_in]"
@@ -225,7 +251,7 @@ class SpikeHessian:
             accepted = "[T, N, C, W]" if self.conv.dims == 1 else "[T, N, C, H, W]"
             good = values.ndim == 3 + self.conv.dims
             channels = values.shape[2] if good else 0
-        if not good or values.size == 0:
+        if not good or 0 in values.shape:
             raise ValueError(
                 f"spikes has shape {list(values.shape)}; accepted is {accepted} with no axis empty"
             )
@@ -236,126 +262,60 @@ class SpikeHessian:
             )
         require_finite(values, "spikes")
         if self.conv is not None:
-            self.conv.output_size(values.shape[3:])
+            self.conv.output_size(tuple(values.shape[3:]))
         if self._channels is None:
             self._set_channels(channels)
         return values
 
-    def _narrow(self, values: Array) -> tuple[Array, int, int] | None:
-        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127]."""
-        T, N = values.shape[:2]
-        if self.conv is None:
-            C, P = values.shape[-1], 1
-            N = values.size // (T * C)
-        else:
-            C, P = values.shape[2], int(np.prod(values.shape[3:]))
-        if P == 1 and values.dtype in (np.bool_, np.uint8, np.int8) and values.flags.c_contiguous:
-            # Already in the kernels' layout: no copy.
-            small = values.view(np.int8).reshape(T, N, 1, C)
-            if values.dtype == np.bool_:
-                return small, 0, 1
-            minimum, maximum = min(int(values.min()), 0), max(int(values.max()), 0)
-            return (small, minimum, maximum) if maximum <= 127 else None
-        narrow = np.empty((T, N, P, C), dtype=np.int8)
-        source = np.ascontiguousarray(values)
-        integral, minimum, maximum = _native.narrow_spikes(
-            exportable(source.reshape(T * N, C, P)), narrow.reshape(T * N, P, C), thread_count()
-        )
-        return (narrow, minimum, maximum) if integral else None
-
     # ---- sums ----------------------------------------------------------------------------------
 
     def _add_integers(
-        self, narrow: Array, plan: GramPlan, map_size: tuple[int, ...], num_samples: int
+        self, narrow: Any, plan: GramPlan, map_size: tuple[int, ...], num_samples: int
     ) -> None:
         assert self._channels is not None
-        run = resolve("spike_gram", self._backend)
+        assert self._engine is not None
         T, N, P, _ = narrow.shape
         per_group = self._channels // self.groups
         parts = self._regions(map_size)
         key = (T, plan.factor, map_size)
-        by_counts = plan.pair_weights is not None and "counts" in self._skills
         finish = 2.0 / num_samples * plan.factor
-        if self._only_batch and self.conv is None and (plan.digits or by_counts) and finish != 0.0:
-            self._finished = _aligned(1, per_group, per_group)
+        linear = self.conv is None
+        if self._only_batch and linear and self._engine.can_finish(plan) and finish != 0.0:
+            self._finished = self._engine.empty(1, per_group, per_group)
             self._sums[key] = [self._finished]
         else:
             finish = 0.0  # the kernel adds to what is there
         if key not in self._sums:
             self._sums[key] = [
-                np.zeros((len(part.neighbours), per_group, per_group))
+                self._engine.zeros(len(part.neighbours), per_group, per_group)
                 for _ in range(self.groups)
                 for part in parts
             ]
         self._bound += plan.sum_bound * T * N * P
-        for group in range(self.groups):
-            run(
-                spikes=exportable(narrow),
-                first_channel=group * per_group,
-                channels=per_group,
-                pair_weights=plan.pair_weights,
-                matched_filter=plan.integers,
-                lane_bytes=plan.lane_bytes,
-                planes=plan.planes,
-                digits=plan.digits,
-                is_signed=plan.is_signed,
-                squared=plan.squared,
-                max_term=plan.max_term,
-                triangle=self.conv is None,
-                finish=finish,
-                positions=[part.positions for part in parts],
-                neighbours=[part.neighbours for part in parts],
-                sums=self._sums[key][group * len(parts) : (group + 1) * len(parts)],
-            )
+        self._engine.add_integers(
+            narrow, plan, self.conv, self.groups, parts, self._sums[key], finish=finish
+        )
 
     def _regions(self, map_size: tuple[int, ...]) -> tuple[Region, ...]:
-        return (linear_region(),) if self.conv is None else regions(self.conv, map_size)
+        return linear_regions() if self.conv is None else regions(self.conv, map_size)
 
-    def _add_floats(self, values: Array) -> None:
-        """Analog input: filter over time, then float64 products on bounded chunks of the unfolding."""
-        assert self._channels is not None
+    def _add_floats(self, values: Any) -> None:
+        """Analog input."""
+        assert self._engine is not None
         assert self.in_features is not None
-        T, N = values.shape[:2]
-        d, groups = self.in_features, self.groups
         if self._total is None:
-            self._total = np.zeros((groups, d, d))
-        membrane = membrane_matrix(self.neuron, T)
-        samples = values.reshape(T, N, -1)
-        row_bytes = T * samples.shape[2] * 8
-        if self.conv is not None:
-            row_bytes *= self.conv.taps
-        chunk = max(1, _UNFOLD_BYTES // row_bytes)
-        for first in range(0, N, chunk):
-            part = samples[:, first : first + chunk].astype(np.float64)
-            if self.neuron is not None:
-                part = np.tensordot(membrane, part, axes=1)
-            shaped = part.reshape(T * part.shape[1], *values.shape[2:])
-            for group in range(groups):
-                rows = self._unfold(shaped, group) if self.conv else shaped.reshape(-1, d)
-                self._total[group] += rows.T @ rows
-
-    def _unfold(self, maps: Array, group: int) -> Array:
-        """[S, C, *map] to [S * outputs, d_in] of one group."""
-        assert self.conv is not None
-        assert self._channels is not None
-        conv, per_group = self.conv, self._channels // self.groups
-        maps = maps[:, group * per_group : (group + 1) * per_group]
-        maps = np.pad(maps, [(0, 0), (0, 0), *conv.pads()])
-        reach = [d * (k - 1) + 1 for d, k in zip(conv.dilations, conv.kernel_size, strict=True)]
-        axes = tuple(range(2, 2 + conv.dims))
-        windows = np.lib.stride_tricks.sliding_window_view(maps, reach, axis=axes)
-        steps = [slice(None, None, step) for step in (1, 1, *conv.strides, *conv.dilations)]
-        windows = windows[tuple(steps)]
-        order = (0, *axes, 1, *range(2 + conv.dims, 2 + 2 * conv.dims))
-        return np.ascontiguousarray(windows.transpose(order)).reshape(-1, per_group * conv.taps)
+            self._total = self._engine.zeros(self.groups, self.in_features, self.in_features)
+        membrane = None if self.neuron is None else membrane_matrix(self.neuron, len(values))
+        self._engine.add_floats(values, membrane, self.conv, self._total)
 
     # ---- output --------------------------------------------------------------------------------
 
-    def _scaled(self, scale: float, consume: bool = False) -> NDArray[np.float64]:
+    def _scaled(self, scale: float, consume: bool = False) -> Any:
         """``scale * sum_n Y_n' Y_n`` [groups, d, d]. `consume` spares a copy and ends the stream."""
         self._seen()
-        d = self.in_features
+        d, engine = self.in_features, self._engine
         assert d is not None
+        assert engine is not None
         answers = [] if self._total is None else [scale * self._total]
         for (_, unit, map_size), sums in self._sums.items():
             factor = scale * unit
@@ -364,14 +324,13 @@ class SpikeHessian:
             for group in range(self.groups):
                 mine = sums[group * len(parts) : (group + 1) * len(parts)]
                 if self.conv is None:
-                    stack.append(mine[0][0] if consume else mine[0][0].copy())
-                    _native.mirror_upper(stack[-1], factor, thread_count())
+                    stack.append(engine.mirrored(mine[0][0], factor, consume))
                 else:
-                    stack.append(_assemble(parts, mine, factor, d, self.conv))
-            answers.append(stack[0][None] if self.groups == 1 else np.stack(stack))
+                    stack.append(engine.assembled(parts, mine, factor, d, self.conv.taps))
+            answers.append(stack[0][None] if self.groups == 1 else engine.stack(stack))
         if consume:
             self._sums.clear()
-        return answers[0] if len(answers) == 1 else np.sum(answers, axis=0)
+        return sum(answers[1:], start=answers[0])
 
     def _seen(self) -> int:
         if self.num_samples == 0:
@@ -388,30 +347,9 @@ class SpikeHessian:
             return hessian._give_back(hessian._finished)
         return hessian._give_back(hessian._scaled(2.0 / hessian.num_samples, consume=True))
 
-    def _give_back(self, stack: NDArray[np.float64]) -> Any:
+    def _give_back(self, stack: Any) -> Any:
         matrix = stack if self.groups > 1 else stack[0]
         return matrix if self._restore is None else self._restore(matrix)
 
     def _note(self, path: str) -> None:
         self._paths[path] = self._paths.get(path, 0) + 1
-
-
-def _aligned(*shape: int) -> NDArray[np.float64]:
-    """Uninitialised, from the start of a cache line on: the kernels can then write past the cache. A
-    large one starts a 2 MiB page: where the system has such pages, it is then made of them alone."""
-    size = int(np.prod(shape))
-    alignment = _HUGE_PAGE if size * 8 >= 2 * _HUGE_PAGE else 64
-    memory = np.empty(size + alignment // 8 - 1)
-    first = -memory.ctypes.data % alignment // 8
-    return memory[first : first + size].reshape(shape)
-
-
-def _assemble(
-    parts: tuple[Region, ...], sums: list[Array], factor: float, d: int, conv: Conv
-) -> NDArray[np.float64]:
-    """[d, d], `factor` times the sums of the regions [num_shifts, C, C], which are X' Z."""
-    channels = d // conv.taps
-    matrix = np.empty((channels, conv.taps, channels, conv.taps))
-    blocks = [np.asarray(part.blocks, dtype=np.int32) for part in parts]
-    _native.assemble_conv(sums, blocks, factor, matrix, thread_count())
-    return matrix.reshape(d, d)

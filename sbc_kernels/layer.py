@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from array_api_compat import array_namespace, device
 
-from .arrays import Array, Restore, cast_like, require_finite, require_same_kind, to_numpy
+from .arrays import (
+    Restore,
+    cast_like,
+    dtype_name,
+    is_float,
+    require_finite,
+    require_same_kind,
+    to_array,
+)
 from .conv import Conv
 from .hessian import SpikeHessian
 from .neurons import LIF, Neuron
@@ -141,7 +149,7 @@ def compress_layer(
     """
     start = time.perf_counter()
     log: list[str] = []
-    values, _ = weight_values(W)
+    values, _ = weight_values(W, backend)
     if sparsity is None and bits is None:
         sparsity = 0.9
         log.append("neither sparsity nor bits given: pruning 90 %, unstructured")
@@ -150,7 +158,7 @@ def compress_layer(
     )
     conv = _checked_conv(values, stride, padding, dilation, groups)
     stack = _hessian_of(W, values, spikes, neuron, hessian, conv, options, log)
-    return PreparedLayer(W, stack).compress(options, log=log, start=start)
+    return PreparedLayer(W, stack, backend=backend).compress(options, log=log, start=start)
 
 
 class PreparedLayer:
@@ -161,19 +169,24 @@ class PreparedLayer:
     Parameters
     ----------
     W : as in `compress_layer`.
-    stack : the undamped Hessian of each convolution group, float64 [groups, d, d].
+    stack : the undamped Hessian of each convolution group, float64 [groups, d, d], beside W.
     row_scale : float64 [d_out], what each row's output is multiplied by before it is integrated (a
         BatchNorm's ``gamma / sqrt(var + eps)``, one over the threshold). Rows compete for the layer's
         quota by the losses times its square; inside a row it changes nothing. None is all ones.
+    backend : as in `compress_layer`.
     """
 
     def __init__(
-        self, W: Any, stack: NDArray[np.float64], row_scale: NDArray[np.float64] | None = None
+        self, W: Any, stack: Any, row_scale: Any = None, *, backend: str | None = None
     ) -> None:
         self.W = W
         self.stack = stack
-        self.values, self._restore = weight_values(W)
-        self.row_scale = np.ones(len(self.values)) if row_scale is None else np.abs(row_scale)
+        self.values, self._restore = weight_values(W, backend)
+        xp = array_namespace(self.values)
+        where = device(self.values)
+        ones = xp.ones(len(self.values), dtype=xp.float64, device=where)
+        self.backend = backend
+        self.row_scale = ones if row_scale is None else xp.abs(xp.asarray(row_scale, device=where))
         self._orders: tuple[Any, list[RowOrder]] | None = (
             None  # of the options they were found with
         )
@@ -185,8 +198,10 @@ class PreparedLayer:
         start = time.perf_counter() if start is None else start
         log = [] if log is None else log
         W, values, stack, restore = self.W, self.values, self.stack, self._restore
+        xp = array_namespace(values)
         rows = len(values) // len(stack)
-        flat = np.ascontiguousarray(values.reshape(len(values), -1))
+        flat = values.reshape(len(values), -1)
+        flat = np.ascontiguousarray(flat) if isinstance(flat, np.ndarray) else flat.contiguous()
         parts = [
             Rows(flat[at : at + rows], matrix, self.row_scale[at : at + rows])
             for at, matrix in zip(range(0, len(values), rows), stack, strict=True)
@@ -195,15 +210,14 @@ class PreparedLayer:
         for part in parts:
             if options.pattern is not None:
                 options.pattern.require_fits(part.weight.shape)
-            silent = int((~part.live).sum())
-            if silent == part.live.size:
+            if part.silent == len(part.live):
                 warn(
                     log,
                     "no input spiked in calibration: there is nothing to weigh, so weights are "
                     "compared by magnitude and rounded to the nearest level",
                 )
-            elif silent:
-                log.append(f"{silent} of {part.live.size} inputs never spiked in calibration")
+            elif part.silent:
+                log.append(f"{part.silent} of {len(part.live)} inputs never spiked in calibration")
 
         damp = options.damp_percent
         curve: Curve = ()
@@ -214,18 +228,18 @@ class PreparedLayer:
         if options.bits is not None:
             damp = max(damp, quantize_rows(parts, options, log))
 
-        result = np.concatenate([part.result for part in parts])
-        if not np.isfinite(result).all():
+        result = xp.concat([part.result for part in parts])
+        if not bool(xp.all(xp.isfinite(result))):
             raise np.linalg.LinAlgError(
                 "the compressed weight is not finite: the Hessian is too close to singular; accepted "
                 f"is a larger damp_percent than {options.damp_percent}"
             )
         answer = cast_like(restore(result.reshape(values.shape)), W)
-        changed = to_numpy(answer, "W")[0].reshape(flat.shape)  # after the rounding to W's dtype
-        if not np.isfinite(changed).all():
+        changed = weight_array(answer, self.backend).reshape(flat.shape)  # rounded to W's dtype
+        if not bool(xp.all(xp.isfinite(changed))):
             raise ValueError(
                 f"W's dtype {getattr(W, 'dtype', values.dtype)} cannot hold the compressed weight, "
-                f"which reaches {float(np.abs(result).max()):.4g}; accepted is a wider dtype or a "
+                f"which reaches {float(xp.max(xp.abs(result))):.4g}; accepted is a wider dtype or a "
                 "smaller scale"
             )
         loss = row_losses(parts, flat, changed)
@@ -233,21 +247,21 @@ class PreparedLayer:
             _logger.debug(line)
 
         def stacked(arrays: list[Any], shape: tuple[int, ...]) -> Any:
-            return None if arrays[0] is None else restore(np.concatenate(arrays).reshape(shape))
+            return None if arrays[0] is None else restore(xp.concat(arrays).reshape(shape))
 
         grids = [part.grid for part in parts]
         scales = [None if g is None else g.scale for g in grids]
         zeros = [None if g is None else g.zero_point for g in grids]
         return CompressedLayer(
             weight=answer,
-            mask=stacked([part.mask for part in parts], values.shape),
-            codes=stacked([part.codes for part in parts], values.shape),
+            mask=stacked([part.mask for part in parts], tuple(values.shape)),
+            codes=stacked([part.codes for part in parts], tuple(values.shape)),
             scale=stacked(scales, (len(values), -1)),
             zero_point=stacked(zeros, (len(values), -1)),
             bits=options.bits,
             group_size=None if options.bits is None else options.group_size,
             loss=restore(loss),
-            sparsity=float((changed == 0).mean()),
+            sparsity=float(xp.mean(xp.astype(changed == 0, xp.float64))),
             damp_percent=damp,
             seconds=time.perf_counter() - start,
             log=log,
@@ -268,12 +282,17 @@ class PreparedLayer:
         return self._orders[1]
 
 
-def weight_values(W: Any) -> tuple[Array, Restore]:
-    """W as NumPy, checked, and the way back to its framework."""
-    values, restore = to_numpy(W, "W")
-    if values.dtype.kind != "f":
-        raise TypeError(f"W has dtype {values.dtype}; accepted are real floats")
-    if values.ndim not in (2, 3, 4) or values.size == 0:
+def weight_array(W: Any, backend: str | None = None) -> Any:
+    """W as NumPy, or as it is where it lies on a GPU; halves are widened."""
+    return to_array(W, "W", backend)[0]
+
+
+def weight_values(W: Any, backend: str | None = None) -> tuple[Any, Restore]:
+    """W as NumPy, or as it is where it lies on a GPU; checked, and the way back to its framework."""
+    values, restore = to_array(W, "W", backend)
+    if not is_float(values):
+        raise TypeError(f"W has dtype {dtype_name(values)}; accepted are real floats")
+    if values.ndim not in (2, 3, 4) or 0 in values.shape:
         raise ValueError(
             f"W has shape {list(values.shape)}; accepted is [d_out, d_in], [C_out, C_in/groups, kw] "
             "or [C_out, C_in/groups, kh, kw] with no axis empty"
@@ -338,7 +357,7 @@ def checked_options(
 
 
 def _checked_conv(
-    values: Array, stride: Any, padding: Any, dilation: Any, groups: int
+    values: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Conv | None:
     if values.ndim == 2:
         given = {
@@ -362,15 +381,15 @@ def _checked_conv(
 
 def _hessian_of(
     W: Any,
-    values: Array,
+    values: Any,
     spikes: Any,
     neuron: Neuron | None,
     hessian: str,
     conv: Conv | None,
     options: Options,
     log: list[str],
-) -> NDArray[np.float64]:
-    """The undamped Hessian, [groups, d, d]."""
+) -> Any:
+    """The undamped Hessian, [groups, d, d], beside W."""
     if hessian not in ("smp", "current"):
         raise ValueError(f"hessian is {hessian!r}; accepted are 'smp' and 'current'")
     d = int(np.prod(values.shape[1:]))

@@ -7,17 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
+from scipy.linalg import solve as scipy_solve
 
 from .dispatch import resolve
 
 Matrix = NDArray[Any]
 
 
-def inverse(matrix: Matrix) -> NDArray[np.float64]:
-    """Inverse of a symmetric positive definite matrix, in float64.
+def inverse(matrix: Any) -> Any:
+    """Inverse of a symmetric positive definite matrix, in float64; NumPy, or torch on a GPU.
 
     Raises numpy.linalg.LinAlgError where it is not positive definite.
     """
+    if not isinstance(matrix, np.ndarray):
+        from .triton.linalg import inverse as inverse_there
+
+        return inverse_there(matrix.double())
     if matrix.size == 0:  # LAPACK wants at least one row
         return np.zeros(matrix.shape)
     factor, info = lapack.dpotrf(np.asarray(matrix, dtype=np.float64), lower=False)
@@ -27,6 +32,15 @@ def inverse(matrix: Matrix) -> NDArray[np.float64]:
     upper: NDArray[np.float64] = np.triu(factor)
     upper += np.triu(upper, 1).T
     return upper
+
+
+def solve_positive(matrix: Any, rhs: Any) -> Any:
+    """``matrix^-1 rhs`` of a symmetric positive definite matrix; NumPy, or torch on a GPU."""
+    if isinstance(matrix, np.ndarray):
+        return scipy_solve(matrix, rhs, assume_a="pos")
+    import torch
+
+    return torch.cholesky_solve(rhs, torch.linalg.cholesky(matrix))
 
 
 def upper_factor(matrix: Matrix, perm: NDArray[np.int32], backend: str | None = None) -> Matrix:

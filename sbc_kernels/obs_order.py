@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from array_api_compat import array_namespace
 
 from .arrays import weight_and_matrix
 from .dispatch import resolve
@@ -48,31 +48,41 @@ def obs_order(
     tie within rounding either may go first. Rounding is kept from driving a diagonal entry of G below
     the machine epsilon times its first value.
     """
-    w, g, restore = weight_and_matrix(weight, inverse_hessian, "inverse_hessian")
+    w, g, restore = weight_and_matrix(weight, inverse_hessian, "inverse_hessian", backend)
     d = w.shape[1]
-    if (np.diagonal(g) <= 0).any():
+    if wrong := int((g.diagonal() <= 0).sum()):
         raise ValueError(
-            f"inverse_hessian has {int((np.diagonal(g) <= 0).sum())} diagonal entries that are not "
-            "positive; accepted is a positive definite matrix"
+            f"inverse_hessian has {wrong} diagonal entries that are not positive; accepted is a "
+            "positive definite matrix"
         )
     count = d if num_pruned is None else num_pruned
     if not isinstance(count, (int, np.integer)) or not 0 <= count <= d:
         raise ValueError(f"num_pruned is {num_pruned!r}; accepted is an integer in 0..{d}, or None")
     order, loss = run_obs_order(w, g, int(count), backend=backend)
-    return restore(order), restore(loss.astype(np.float32))
+    xp = array_namespace(loss)
+    return restore(order), restore(xp.astype(loss, xp.float32))
 
 
 def run_obs_order(
-    weight: NDArray[Any],
-    inverse_hessian: NDArray[Any],
+    weight: Any,
+    inverse_hessian: Any,
     num_pruned: int,
     *,
-    group: NDArray[np.int32] | None = None,
-    quota: NDArray[np.int32] | None = None,
+    group: Any = None,
+    quota: Any = None,
     backend: str | None = None,
-) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    """The op on checked arrays. ``group`` [d_in] and ``quota`` [groups] bound what each group of
-    weights of a row gives up, which is how N:M patterns are ordered."""
+) -> tuple[Any, Any]:
+    """The op on checked arrays, NumPy or on a GPU. ``group`` [d_in] and ``quota`` [groups] bound what
+    each group of weights of a row gives up, which is how N:M patterns are ordered."""
+    if not isinstance(weight, np.ndarray):
+        answer: tuple[Any, Any] = resolve("obs_order", backend, "cuda")(
+            weight=weight,
+            inverse_hessian=inverse_hessian,
+            num_pruned=num_pruned,
+            group=group,
+            quota=quota,
+        )
+        return answer
     order = np.empty((weight.shape[0], num_pruned), dtype=np.int32)
     loss = np.empty(order.shape, dtype=weight.dtype)
     run = resolve("obs_order", backend)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from array_api_compat import array_namespace
 
 from .arrays import kept_mask, weight_and_matrix
 from .dispatch import resolve
@@ -72,7 +72,7 @@ def obs_quantize(
     TypeError, ValueError : naming the parameter, what came and what is accepted.
     numpy.linalg.LinAlgError : the Hessian is not positive definite.
     """
-    w, h, restore = weight_and_matrix(weight, hessian, "hessian")
+    w, h, restore = weight_and_matrix(weight, hessian, "hessian", backend)
     if grid is not None and not isinstance(grid, Grid):
         raise TypeError(f"grid is a {type(grid).__name__}; accepted is a Grid of fit_grid, or None")
     if grid is None and pattern is None:
@@ -85,7 +85,7 @@ def obs_quantize(
     if mask is not None:
         if pattern is not None:
             raise ValueError("mask and pattern are both given; accepted is one of them")
-        keep = kept_mask(mask, w.shape)
+        keep = kept_mask(mask, w.shape, backend)
     if pattern is not None:
         if not isinstance(pattern, Pattern):
             raise TypeError(
@@ -112,26 +112,31 @@ def obs_quantize(
 
 
 def run_obs_quantize(
-    weight: NDArray[Any],
-    hessian: NDArray[Any],
+    weight: Any,
+    hessian: Any,
     grid: Grid | None,
     *,
     block_size: int,
     act_order: bool,
-    mask: NDArray[np.bool_] | None,
+    mask: Any,
     pattern: Pattern | None,
     num_pruned: int | None = None,
     backend: str | None = None,
 ) -> QuantizedRows:
-    """The op on checked arrays; ``num_pruned`` in place of what an unstructured pattern would give."""
+    """The op on checked arrays, NumPy or on a GPU; ``num_pruned`` in place of what an unstructured
+    pattern would give."""
     rows, d = weight.shape
     dtype = weight.dtype
+    if num_pruned is None and pattern is not None:
+        num_pruned = pattern.num_pruned(rows * d)
+    if not isinstance(weight, np.ndarray):
+        return _on_device(
+            weight, hessian, grid, block_size, act_order, mask, pattern, num_pruned, backend
+        )
     perm = np.arange(d, dtype=np.int32)
     if act_order:
         perm = np.argsort(-np.diagonal(hessian), kind="stable").astype(np.int32)
     factor = upper_factor(hessian, perm, backend).astype(dtype, copy=False)
-    if num_pruned is None and pattern is not None:
-        num_pruned = pattern.num_pruned(weight.size)
     quantized = np.empty_like(weight)
     loss = np.zeros(rows, dtype=dtype)
     codes = None if grid is None else np.empty((rows, d), dtype=np.uint8)
@@ -155,3 +160,35 @@ def run_obs_quantize(
         loss=loss,
     )
     return QuantizedRows(codes, quantized, loss, None if kept is None else kept.view(np.bool_))
+
+
+def _on_device(
+    weight: Any,
+    hessian: Any,
+    grid: Grid | None,
+    block_size: int,
+    act_order: bool,
+    mask: Any,
+    pattern: Pattern | None,
+    num_pruned: int | None,
+    backend: str | None,
+) -> QuantizedRows:
+    xp, d = array_namespace(weight), weight.shape[1]
+    perm = xp.arange(d, dtype=xp.int32, device=weight.device)
+    if act_order:
+        perm = xp.astype(xp.argsort(-hessian.diagonal(), stable=True), xp.int32)
+    answer = resolve("obs_quantize", backend, "cuda")(
+        weight=weight,
+        hessian=hessian,
+        perm=perm,
+        block_size=min(block_size, max(d, 1)),
+        bits=0 if grid is None else grid.bits,
+        scale=None if grid is None else xp.astype(grid.scale, weight.dtype),
+        zero_point=None if grid is None else xp.astype(grid.zero_point, weight.dtype),
+        group=None if grid is None else grid.group_of_column(d),
+        mask=mask,
+        num_pruned=0 if pattern is None or pattern.of_m else num_pruned,
+        keep_n=0 if pattern is None else pattern.keep_n,
+        of_m=0 if pattern is None else pattern.of_m,
+    )
+    return QuantizedRows(*answer)

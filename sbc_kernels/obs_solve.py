@@ -37,19 +37,23 @@ def obs_solve(weight: Any, hessian: Any, mask: Any, *, backend: str | None = Non
     TypeError, ValueError : naming the parameter, what came and what is accepted.
     numpy.linalg.LinAlgError : a submatrix of the Hessian is not positive definite.
     """
-    w, h, restore = weight_and_matrix(weight, hessian, "hessian")
-    return restore(run_obs_solve(w, h, kept_mask(mask, w.shape), backend=backend))
+    w, h, restore = weight_and_matrix(weight, hessian, "hessian", backend)
+    return restore(run_obs_solve(w, h, kept_mask(mask, w.shape, backend), backend=backend))
 
 
 def run_obs_solve(
-    weight: NDArray[Any],
-    hessian: NDArray[Any],
-    mask: NDArray[np.bool_],
+    weight: Any,
+    hessian: Any,
+    mask: Any,
     *,
-    inverse_hessian: NDArray[Any] | None = None,
+    inverse_hessian: Any = None,
     backend: str | None = None,
-) -> NDArray[Any]:
-    """The op on checked arrays; with ``inverse_hessian``, G is not computed again."""
+) -> Any:
+    """The op on checked arrays, NumPy or on a GPU; ``inverse_hessian`` spares computing G again."""
+    if not isinstance(weight, np.ndarray):
+        return resolve("obs_solve", backend, "cuda")(
+            weight=weight, hessian=hessian, mask=mask, inverse_hessian=inverse_hessian
+        )
     resolve(
         "obs_solve", backend
     )  # a backend that is not there raises even if there is nothing to do

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from array_api_compat import array_namespace, device
 
 __all__ = ["Pattern", "parse_sparsity"]
 
@@ -60,16 +60,15 @@ def parse_sparsity(sparsity: float | str) -> Pattern:
     return Pattern(float(sparsity))
 
 
-def prune_least(scores: NDArray[Any], pattern: Pattern) -> NDArray[np.bool_]:
+def prune_least(scores: Any, pattern: Pattern) -> Any:
     """Mask, True = kept, that prunes the least scores [d_out, d_in]; ties go to the earlier one."""
+    xp = array_namespace(scores)
     rows, d = scores.shape
     if pattern.of_m:
-        shape = (rows, d // pattern.of_m, pattern.of_m)
-        order = np.argsort(scores.reshape(shape), axis=2, kind="stable")
-        keep = np.ones(shape, dtype=np.bool_)
-        np.put_along_axis(keep, order[:, :, : pattern.of_m - pattern.keep_n], False, axis=2)
-        return keep.reshape(rows, d)
-    kept = np.ones(scores.size, dtype=np.bool_)
-    ranked = np.argsort(scores, axis=None, kind="stable")
-    kept[ranked[: pattern.num_pruned(scores.size)]] = False
-    return kept.reshape(rows, d)
+        grouped = xp.reshape(scores, (rows, d // pattern.of_m, pattern.of_m))
+        rank = xp.argsort(xp.argsort(grouped, axis=2, stable=True), axis=2, stable=True)
+        return xp.reshape(rank >= pattern.of_m - pattern.keep_n, (rows, d))
+    kept = xp.ones(rows * d, dtype=xp.bool, device=device(scores))
+    ranked = xp.argsort(xp.reshape(scores, (-1,)), stable=True)
+    kept[ranked[: pattern.num_pruned(rows * d)]] = False
+    return xp.reshape(kept, (rows, d))

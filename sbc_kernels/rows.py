@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from array_api_compat import array_namespace, device
 
-from .arrays import Array
-from .grid import Grid, fit_grid
+from .grid import Grid, run_fit_grid
 from .linalg import inverse
 from .obs_order import run_obs_order
 from .obs_quantize import run_obs_quantize
 from .obs_solve import run_obs_solve
 from .pattern import Pattern, prune_least
+
+Array = Any  # NumPy, or torch on a GPU
 
 MAX_RETRIES = 5
 CURVE_SPARSITIES = (
@@ -52,26 +53,36 @@ class Rows:
     """One convolution group's rows (all rows of other layers) and what becomes of them."""
 
     weight: Array  # [rows, d], float32 or float64
-    hessian: NDArray[np.float64]  # undamped
-    row_scale: NDArray[np.float64]  # [rows], of the rows' outputs before they are integrated
-    live: NDArray[np.bool_] = field(init=False)
+    hessian: Array  # [d, d], float64, undamped
+    row_scale: Array  # [rows], float64, of the rows' outputs before they are integrated
+    live: Array = field(init=False)  # [d], bool
+    silent: int = field(init=False)  # number of inputs that never spiked
+    xp: Any = field(init=False)  # the array library
     unit: float = 1.0  # of H, see share_unit
     result: Array = field(init=False)
     quota: int = 0  # of weights to prune by blocks
-    mask: NDArray[np.bool_] | None = None
-    codes: NDArray[np.uint8] | None = None
+    mask: Array | None = None
+    codes: Array | None = None  # uint8
     grid: Grid | None = None
 
     def __post_init__(self) -> None:
-        self.live = np.diagonal(self.hessian) > 0
-        self.result = self.weight.copy()
+        self.xp = array_namespace(self.weight)
+        self.live = self.hessian.diagonal() > 0
+        self.silent = int(self.xp.sum(self.xp.astype(~self.live, self.xp.int64)))
+        self.result = self.xp.asarray(self.weight, copy=True)
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return int(self.weight.shape[0] * self.weight.shape[1])
 
 
 def share_unit(parts: list[Rows]) -> None:
     """The power of two that brings the mean diagonal of all groups to 0.5 .. 1. One for the layer:
     its groups' losses are compared with each other."""
-    live = np.concatenate([np.diagonal(part.hessian)[part.live] for part in parts])
-    mean = float(live.mean()) if live.size else 1.0
+    xp = parts[0].xp
+    live = xp.concat([part.hessian.diagonal()[part.live] for part in parts])
+    mean = float(xp.mean(live)) if live.shape[0] else 1.0
     for part in parts:
         part.unit = float(np.ldexp(1.0, -int(np.frexp(mean)[1])))
 
@@ -84,15 +95,16 @@ def warn(log: list[str], message: str) -> None:
 # ---- damping -----------------------------------------------------------------------------------
 
 
-def _damped(part: Rows, damp_percent: float) -> NDArray[np.float64]:
+def _damped(part: Rows, damp_percent: float) -> Array:
     """H in its unit, with damping; the identity where no input is live."""
-    size = len(part.hessian)
-    if not part.live.any():
-        return np.eye(size)
-    matrix = (
-        part.hessian * part.unit
-    )  # its scale decides nothing, and float32 is not wide enough for all
-    matrix[np.diag_indices(size)] += damp_percent * np.diagonal(matrix)[part.live].mean()
+    xp, size = part.xp, len(part.hessian)
+    where = device(part.hessian)
+    if part.silent == size:
+        return xp.eye(size, dtype=xp.float64, device=where)
+    # Its scale decides nothing, and float32 is not wide enough for all.
+    matrix = part.hessian * part.unit
+    along = xp.arange(size, device=where)
+    matrix[along, along] += damp_percent * xp.mean(matrix.diagonal()[part.live])
     return matrix
 
 
@@ -100,7 +112,7 @@ def _with_damping(
     part: Rows,
     damp_percent: float,
     log: list[str],
-    attempt: Callable[[NDArray[np.float64]], Any],
+    attempt: Callable[[Array], Any],
 ) -> tuple[Any, float]:
     """``attempt(damped Hessian)``; where its Cholesky fails, again with ten times the damping."""
     percent = damp_percent
@@ -128,9 +140,9 @@ def _with_damping(
 class RowOrder(NamedTuple):
     """In which order one group's rows lose their weights, whatever the sparsity."""
 
-    order: NDArray[np.int32]  # [rows, steps], over the live inputs
+    order: Array  # [rows, steps], int32, over the live inputs
     loss: Array  # [rows, steps]
-    inverse: NDArray[np.float64]  # of the damped Hessian over the live inputs
+    inverse: Array  # of the damped Hessian over the live inputs, float64
     damp_percent: float  # after retries
 
 
@@ -146,9 +158,9 @@ def prune_rows(
     percent: float = options.damp_percent
     curve: Curve = ()
     if options.method == "magnitude":
-        masks = _shared_masks([np.abs(part.weight) for part in parts], pattern)
+        masks = _shared_masks(parts, pattern)
         for part, mask in zip(parts, masks, strict=True):
-            part.mask, part.result = mask, np.where(mask, part.weight, 0).astype(part.weight.dtype)
+            part.mask, part.result = mask, _where(mask, part.weight)
         log.append(f"pruned {pattern} by magnitude, weights not updated")
     elif options.method == "blocked":
         _share_evenly(parts, pattern)
@@ -171,8 +183,8 @@ def order_rows(parts: list[Rows], options: Options, log: list[str]) -> list[RowO
     orders = []
     for part in parts:
 
-        def invert(matrix: NDArray[np.float64], part: Rows = part) -> Any:
-            return inverse(matrix[np.ix_(part.live, part.live)])
+        def invert(matrix: Array, part: Rows = part) -> Any:
+            return inverse(_among(matrix, part))
 
         G, percent = _with_damping(part, options.damp_percent, log, invert)
         orders.append(RowOrder(*_order(part, G, pattern, options.backend), G, percent))
@@ -198,9 +210,9 @@ def _prune_exact(
             found.loss * (part.row_scale**2)[:, None]
             for part, found in zip(parts, orders, strict=True)
         ]
-        ranked = np.argsort(np.concatenate([w.ravel() for w in weighed]), kind="stable")
+        ranked = parts[0].xp.argsort(_flat(weighed), stable=True)
         counts = _share_quota(parts, weighed, ranked, pattern)
-        curve = _loss_curve(parts, np.concatenate([f.loss.ravel() for f in orders])[ranked])
+        curve = _loss_curve(parts, _flat([found.loss for found in orders])[ranked])
         masks = [
             _mask_of_steps(part, found.order, count)
             for part, found, count in zip(parts, orders, counts, strict=True)
@@ -215,28 +227,29 @@ def _prune_exact(
 
 def _solve(
     part: Rows,
-    mask: NDArray[np.bool_],
+    mask: Array,
     percent: float,
-    G: NDArray[np.float64],
+    G: Array,
     options: Options,
     log: list[str],
 ) -> float:
     """The survivors' weights. In float32 the Cholesky of a submatrix may fail where that of the whole
     in float64 did not."""
-    live, dtype = part.live, part.weight.dtype
+    xp, dtype = part.xp, part.weight.dtype
     part.mask = mask
-    part.result = np.where(mask, part.weight, 0).astype(dtype)
-    if not live.any():
+    part.result = _where(mask, part.weight)
+    if part.silent == len(part.live):
         return percent
-    known: NDArray[np.float64] | None = G  # of the first attempt's damping
+    (live,) = xp.nonzero(part.live)
+    known: Array | None = G  # of the first attempt's damping
 
-    def solve(matrix: NDArray[np.float64]) -> Any:
+    def solve(matrix: Array) -> Any:
         nonlocal known
         G, known = known, None
         return run_obs_solve(
-            np.ascontiguousarray(part.weight[:, live]),
-            matrix[np.ix_(live, live)].astype(dtype),
-            mask[:, live],
+            xp.take(part.weight, live, axis=1),
+            xp.astype(_among(matrix, part), dtype),
+            xp.take(mask, live, axis=1),
             inverse_hessian=G,
             backend=options.backend,
         )
@@ -245,110 +258,145 @@ def _solve(
     return percent
 
 
-def _order(
-    part: Rows, G: NDArray[np.float64], pattern: Pattern, backend: str | None
-) -> tuple[NDArray[np.int32], Array]:
+def _order(part: Rows, G: Array, pattern: Pattern, backend: str | None) -> tuple[Array, Array]:
     """Order and loss over the live inputs. With N:M, dead inputs fill their groups' quotas first."""
-    live = np.flatnonzero(part.live)
-    weight = np.ascontiguousarray(part.weight[:, live])
-    G = G.astype(weight.dtype)
-    if not pattern.of_m:
-        return run_obs_order(weight, G, len(live), backend=backend)
-    d = part.weight.shape[1]
-    dead = np.bincount(np.flatnonzero(~part.live) // pattern.of_m, minlength=d // pattern.of_m)
-    quota = np.maximum(pattern.of_m - pattern.keep_n - dead, 0).astype(np.int32)
+    xp, m = part.xp, pattern.of_m
+    (live,) = xp.nonzero(part.live)
+    weight = xp.take(part.weight, live, axis=1)
+    G = xp.astype(G, weight.dtype)
+    if not m:
+        return run_obs_order(weight, G, live.shape[0], backend=backend)
+    dead = xp.sum(xp.astype(xp.reshape(~part.live, (-1, m)), xp.int32), axis=1)
+    quota = xp.astype(xp.clip(m - pattern.keep_n - dead, min=0), xp.int32)
     return run_obs_order(
         weight,
         G,
-        int(quota.sum()),
-        group=(live // pattern.of_m).astype(np.int32),
+        int(xp.sum(quota)),
+        group=xp.astype(live // m, xp.int32),
         quota=quota,
         backend=backend,
     )
 
 
 def _share_quota(
-    parts: list[Rows], losses: list[Array], ranked: NDArray[np.int64], pattern: Pattern
-) -> list[NDArray[np.int64]]:
+    parts: list[Rows], losses: list[Array], ranked: Array, pattern: Pattern
+) -> list[Array]:
     """How many live weights each row gives up: the layer's quota goes to the least losses, which come
     first in `ranked`."""
-    size = sum(part.weight.size for part in parts)
-    quota = max(pattern.num_pruned(size) - _silent(parts), 0)
-    chosen = np.zeros(ranked.size, dtype=bool)
-    chosen[ranked[:quota]] = True
-    counts, at = [], 0
-    for loss in losses:
-        counts.append(chosen[at : at + loss.size].reshape(loss.shape).sum(axis=1))
-        at += loss.size
-    return counts
+    xp = parts[0].xp
+    quota = max(pattern.num_pruned(_size(parts)) - _silent(parts), 0)
+    chosen = xp.zeros(ranked.shape[0], dtype=xp.int64, device=device(ranked))
+    chosen[ranked[:quota]] = 1
+    return [xp.sum(mine, axis=1) for mine in _split(chosen, losses)]
 
 
 def _loss_curve(parts: list[Rows], losses: Array) -> Curve:
     """(sparsity, relative error) from nothing pruned to everything, of losses in the order they fall
     due. The root of the pruned weights' losses over all: by the damped Hessian, before quantization."""
-    size, silent = sum(part.weight.size for part in parts), _silent(parts)
-    total = np.concatenate([np.zeros(1), np.cumsum(losses, dtype=np.float64)])
+    xp, size, silent = parts[0].xp, _size(parts), _silent(parts)
+    at = [max(round(sparsity * size) - silent, 0) for sparsity in CURVE_SPARSITIES]
+    sums = xp.cumulative_sum(xp.astype(losses, xp.float64), include_initial=True)
+    total = np.array(sums[xp.asarray(at, device=device(sums))].tolist())
     if not 0 < total[-1] < np.inf:
         return ()
-    at = [max(round(sparsity * size) - silent, 0) for sparsity in CURVE_SPARSITIES]
-    errors = np.sqrt(np.maximum(total[at], 0) / total[-1])
+    errors = np.sqrt(np.maximum(total, 0) / total[-1])
     rounded = (float(f"{error:.4g}") for error in errors)  # for people, and kept in every file
     return tuple(zip(CURVE_SPARSITIES, rounded, strict=True))
 
 
 def _silent(parts: list[Rows]) -> int:
     """Weights on inputs that never spiked."""
-    return sum(len(part.weight) * int((~part.live).sum()) for part in parts)
+    return sum(len(part.weight) * part.silent for part in parts)
 
 
-def _mask_of_steps(
-    part: Rows, order: NDArray[np.int32], counts: NDArray[np.int64] | None
-) -> NDArray[np.bool_]:
+def _size(parts: list[Rows]) -> int:
+    return sum(part.size for part in parts)
+
+
+def _flat(arrays: list[Array]) -> Array:
+    xp = array_namespace(arrays[0])
+    return xp.concat([xp.reshape(array, (-1,)) for array in arrays])
+
+
+def _split(flat: Array, like: list[Array]) -> list[Array]:
+    """The inverse of `_flat`."""
+    xp, parts, at = array_namespace(flat), [], 0
+    for array in like:
+        size = array.shape[0] * array.shape[1]
+        parts.append(xp.reshape(flat[at : at + size], array.shape))
+        at += size
+    return parts
+
+
+def _where(mask: Array, values: Array) -> Array:
+    """The values, zero where the mask is False."""
+    xp = array_namespace(values)
+    return xp.where(mask, values, xp.zeros_like(values))
+
+
+def _among(matrix: Array, part: Rows) -> Array:
+    """The rows and columns of live inputs."""
+    if not part.silent:
+        return matrix
+    xp = part.xp
+    (live,) = xp.nonzero(part.live)
+    return xp.take(xp.take(matrix, live, axis=0), live, axis=1)
+
+
+def _mask_of_steps(part: Rows, order: Array, counts: Array | None) -> Array:
     """Mask of the first ``counts`` removals of each row (None: all). Dead inputs are still kept."""
-    mask = np.ones(part.weight.shape, dtype=np.bool_)
-    live = np.flatnonzero(part.live)
-    steps = np.arange(order.shape[1])[None, :]
-    removed = np.full(order.shape, True) if counts is None else steps < counts[:, None]
-    rows, at = np.nonzero(removed)
-    mask[rows, live[order[rows, at]]] = False
+    xp, where = part.xp, device(part.weight)
+    mask = xp.ones(part.weight.shape, dtype=xp.bool, device=where)
+    (live,) = xp.nonzero(part.live)
+    steps = xp.arange(order.shape[1], device=where)[None, :]
+    removed = steps >= 0 if counts is None else steps < counts[:, None]
+    rows, at = xp.nonzero(xp.broadcast_to(removed, order.shape))
+    mask[rows, live[xp.astype(order, xp.int64)[rows, at]]] = False
     return mask
 
 
-def _prune_silent(parts: list[Rows], masks: list[NDArray[np.bool_]], pattern: Pattern) -> None:
+def _prune_silent(parts: list[Rows], masks: list[Array], pattern: Pattern) -> None:
     """Dead inputs' weights cost nothing: they fill the quota, the smallest first."""
-    size = sum(part.weight.size for part in parts)
-    missing = pattern.num_pruned(size) - sum(int((~mask).sum()) for mask in masks)
-    sizes = [np.where(part.live[None, :], np.inf, np.abs(part.weight)).ravel() for part in parts]
-    least = np.argsort(np.concatenate(sizes), kind="stable")[: max(missing, 0)]
-    at = 0
-    for mask in masks:
-        mine = least[(least >= at) & (least < at + mask.size)] - at
-        mask.ravel()[mine] = False
-        at += mask.size
+    if not any(part.silent for part in parts):
+        return
+    xp, kept = parts[0].xp, _flat(masks)
+    missing = pattern.num_pruned(_size(parts)) - int(xp.sum(xp.astype(~kept, xp.int64)))
+    least = xp.argsort(_flat([_size_of_silent(part) for part in parts]), stable=True)
+    kept[least[: max(missing, 0)]] = False
+    for mask, mine in zip(masks, _split(kept, masks), strict=True):
+        mask[...] = mine
 
 
-def _prune_silent_in_groups(part: Rows, mask: NDArray[np.bool_], pattern: Pattern) -> None:
+def _size_of_silent(part: Rows) -> Array:
+    """Of a weight on an input that never spiked; infinite on others."""
+    size = part.xp.abs(part.weight)
+    return part.xp.where(part.live[None, :], part.xp.full_like(size, part.xp.inf), size)
+
+
+def _prune_silent_in_groups(part: Rows, mask: Array, pattern: Pattern) -> None:
     """The same for an N:M pattern: dead inputs fill what `_order` left them of each group's quota."""
-    size = np.where(part.live[None, :], np.inf, np.abs(part.weight))
-    grouped, keep = (a.reshape(len(mask), -1, pattern.of_m) for a in (size, mask))
-    rank = np.argsort(np.argsort(grouped, axis=2, kind="stable"), axis=2, kind="stable")
-    missing = pattern.of_m - pattern.keep_n - (~keep).sum(axis=2, keepdims=True)
-    keep &= ~((rank < missing) & np.isfinite(grouped))
+    xp, shape = part.xp, (len(mask), -1, pattern.of_m)
+    size, keep = xp.reshape(_size_of_silent(part), shape), xp.reshape(mask, shape)
+    rank = xp.argsort(xp.argsort(size, axis=2, stable=True), axis=2, stable=True)
+    gone = xp.sum(xp.astype(~keep, xp.int64), axis=2, keepdims=True)
+    also = (rank < pattern.of_m - pattern.keep_n - gone) & xp.isfinite(size)
+    mask[...] = xp.reshape(keep & ~also, mask.shape)
 
 
 def _share_evenly(parts: list[Rows], pattern: Pattern) -> None:
     """Each group's part of the layer's quota, rounded so that the sum is the layer's."""
     size = given = 0
     for part in parts:
-        size += part.weight.size
+        size += part.size
         part.quota = pattern.num_pruned(size) - given
         given += part.quota
 
 
-def _shared_masks(scores: list[Array], pattern: Pattern) -> list[NDArray[np.bool_]]:
-    """One quota for all groups of a layer."""
-    mask = prune_least(np.concatenate(scores), pattern)
-    return np.split(mask, np.cumsum([len(score) for score in scores])[:-1])
+def _shared_masks(parts: list[Rows], pattern: Pattern) -> list[Array]:
+    """By magnitude, one quota for all groups of a layer."""
+    xp = parts[0].xp
+    mask = prune_least(xp.abs(xp.concat([part.weight for part in parts])), pattern)
+    return _split(xp.reshape(mask, (-1,)), [part.weight for part in parts])
 
 
 # ---- quantization ------------------------------------------------------------------------------
@@ -363,7 +411,7 @@ def quantize_rows(parts: list[Rows], options: Options, log: list[str]) -> float:
             part.grid = grid
             part.codes, part.result = grid.round(part.result)
             if part.mask is not None:
-                part.result = np.where(part.mask, part.result, 0).astype(part.weight.dtype)
+                part.result = _where(part.mask, part.result)
         else:
             percent = max(percent, _sweep(part, options, grid, log))
     log.append(
@@ -376,7 +424,7 @@ def quantize_rows(parts: list[Rows], options: Options, log: list[str]) -> float:
 
 def _fit(part: Rows, options: Options) -> Grid:
     assert options.bits is not None
-    return fit_grid(
+    return run_fit_grid(
         part.result,
         options.bits,
         kind=options.grid,
@@ -384,7 +432,7 @@ def _fit(part: Rows, options: Options) -> Grid:
         group_size=options.group_size,
         importance=None
         if options.method in ("rtn", "magnitude")
-        else np.diagonal(part.hessian) * part.unit,
+        else part.hessian.diagonal() * part.unit,
         mask=part.mask,
     )
 
@@ -392,21 +440,21 @@ def _fit(part: Rows, options: Options) -> Grid:
 def _sweep(part: Rows, options: Options, grid: Grid | None, log: list[str]) -> float:
     """One obs_quantize over the part: rounds if there is a grid, prunes if the method is "blocked"."""
     pattern = options.pattern if options.method == "blocked" else None
-    weight, dead = part.result, ~part.live
-    if pattern is not None and dead.all():  # nothing to weigh: by magnitude
-        share = replace(pattern, sparsity=part.quota / max(weight.size, 1))
-        part.mask = prune_least(np.abs(weight), share)
-        part.result = np.where(part.mask, weight, 0).astype(weight.dtype)
+    xp, weight, dead = part.xp, part.result, ~part.live
+    if pattern is not None and part.silent == len(dead):  # nothing to weigh: by magnitude
+        share = replace(pattern, sparsity=part.quota / max(part.size, 1))
+        part.mask = prune_least(xp.abs(weight), share)
+        part.result = _where(part.mask, weight)
         return options.damp_percent if grid is None else _sweep_once(part, options, grid, None, log)
     if pattern is not None:  # free, and so the first to go
-        part.result = np.where(dead[None, :], 0, weight).astype(weight.dtype)
+        part.result = _where(~dead[None, :], weight)
     percent = _sweep_once(part, options, grid, pattern, log)
     if pattern is not None and part.mask is not None:  # those that stay keep their value
         kept = part.mask & dead[None, :]
         codes, nearest = (None, weight) if grid is None else grid.round(weight)
-        part.result = np.where(kept, nearest, part.result)
+        part.result = xp.where(kept, nearest, part.result)
         if codes is not None and part.codes is not None:
-            part.codes = np.where(kept, codes, part.codes)
+            part.codes = xp.where(kept, codes, part.codes)
     return percent
 
 
@@ -417,16 +465,18 @@ def _sweep_once(
     if pattern is not None and not pattern.of_m:
         # Rows compete: each in the unit its output is integrated in, to a power of two, so that the
         # way back is exact.
-        exponent = np.frexp(part.row_scale)[1]
+        xp = part.xp
+        exponent = xp.astype(xp.frexp(part.row_scale)[1], xp.int32)
         silent = part.row_scale == 0  # such rows give up their weights first
-        exponent[silent] = exponent[~silent].min(initial=0) - 16
-        unit = np.ldexp(1.0, exponent)[:, None].astype(weight.dtype)
+        least = xp.min(xp.where(silent, xp.zeros_like(exponent), exponent))
+        exponent = xp.where(silent, least - 16, exponent)
+        unit = xp.astype(xp.ldexp(xp.ones_like(part.row_scale), exponent), weight.dtype)[:, None]
         weight = weight * unit
     scaled = grid
     if grid is not None and unit is not None:
-        scaled = replace(grid, scale=grid.scale * unit.astype(np.float32))
+        scaled = replace(grid, scale=grid.scale * part.xp.astype(unit, part.xp.float32))
 
-    def attempt(matrix: NDArray[np.float64]) -> Any:
+    def attempt(matrix: Array) -> Any:
         return run_obs_quantize(
             weight,
             matrix,
@@ -450,11 +500,13 @@ def _sweep_once(
 # ---- loss --------------------------------------------------------------------------------------
 
 
-def row_losses(parts: list[Rows], weight: Array, changed: Array) -> NDArray[np.float64]:
-    change = changed.astype(np.float64) - weight.astype(np.float64)
+def row_losses(parts: list[Rows], weight: Array, changed: Array) -> Array:
+    """``1/2 dw H dw'`` of each row, in float64."""
+    xp = parts[0].xp
+    change = xp.astype(changed, xp.float64) - xp.astype(weight, xp.float64)
     losses, at = [], 0
     for part in parts:
         mine = change[at : at + len(part.weight)]
-        losses.append(0.5 * np.einsum("ri,ri->r", mine @ part.hessian, mine))
+        losses.append(0.5 * xp.einsum("ri,ri->r", mine @ part.hessian, mine))
         at += len(part.weight)
-    return np.concatenate(losses)
+    return xp.concat(losses)

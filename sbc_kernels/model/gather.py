@@ -6,18 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
+from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..conv import Conv
 from ..hessian import SpikeHessian
+from ..linalg import solve_positive
 from ..neurons import Neuron, membrane_matrix
 from ..reference import unfold
 from .plan import PlannedLayer
 
-Matrix = NDArray[np.float64]
+Matrix = Any  # float64: NumPy, or torch where the model lies on a GPU
 
 _GONE = 1e-10  # of an input's energy: less than that left beside a constant is rounding
 
@@ -50,16 +51,17 @@ class Moments:
         if self.constant is None or self.constant_energy == 0.0:
             return self
         assert self.constant_dense is not None
+        xp = array_namespace(self.hessian)
         c, dense, h = self.constant, self.constant_dense, self.constant_energy
-        energy = np.diagonal(self.hessian, axis1=1, axis2=2)
+        energy = xp.linalg.diagonal(self.hessian)
         hessian = self.hessian - c[:, :, None] * c[:, None, :] / h
-        left = np.diagonal(hessian, axis1=1, axis2=2)
+        left = xp.linalg.diagonal(hessian)
         gone = left <= _GONE * energy  # such an input is a constant: all the bias's
         hessian[gone[:, :, None] | gone[:, None, :]] = 0.0
         cross = self.cross
         if cross is not None:
             cross = cross - dense[:, :, None] * c[:, None, :] / h
-            cross[np.broadcast_to(gone[:, None, :], cross.shape)] = 0.0
+            cross[xp.broadcast_to(gone[:, None, :], cross.shape)] = 0.0
         return Moments(hessian, cross, None, None, 0.0, self.num_samples, self.paths)
 
     def bias_change(self, dense: Matrix, compressed: Matrix) -> Matrix:
@@ -72,8 +74,8 @@ class Moments:
             - compressed[g * rows : (g + 1) * rows] @ self.constant[g]
             for g in range(len(self.constant))
         ]
-        whole = np.concatenate(change)
-        return whole / self.constant_energy if self.constant_energy > 0 else np.zeros(len(whole))
+        whole = array_namespace(dense).concat(change)
+        return whole / self.constant_energy if self.constant_energy > 0 else 0 * whole
 
 
 class Gatherer:
@@ -118,8 +120,8 @@ class Gatherer:
             assert dense is not None
             spikes = _side_by_side(dense, spikes, self.layer)
         if self.step_scale is not None:
-            factor = torch.from_numpy(self.step_scale).reshape(-1, *[1] * (spikes.ndim - 1))
-            spikes = spikes * factor
+            factor = torch.from_numpy(self.step_scale).to(spikes.device)
+            spikes = spikes * factor.reshape(-1, *[1] * (spikes.ndim - 1))
         for hessian in self.hessians:
             hessian.update(spikes)
         for constant in self.constants:
@@ -137,13 +139,15 @@ class Gatherer:
         constant, energy = None, 0.0
         if self.constants:
             both = [c.moment(self.layer.groups) for c in self.constants]
-            constant = 2 / samples * np.mean([c for c, _ in both], axis=0)
+            found = 2 / samples * np.mean([c for c, _ in both], axis=0)
+            constant = array_namespace(stack).asarray(found, device=device(stack))
             energy = 2 / samples * float(np.mean([h for _, h in both]))
         if not self.paired:
             return Moments(stack, None, constant, constant, energy, samples, paths)
-        hessian = np.ascontiguousarray(stack[:, d:, d:])
-        cross: Matrix | None = np.ascontiguousarray(stack[:, :d, d:])
-        if np.array_equal(stack[:, :d, d:], hessian) and np.array_equal(stack[:, :d, :d], hessian):
+        xp = array_namespace(stack)
+        hessian = xp.asarray(stack[:, d:, d:], copy=True)
+        cross: Matrix | None = xp.asarray(stack[:, :d, d:], copy=True)
+        if bool(xp.all(cross == hessian)) and bool(xp.all(stack[:, :d, :d] == hessian)):
             cross = None  # nothing upstream was changed
         del stack
         if constant is None:
@@ -160,7 +164,7 @@ class _Constant:
         self.neuron = neuron
         self.conv = conv
         self.step_scale = step_scale
-        self.total: Matrix | float = 0.0  # [C, *map]
+        self.total: NDArray[np.float64] | float = 0.0  # [C, *map]
         self.energy = 0.0
 
     def update(self, spikes: Tensor) -> None:
@@ -180,7 +184,7 @@ class _Constant:
         self.total = self.total + np.tensordot(weight, sums, axes=1)
         self.energy += float((on**2).sum()) * (T // steps) * N * outputs
 
-    def moment(self, groups: int) -> tuple[Matrix, float]:
+    def moment(self, groups: int) -> tuple[NDArray[np.float64], float]:
         """[groups, d] and the always-on input's own energy."""
         total = np.asarray(self.total)
         if self.conv is None:
@@ -208,15 +212,18 @@ def corrected_target(weight: Matrix, moments: Moments, strength: float) -> Matri
     """
     if moments.cross is None:
         return weight
+    xp = array_namespace(weight)
     rows = len(weight) // len(moments.hessian)
     parts = []
     for g, (H, C) in enumerate(zip(moments.hessian, moments.cross, strict=True)):
         mine = weight[g * rows : (g + 1) * rows]
-        live = np.diagonal(H) > 0
-        if not live.any():
+        energy = H.diagonal()
+        live = energy > 0
+        if not bool(live.any()):
             parts.append(mine)
             continue
-        ridge = strength * float(np.diagonal(H)[live].mean()) * np.eye(len(H))
+        along = xp.eye(len(H), dtype=xp.float64, device=device(H))
+        ridge = strength * float(energy[live].mean()) * along
         target = mine @ (C + ridge)
-        parts.append(scipy.linalg.solve(H + ridge, target.T, assume_a="pos").T)
-    return np.concatenate(parts)
+        parts.append(solve_positive(H + ridge, target.T).T)
+    return xp.concat(parts)

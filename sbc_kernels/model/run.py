@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..arrays import to_numpy
 from ..grid import Grid
 from ..io.packed import Quantized
-from ..layer import CompressedLayer, PreparedLayer
+from ..layer import CompressedLayer, PreparedLayer, weight_array
 from ..rows import Options
 from .allocate import lamp
 from .checkpoint import Checkpoint
@@ -105,7 +105,7 @@ class Run:
             assert isinstance(default, (int, float))
             open_ = {n: layer for n, layer in self.layers.items() if n not in own}
             if allocation == "lamp":
-                weights = {n: self._weight(n).astype(np.float64) for n in open_}
+                weights = {n: self._dense_weight(n) for n in open_}
                 self.sparsities |= lamp(weights, float(default))
             else:
                 self.sparsities |= self._measured(open_, float(default))
@@ -121,7 +121,7 @@ class Run:
         if stored is not None:
             self.log += stored[1]["notes"]
             return dict(stored[1]["shares"])
-        weights = {n: self._weight(n).astype(np.float64) for n in layers}
+        weights = {n: self._dense_weight(n) for n in layers}
         shares, notes = measured(self, layers, sparsity, lamp(weights, sparsity))
         self.log += notes
         self.checkpoint.save("#allocation", {}, {"shares": shares, "notes": notes})
@@ -238,25 +238,26 @@ class Run:
         """Compresses one layer with its moments and puts the answer into the work copy."""
         layer, module = self.layers[name], self.modules[name]
         start = time.perf_counter()
-        original = self._weight(name)
         centred = moments.centred()
-        flat = original.reshape(len(original), -1).astype(np.float64)
+        flat = self._matrix(self.originals[name].weight)
         target = module.weight.detach()
         if moments.cross is not None:
             refitted = corrected_target(flat, centred, self.settings.target_damping)
-            target = torch.from_numpy(refitted.reshape(original.shape)).to(target.dtype)
+            target = torch.as_tensor(refitted).reshape(target.shape).to(target.dtype)
         scale, notes = self.scale(name)
         options = self._options(name)
         assert options is not None
-        out = PreparedLayer(target, centred.hessian, scale).compress(options)
+        prepared = PreparedLayer(target, centred.hessian, scale, backend=self.settings.backend)
+        out = prepared.compress(options)
         weight = out.weight
         tensors = {"weight": weight, **_parts(out)}
         if moments.constant is not None:
-            now = to_numpy(weight, "weight")[0].reshape(flat.shape).astype(np.float64)
-            tensors |= self._bias(name, moments.bias_change(flat, now))
-        energy = _energy(to_numpy(target, "weight")[0].reshape(flat.shape), centred.hessian)
-        loss = float(np.asarray(out.loss).sum())
-        dead = int((np.diagonal(moments.hessian, axis1=1, axis2=2) == 0).sum())
+            change = moments.bias_change(flat, self._matrix(weight))
+            tensors |= self._bias(name, torch.as_tensor(change))
+        energy = _energy(self._matrix(target), centred.hessian)
+        loss = float(out.loss.sum())
+        xp = array_namespace(moments.hessian)
+        dead = int((xp.linalg.diagonal(moments.hessian) == 0).sum())
         record = LayerRecord(
             name=name,
             kind=layer.kind,
@@ -364,12 +365,12 @@ class Run:
             return f"{name}.bias" if sharing == 1 else None
         return f"{layer.norms[0]}.running_mean" if layer.norms and layer.direct else None
 
-    def _bias(self, name: str, change: NDArray[np.float64]) -> dict[str, Tensor]:
+    def _bias(self, name: str, change: Tensor) -> dict[str, Tensor]:
         place = self._bias_place(name)
         assert place is not None
         owner, _, field = place.rpartition(".")
         before = getattr(self.modules[owner], field).detach()
-        step = torch.from_numpy(change).to(before.device)
+        step = change.to(before.device)
         after = before.double() - step if field == "running_mean" else before.double() + step
         return {f"state:{place}": after.to(before.dtype)}
 
@@ -460,7 +461,7 @@ class Run:
         tensors = self.tensors.get(name, {})
         if "mask" in tensors:
             with torch.no_grad():
-                weight[~tensors["mask"]] = 0.0  # and not -0
+                weight[~tensors["mask"].to(weight.device)] = 0.0  # and not -0
         if "codes" not in tensors:
             return
         record = next(record for record in self.records if record.name == name)
@@ -473,6 +474,7 @@ class Run:
             return
         assert record.bits is not None
         assert record.group_size is not None
+        tensors |= {part: tensors[part].cpu() for part in ("codes", "scale", "zero_point")}
         factor = torch.from_numpy(scale).to(tensors["scale"].dtype)
         turned = (factor < 0)[:, None]  # a level is as far from the other end
         top = 2**record.bits - 1
@@ -481,7 +483,7 @@ class Run:
         zero = torch.where(turned, top - tensors["zero_point"], tensors["zero_point"])
         tensors |= {"codes": codes, "zero_point": zero}
         tensors["scale"] = tensors["scale"] * factor.abs()[:, None]
-        mask = tensors["mask"].numpy() if "mask" in tensors else None
+        mask = tensors["mask"].cpu().numpy() if "mask" in tensors else None
         grid = Grid(record.bits, tensors["scale"].numpy(), zero.numpy(), record.group_size)
         dtype = "float64" if weight.dtype == torch.float64 else "float32"
         dense = torch.from_numpy(Quantized(codes.numpy(), grid, mask, dtype).to_dense())
@@ -490,8 +492,16 @@ class Run:
 
     # ---- small things
 
-    def _weight(self, name: str) -> NDArray[Any]:
-        return to_numpy(self.originals[name].weight, "weight")[0]
+    def _dense_weight(self, name: str) -> NDArray[np.float64]:
+        weight: Tensor = self.originals[name].weight
+        values: NDArray[np.float64] = weight.detach().double().cpu().numpy()
+        return values
+
+    def _matrix(self, weight: Tensor) -> Any:
+        """float64 [d_out, d_in]; NumPy, or as it is where it lies on a GPU."""
+        values = weight_array(weight, self.settings.backend)
+        xp = array_namespace(values)
+        return xp.astype(values.reshape(len(values), -1), xp.float64)
 
     def _options(self, name: str) -> Options | None:
         """None where nothing is to be done to this layer."""
@@ -507,13 +517,13 @@ def _cost(layer: PlannedLayer) -> float:
     return float(layer.in_features) ** 3 / 6 * layer.shape[0] + 1e6
 
 
-def _energy(weight: NDArray[Any], hessian: NDArray[np.float64]) -> float:
+def _energy(weight: Any, hessian: Any) -> float:
     """``E_n |Y_n w|^2`` of all rows."""
-    rows = len(weight) // len(hessian)
-    wide = weight.astype(np.float64)
+    xp, rows = array_namespace(weight), len(weight) // len(hessian)
+    parts = [weight[g * rows : (g + 1) * rows] for g in range(len(hessian))]
     return sum(
-        0.5 * float(np.einsum("ri,ri->", part @ H, part))
-        for part, H in zip(np.split(wide, range(rows, len(wide), rows)), hessian, strict=True)
+        0.5 * float(xp.einsum("ri,ri->", part @ H, part))
+        for part, H in zip(parts, hessian, strict=True)
     )
 
 

@@ -90,10 +90,12 @@ def require_model(model: Any) -> None:
         raise TypeError(f"model is a {type(model).__name__}; accepted is a torch.nn.Module")
     if hasattr(model, "_orig_mod"):
         raise TypeError("model is compiled by torch.compile; accepted is model._orig_mod")
+    first: torch.device | None = None
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.device.type != "cpu":
+        first = first or tensor.device
+        if tensor.device != first or tensor.device.type not in ("cpu", "cuda"):
             raise ValueError(
-                f"model has {name} on {tensor.device}; accepted is CPU memory: model.cpu()"
+                f"model has {name} on {tensor.device}; accepted is CPU memory or one GPU for all"
             )
 
 
@@ -162,7 +164,8 @@ def undisturbed(seed: int = 0) -> Iterator[None]:
     """Inside, random numbers are those of the seed; outside, nobody notices."""
     numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state
     python_state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         random.seed(seed)
