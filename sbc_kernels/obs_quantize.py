@@ -191,4 +191,7 @@ def _on_device(
         keep_n=0 if pattern is None else pattern.keep_n,
         of_m=0 if pattern is None else pattern.of_m,
     )
-    return QuantizedRows(*answer)
+    codes, quantized, loss, kept = answer
+    if pattern is not None and kept is None:  # a pattern that prunes nothing
+        kept = xp.ones(weight.shape, dtype=xp.bool, device=weight.device)
+    return QuantizedRows(codes, quantized, loss, kept)

@@ -24,7 +24,7 @@ from .device import SHARED_BYTES, Build
 __all__ = ["ARCHITECTURES", "Report", "builds", "compile_build", "table"]
 
 ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
-OPS = ("spike_gram", "obs_order", "obs_solve", "obs_quantize")
+MODULES = ("spike_gram", "obs_order", "obs_solve", "obs_quantize", "linalg")
 # Matrix instructions as the machine code names them: mma, wgmma and tcgen05.
 _TENSOR = re.compile(r"\b(?:[HIDQ]MMA|[HIQ]GMMA|UTC\w*MMA)\b")
 
@@ -61,10 +61,20 @@ class Report:
 
 def builds(architecture: str) -> Iterator[Build]:
     """Every way a kernel is compiled for one of `ARCHITECTURES`: its device class, and "other"."""
-    for op in OPS:
-        module = import_module(f"{__package__}.{op}")
+    seen = set()
+    for name in MODULES:
+        module = import_module(f"{__package__}.{name}")
         for device_class in (architecture, "other"):
-            yield from module.builds(device_class)
+            for build in module.builds(device_class):
+                same = (
+                    build.name,
+                    build.warps,
+                    build.stages,
+                    repr(sorted(build.constants.items())),
+                )
+                if same not in seen:
+                    seen.add(same)
+                    yield build
 
 
 def compile_build(build: Build, architecture: str) -> Report:
@@ -106,11 +116,7 @@ def table() -> str:
     ]
     faults: list[str] = []
     for architecture in ARCHITECTURES:
-        seen: set[str] = set()
         for build in builds(architecture):
-            if build.name in seen:
-                continue
-            seen.add(build.name)
             report = compile_build(build, architecture)
             faults += report.faults(build)
             lines.append(

@@ -57,8 +57,10 @@ def device_class(tensor: Tensor) -> str:
 
 @lru_cache
 def _class_of(index: int) -> str:
-    major = torch.cuda.get_device_capability(index)[0]
-    return {8: "sm_80", 9: "sm_90", 10: "sm_100"}.get(major, "other")
+    """Of the workstation cards of sm_86 and sm_89, with less shared memory, it is "other"."""
+    return {
+        (8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100",
+    }.get(torch.cuda.get_device_capability(index), "other")  # fmt: skip
 
 
 def free_bytes(tensor: Tensor) -> int:

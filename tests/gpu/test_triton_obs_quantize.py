@@ -1,0 +1,362 @@
+"""The column sweep in Triton: step by step, against GPTQ as published, and against the native sweep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, scaled_condition
+from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
+from test_linalg import assert_factor, positive_definite
+from test_obs_quantize import assert_swept, sparse_gpt
+
+import sbc_kernels as sbc
+from sbc_kernels import reference
+from sbc_kernels.obs_quantize import QuantizedRows, run_obs_quantize
+from sbc_kernels.pattern import Pattern, parse_sparsity
+
+pytest.importorskip("triton")
+from sbc_kernels.triton import linalg
+from sbc_kernels.triton import obs_quantize as module
+
+pytestmark = needs_triton
+DTYPES = (np.float32, np.float64)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several panels and programs of a layer that the interpreter can walk; a GPU keeps its own."""
+    monkeypatch.setitem(module.TILES, "other", module.Tile(rows=4, columns=16, warps=1))
+
+
+def quantize(
+    weight: np.ndarray,
+    H: np.ndarray,
+    grid: sbc.Grid | None,
+    *,
+    act_order: bool = True,
+    block_size: int = 128,
+    mask: np.ndarray | None = None,
+    pattern: Pattern | None = None,
+) -> QuantizedRows:
+    """The op on tensors, with what `run_obs_quantize` would pass on. Inputs must stay as they were."""
+    d = weight.shape[1]
+    perm = np.argsort(-np.diagonal(H), kind="stable") if act_order else np.arange(d)
+    arrays = {
+        "weight": weight,
+        "hessian": H,
+        "perm": perm.astype(np.int32),
+        "scale": None if grid is None else grid.scale,
+        "zero_point": None if grid is None else grid.zero_point,
+        "group": None if grid is None else grid.group_of_column(d),
+        "mask": mask,
+    }
+    tensors = {name: to_device(array) for name, array in arrays.items()}
+    answer = module.obs_quantize(
+        **tensors,
+        block_size=block_size,
+        bits=0 if grid is None else grid.bits,
+        num_pruned=0 if pattern is None or pattern.of_m else pattern.num_pruned(weight.size),
+        keep_n=0 if pattern is None else pattern.keep_n,
+        of_m=0 if pattern is None else pattern.of_m,
+    )
+    for name, array in arrays.items():
+        assert array is None or np.array_equal(to_host(tensors[name]), array)
+    return QuantizedRows(*map(to_host, answer))
+
+
+def _problem(
+    kind: str, d: int, dtype: Any, rows: int = 7, damp: float = 0.01
+) -> tuple[np.ndarray, np.ndarray]:
+    weight = np.random.default_rng([11, d]).standard_normal((rows, d)).astype(dtype)
+    return weight, damped_hessian(kind, d, damp=damp).astype(dtype)
+
+
+# ---- linear algebra ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (70, 130, 40), (65, 3, 128), (5, 200, 33)])
+def test_product(dtype: Any, m: int, n: int, k: int) -> None:
+    """Within half an eps a term of its terms' sizes, on parts of larger matrices."""
+    rng = np.random.default_rng(m)
+    start, left, right = (
+        rng.standard_normal(shape).astype(dtype) for shape in ((m, n), (m, k), (k, n))
+    )
+
+    def inside(array: np.ndarray) -> torch.Tensor:
+        wide = torch.full((len(array) + 1, array.shape[1] + 2), torch.nan, device=DEVICE)
+        view = wide.to(to_device(array).dtype)[1:, 1:-1]
+        return view.copy_(to_device(array))
+
+    to = inside(start)
+    around = to._base
+    linalg.add_product(to, inside(left), inside(right))
+    terms = np.abs(left).astype(np.float64) @ np.abs(right) + np.abs(start)
+    wanted = left.astype(np.float64) @ right + start
+    assert_close(to_host(to), wanted, eps(dtype) * (k + 1) / 2 * terms, "product")
+    assert int(torch.isnan(around).sum()) == around.numel() - m * n
+
+
+def test_product_of_nothing() -> None:
+    for m, n, k in ((0, 3, 2), (3, 0, 2), (3, 2, 0)):
+        to = torch.ones(m, n, device=DEVICE)
+        linalg.add_product(to, to.new_ones(m, k), to.new_ones(k, n))
+        assert bool((to == 1).all())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [1, 2, 13, 64, 193])
+def test_factor(dtype: Any, d: int) -> None:
+    H = positive_definite(d, dtype, d)
+    perm = np.random.default_rng(d).permutation(d).astype(np.int32)
+    R = linalg.upper_factor(to_device(H), to_device(perm))
+    assert R.is_contiguous()
+    assert_factor(to_host(R), H, perm)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("place", [0, 30, 59])
+def test_what_is_not_positive_definite(place: int, value: float) -> None:
+    H = np.eye(60)
+    H[place, place] = value
+    perm = to_device(np.arange(60))
+    with pytest.raises(np.linalg.LinAlgError, match=f"leading minor of order {60 - place} is not"):
+        linalg.upper_factor(to_device(H), perm)
+    with pytest.raises(np.linalg.LinAlgError, match="the Hessian is not positive definite"):
+        linalg.inverse(to_device(H))
+    with pytest.raises(np.linalg.LinAlgError, match="the Hessian is not positive definite"):
+        quantize(np.ones((2, 60)), H, sbc.fit_grid(np.ones((2, 60)), 4), act_order=False)
+
+
+@pytest.mark.parametrize("d", [0, 1, 2, 13, 64, 193])
+def test_inverse(d: int) -> None:
+    H = positive_definite(d, np.float64, d)
+    G, size = to_host(linalg.inverse(to_device(H))), np.sqrt(np.diagonal(H))
+    assert np.array_equal(G, G.T)
+    unit = (G * size[:, None] * size) @ (H / size[:, None] / size)
+    assert_close(unit, np.eye(d), 1e-11, "G H")
+
+
+# ---- quantization ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.usefixtures("small_tiles")
+def test_every_step_takes_the_nearest_level(dtype: Any, bits: int) -> None:
+    for d in (1, 15, 16, 37):
+        weight, H = _problem(HESSIAN_KINDS[(d + bits) % 4], d, dtype, rows=1 + d % 9)
+        grid = sbc.fit_grid(weight, bits, group_size=-1 if d < 4 else (d + 1) // 2)
+        answer = quantize(weight, H, grid, act_order=bool(d % 2))
+        assert answer.mask is None
+        assert answer.codes.dtype == np.uint8
+        assert answer.weight.dtype == answer.loss.dtype == dtype
+        assert_swept(weight, H, answer, grid, bool(d % 2))
+
+
+@pytest.mark.parametrize("kind", HESSIAN_KINDS)
+@pytest.mark.usefixtures("small_tiles")
+def test_float64_codes_are_gptqs(kind: str) -> None:
+    weight, H = _problem(kind, 45, np.float64, rows=6)
+    for act_order in (True, False):
+        grid = sbc.fit_grid(weight, 3, sym=act_order, group_size=7)
+        answer = quantize(weight, H, grid, act_order=act_order)
+        codes, q, loss = reference.obs_quantize(weight, H, grid, act_order=act_order)
+        assert np.array_equal(answer.codes, codes)
+        assert_close(answer.weight, q, 2 * eps(np.float64) * np.abs(q), "weight")
+        floor = 1e-3 * np.diagonal(H).max() * eps(np.float64)
+        assert_close(answer.loss, loss, 1e-11 * loss + floor, "loss")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_tiles_of_a_gpu(dtype: Any) -> None:
+    """Two panels of 128 columns, the second ragged, and two programs of rows: as the native sweep."""
+    weight, H = _problem("correlated", 141, dtype, rows=18)
+    grid = sbc.fit_grid(weight, 4, group_size=64)
+    answer = quantize(weight, H, grid)
+    assert_swept(weight, H, answer, grid, True)
+    _assert_native(weight, H, grid, answer, share=0.9)
+
+
+def _assert_native(
+    weight: np.ndarray,
+    H: np.ndarray,
+    grid: sbc.Grid | None,
+    answer: QuantizedRows,
+    share: float = 0.95,
+    pattern: Pattern | None = None,
+) -> None:
+    """Codes and masks of float64 are the native op's. In float32 one near a tie may differ, and with it
+    what follows in its row: all but a share of the rows agree."""
+    native = run_obs_quantize(
+        weight, H, grid, block_size=128, act_order=True, mask=None, pattern=pattern
+    )
+    same = np.ones(len(weight), dtype=bool)
+    for ours, theirs in ((answer.codes, native.codes), (answer.mask, native.mask)):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            same &= (ours == theirs).all(axis=1)
+    assert same.mean() >= (share if weight.dtype == np.float32 else 1.0)
+    assert_close(answer.loss.sum(), native.loss.sum(), 1e-3 * native.loss.sum(), "loss")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kept", [0.0, 0.4, 1.0])
+@pytest.mark.usefixtures("small_tiles")
+def test_masked_weights_stay_zero(dtype: Any, kept: float) -> None:
+    weight, H = _problem("correlated", 35, dtype)
+    keep = np.random.default_rng(0).random(weight.shape) < kept
+    weight = np.where(keep, weight, 0).astype(dtype)
+    grid = sbc.fit_grid(weight, 4, mask=keep)
+    answer = quantize(weight, H, grid, mask=keep)
+    assert answer.mask is None
+    assert_swept(weight, H, answer, grid, True, keep)
+    if dtype == np.float64:
+        codes, q, _ = reference.obs_quantize(weight, H, grid, mask=keep)
+        assert np.array_equal(answer.codes, codes)
+        assert_close(answer.weight, q, 2 * eps(np.float64) * np.abs(q), "weight")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_halves_go_to_the_even_code(dtype: Any) -> None:
+    """A diagonal Hessian rounds each weight by itself; ties are decided as np.rint decides them."""
+    grid = sbc.Grid(3, np.full((1, 1), 0.5, np.float32), np.full((1, 1), 3, np.float32), -1)
+    weight = (np.arange(-9, 12, dtype=dtype)[None, :] / 4).astype(dtype)
+    answer = quantize(weight, np.eye(21, dtype=dtype), grid)
+    assert np.array_equal(answer.codes, np.rint(np.clip(weight / 0.5 + 3, 0, 7)))
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_block_size_changes_nothing_without_a_pattern() -> None:
+    weight, H = _problem("correlated", 20, np.float32)
+    grid = sbc.fit_grid(weight, 4)
+    codes = [quantize(weight, H, grid, block_size=size).codes for size in (1, 7, 1000)]
+    assert np.array_equal(codes[0], codes[1])
+    assert np.array_equal(codes[0], codes[2])
+
+
+# ---- pruning -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparsity", ["2:4", "4:4", 0.0, 0.3, 0.9, 1.0])
+@pytest.mark.usefixtures("small_tiles")
+def test_float64_pruning_is_sparse_gpts(sparsity: float | str) -> None:
+    """Blocks of less than a panel of 16 columns, of one and a quarter, and of everything."""
+    pattern = parse_sparsity(sparsity)
+    weight, H = _problem("correlated", 40, np.float64, rows=3)
+    grid = sbc.fit_grid(weight, 4)
+    for block_size, levels in ((12, grid), (20, None), (128, grid)):
+        act_order = not pattern.of_m and block_size != 20
+        answer = quantize(
+            weight, H, levels, block_size=block_size, act_order=act_order, pattern=pattern
+        )
+        keep, q = sparse_gpt(weight, H, pattern, block_size, act_order, levels)
+        if pattern.of_m == 0 and pattern.num_pruned(weight.size) == 0:
+            assert answer.mask is None
+            answer = answer._replace(mask=np.ones(weight.shape, dtype=bool))
+        assert np.array_equal(answer.mask, keep)
+        bound = eps(np.float64) * 10 * scaled_condition(H) * np.abs(q).max()
+        assert_close(answer.weight, q, bound, "weight")
+        assert_swept(weight, H, answer, levels, act_order, answer.mask)
+
+
+@pytest.mark.parametrize("sparsity", ["1:3", 0.83])
+@pytest.mark.usefixtures("small_tiles")
+def test_quotas_of_patterns(sparsity: float | str) -> None:
+    pattern = parse_sparsity(sparsity)
+    weight, H = _problem("duplicate", 33, np.float32, rows=5)
+    answer = quantize(weight, H, None, block_size=24, act_order=False, pattern=pattern)
+    if pattern.of_m:
+        kept = answer.mask.reshape(5, -1, pattern.of_m).sum(axis=2)
+        assert (kept == pattern.keep_n).all()
+    else:
+        assert (~answer.mask).sum() == pattern.num_pruned(weight.size)
+    assert_swept(weight, H, answer, None, False, answer.mask)
+
+
+@pytest.mark.parametrize("sparsity", ["1:4", 0.5])
+def test_ties_are_the_native_ones(sparsity: float | str) -> None:
+    """Equal weights under an identity: which of them go is decided by place alone."""
+    pattern = parse_sparsity(sparsity)
+    weight, H = np.ones((3, 8)), np.eye(8)
+    answer = quantize(weight, H, None, act_order=False, block_size=4, pattern=pattern)
+    native = run_obs_quantize(
+        weight, H, None, block_size=4, act_order=False, mask=None, pattern=pattern
+    )
+    assert np.array_equal(answer.mask, native.mask)
+    assert np.array_equal(answer.weight, native.weight)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_scores_that_overflow_are_kept() -> None:
+    """The square of 1e25 is infinite in float32: the last to go."""
+    weight = np.full((1, 8), 1e-3, np.float32)
+    weight[0, 2] = 1e25
+    answer = quantize(
+        weight, np.eye(8, dtype=np.float32), None, act_order=False, pattern=parse_sparsity(0.875)
+    )
+    assert list(np.flatnonzero(answer.mask[0])) == [2]
+
+
+# ---- the rest ----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_repetition_and_layout_change_nothing() -> None:
+    weight, H = _problem("correlated", 20, np.float32)
+    grid = sbc.fit_grid(weight, 3)
+    options = {
+        "hessian": to_device(H),
+        "perm": to_device(np.arange(20)),
+        "block_size": 8,
+        "bits": 3,
+        "zero_point": to_device(grid.zero_point),
+        "group": to_device(grid.group_of_column(20)),
+        "mask": None,
+        "num_pruned": 60,
+        "keep_n": 0,
+        "of_m": 0,
+    }
+    plain = to_device(weight)
+    wide = torch.zeros(20, 14, device=DEVICE)
+    wide[:, ::2] = plain.T
+    answers = [
+        module.obs_quantize(weight=layout, scale=scale, **options)
+        for layout, scale in (
+            (plain, to_device(grid.scale)),
+            (plain, to_device(grid.scale)),
+            (wide[:, ::2].T, to_device(grid.scale.astype(np.float64))),
+        )
+    ]
+    for answer in answers[1:]:
+        for part, first in zip(answer, answers[0], strict=True):
+            assert torch.equal(part, first)
+
+
+@pytest.mark.parametrize(("rows", "d"), [(0, 4), (3, 0), (0, 0), (1, 1)])
+def test_small_shapes(rows: int, d: int) -> None:
+    pruned = quantize(np.ones((rows, d)), np.eye(d), None, pattern=parse_sparsity("0:1"))
+    assert pruned.weight.shape == pruned.mask.shape == (rows, d)
+    assert (pruned.weight == 0).all()
+    rounded = quantize(np.ones((rows, d)), np.eye(d), sbc.fit_grid(np.ones((rows, d)), 4))
+    assert rounded.codes.shape == (rows, d)
+    assert rounded.loss.shape == (rows,)
+    assert_close(rounded.weight, np.ones((rows, d)), 2 * eps(np.float32), "weight")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+class TestOnAGpu:
+    pytestmark = needs_gpu
+
+    @pytest.mark.parametrize("sparsity", [None, 0.5])
+    def test_a_layer(self, dtype: Any, sparsity: float | None) -> None:
+        weight, H = _problem("correlated", 1100, dtype, rows=777)
+        grid = sbc.fit_grid(weight, 4, group_size=128)
+        pattern = None if sparsity is None else parse_sparsity(sparsity)
+        answer = quantize(weight, H, grid, pattern=pattern)
+        assert_swept(weight, H, answer, grid, True, answer.mask)
+        # In float32 one weight that another takes the place of in a block's quota changes two rows.
+        _assert_native(weight, H, grid, answer, share=0.8 if sparsity else 0.95, pattern=pattern)
