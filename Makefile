@@ -25,8 +25,10 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc python sbc_k
 demo: $(VENV)/installed
 	$(BIN)/sbc demo --out sbc-demo
 
+# The GPU's kernels a second time, in Triton's interpreter.
 test: $(VENV)/installed $(VENV)/frameworks
 	$(BIN)/pytest
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu
 
 lint: $(VENV)/installed $(VENV)/linters
 	$(BIN)/ruff check .
