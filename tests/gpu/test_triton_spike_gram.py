@@ -1,0 +1,568 @@
+"""Sums of spike trains in Triton: integers bit for bit, floats within bounds, however they are cut."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import assert_close, eps, exact_spike_sum, spike_train
+from interpreted import DEVICE, needs_gpu, needs_triton
+
+import sbc_kernels as sbc
+from sbc_kernels import _native, gram_plan, reference
+from sbc_kernels.conv import Region, linear_regions, regions
+from sbc_kernels.neurons import Neuron, membrane_matrix
+
+pytest.importorskip("triton")
+from sbc_kernels.triton import spike_gram as module
+from sbc_kernels.triton import spike_gram_work as work
+from sbc_kernels.triton.spike_gram import Schedule
+from sbc_kernels.triton.spike_gram_planes import planes_of_integers
+from sbc_kernels.triton.spike_gram_work import Tile, geometry_of
+
+pytestmark = needs_triton
+
+# Several tiles, units, batches and chunks of what the interpreter can walk.
+SMALL = Schedule(samples=50, depth=2, units=9, tile=Tile(16, 32, 4, 2))
+NEURONS: dict[str, Neuron | None] = {
+    "current": None,
+    "IF": sbc.IF(),
+    "LIF 2": sbc.LIF(2.0),
+    "LIF 1.7": sbc.LIF(1.7),
+    "signed kernel": sbc.Kernel([1.0, -0.5, 0.25, -0.125, 1.0, 0.5, -1.0, 0.0]),
+}
+
+
+def plan_of(
+    neuron: Neuron | None, T: int, low: int, high: int, shifted: bool = False
+) -> gram_plan.GramPlan:
+    filter_ = gram_plan.matched_filter(neuron, T, gram_plan.BYTES_FIXED_POINT_BITS)
+    skills = frozenset({"bytes"})
+    plan = gram_plan.plan_gram(neuron, filter_, low, high, 1, shifted=shifted, skills=skills)
+    assert plan is not None
+    return plan
+
+
+def draw_spikes(seed: int, low: int, high: int, *shape: int) -> np.ndarray:
+    """Half of them 0, both ends present."""
+    rng = np.random.default_rng(seed)
+    spikes = rng.integers(low, high + 1, shape) * (rng.random(shape) < 0.5)
+    spikes.flat[:2] = (high, low)[: spikes.size]
+    return spikes.astype(np.int8)
+
+
+def on_cpu(parts: Sequence[Region]) -> dict[str, list[torch.Tensor]]:
+    return {
+        "positions": [torch.from_numpy(part.positions) for part in parts],
+        "neighbours": [torch.from_numpy(part.neighbours) for part in parts],
+    }
+
+
+def zeros(parts: Sequence[Region], channels: int, groups: int = 1) -> list[torch.Tensor]:
+    shape = (channels, channels)
+    return [
+        torch.zeros((len(part.neighbours), *shape), dtype=torch.float64, device=DEVICE)
+        for _ in range(groups)
+        for part in parts
+    ]
+
+
+def linear_sums(spikes: np.ndarray, plan: gram_plan.GramPlan, **options: Any) -> np.ndarray:
+    """Of [T, N, d], mirrored and in the plan's unit."""
+    part = linear_regions()[0]
+    sums = zeros([part], spikes.shape[2])
+    module.add_integers(
+        spikes=torch.from_numpy(spikes).to(DEVICE).unsqueeze(2),
+        first_channel=0,
+        channels=spikes.shape[2],
+        plan=plan,
+        sums=sums,
+        **on_cpu([part]),
+        **options,
+    )
+    return module.mirror_upper(sums[0], plan.factor)[0].cpu().numpy()
+
+
+def integer_sum(spikes: np.ndarray, plan: gram_plan.GramPlan) -> np.ndarray:
+    """``X' K X`` of the plan's own integers, whether exact or rounded."""
+    assert plan.integers is not None
+    matrix = plan.integers.astype(object)
+    K = matrix.T @ matrix if plan.squared else matrix
+    X = spikes.astype(object)
+    total = sum(K[t, u] * (X[t].T @ X[u]) for t in range(len(K)) for u in range(len(K)))
+    return np.asarray(total, dtype=object)
+
+
+# ---- linear layers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
+@pytest.mark.parametrize(("T", "low", "high"), [(4, 0, 1), (3, -1, 1), (8, 0, 1), (2, -3, 7)])
+def test_integers_are_exact(neuron: Neuron | None, T: int, low: int, high: int) -> None:
+    spikes = draw_spikes(T, low, high, T, 70, 37)
+    if neuron is None:  # time steps are samples
+        spikes = spikes.reshape(1, -1, 37)
+    plan = plan_of(neuron, len(spikes), low, high)
+    total = linear_sums(spikes, plan, schedule=SMALL)
+    wanted = integer_sum(spikes, plan)
+    assert np.array_equal(total, wanted.astype(np.float64) * plan.factor)
+    if plan.exact:
+        assert np.array_equal(total, exact_spike_sum(spikes, neuron))
+
+
+@pytest.mark.parametrize(
+    ("digits", "signed"), [(d, s) for d in range(1, 8) for s in (False, True)], ids=str
+)
+def test_bytes_filled_to_the_brim(digits: int, signed: bool) -> None:
+    """The largest k = (a, 1) that so many digits admit, every spike at its end."""
+    found, low = None, -3 if signed else 0
+    for power, less in itertools.product(range(1, 25), (1, 0)):
+        neuron = sbc.Kernel([float(2**power - less), 1.0])
+        filter_ = gram_plan.matched_filter(neuron, 2)
+        plan = plan_of(neuron, 2, low, 3) if filter_.largest_row_sum * 3 < 1 << 52 else None
+        if plan is not None and plan.exact and (plan.digits, plan.is_signed) == (digits, signed):
+            found = plan if found is None or plan.max_term > found.max_term else found
+    assert found is not None
+    spikes = np.full((2, 90, 5), 3, dtype=np.int8)
+    spikes[:, :, 3] = low
+    spikes[1, :, 4] = 0
+    # One chunk: rounded once where it passes 2^53.
+    whole = Schedule(samples=90, depth=1, tile=Tile(16, 16, 4, 2))
+    total = linear_sums(spikes, found, schedule=whole) / found.factor
+    wanted = integer_sum(spikes, found)
+    assert int(np.abs(wanted).max()) < 1 << 63
+    assert np.array_equal(total, wanted.astype(np.float64))
+
+
+def test_bytes_at_their_ends() -> None:
+    """-128 throughout; 255, which lies as 127."""
+    spikes = np.full((1, 1300, 2), -128, dtype=np.int8)
+    total = linear_sums(spikes, plan_of(None, 1, -128, 127))
+    assert np.array_equal(total, np.full((2, 2), 1300.0 * 2**14))
+    spikes = np.ones((8, 100, 3), dtype=np.int8)
+    plan = plan_of(sbc.LIF(2.0), 8, 0, 1)
+    assert plan.squared
+    assert plan.max_term == 255
+    assert np.array_equal(linear_sums(spikes, plan), exact_spike_sum(spikes, sbc.LIF(2.0)))
+
+
+def test_a_program_stays_below_32_bits() -> None:
+    planes = planes_of_integers(plan_of(None, 1, -128, 127), torch.device("cpu"))
+    assert planes.most_steps * planes.width * 128 * 128 < 1 << 31
+
+
+@pytest.mark.parametrize("d", [1, 15, 16, 33, 64, 65])
+def test_any_number_of_inputs(d: int) -> None:
+    spikes = spike_train(np.random.default_rng(d), 3, 23, d).astype(np.int8)
+    for neuron in (sbc.IF(), sbc.LIF(1.7)):
+        plan = plan_of(neuron, 3, 0, 1)
+        wanted = integer_sum(spikes, plan).astype(np.float64) * plan.factor
+        assert np.array_equal(linear_sums(spikes, plan), wanted)
+
+
+@pytest.mark.parametrize(("T", "N"), [(1, 1), (1, 128), (1, 129), (5, 1), (3, 127), (25, 6)])
+def test_any_number_of_samples(T: int, N: int) -> None:
+    spikes = draw_spikes(N, 0, 1, T, N, 6)
+    plan = plan_of(sbc.LIF(1.7), T, 0, 1)
+    wanted = integer_sum(spikes, plan).astype(np.float64) * plan.factor
+    assert np.array_equal(linear_sums(spikes, plan), wanted)
+
+
+@pytest.mark.parametrize("neuron", [sbc.IF(), sbc.LIF(1.7)], ids=repr)
+def test_however_it_is_cut(neuron: Neuron) -> None:
+    spikes, tile = draw_spikes(3, -1, 1, 4, 60, 35), Tile(16, 32, 4, 2)
+    plan = plan_of(neuron, 4, -1, 1)
+    wanted = integer_sum(spikes, plan).astype(np.float64) * plan.factor
+    for schedule in (
+        None,
+        Schedule(samples=60, depth=1, units=1000, tile=Tile(32, 32, 4, 2)),
+        Schedule(samples=33, tile=Tile(16, 64, 4, 3, tma=True)),
+        Schedule(samples=47, depth=1, units=1, tile=Tile(64, 16, 4, 2)),
+    ):
+        assert np.array_equal(linear_sums(spikes, plan, schedule=schedule), wanted)
+    # A bound on memory makes two chunks: of 240 rows 128, of 35 channels in all their planes.
+    planes = planes_of_integers(plan, torch.device("cpu"))
+    bytes_ = 4 * 35 * (128 * planes.planes + 4) // 3 + 4
+    cut = Schedule(units=50, tile=tile)
+    assert np.array_equal(linear_sums(spikes, plan, max_memory=bytes_, schedule=cut), wanted)
+
+
+def test_what_spikes_may_be() -> None:
+    """bool and uint8, a slice of channels, groups, any strides; what is there is added to and the
+    spikes stay as they are."""
+    spikes = spike_train(np.random.default_rng(0), 3, 20, 1, 14)
+    plan, part = plan_of(sbc.IF(), 3, 0, 1), linear_regions()[0]
+    wanted = [
+        np.triu(integer_sum(spikes[:, :, 0, first : first + 5], plan)).astype(np.float64)
+        for first in (3, 8)
+    ]
+    whole = torch.from_numpy(spikes).to(DEVICE)
+    spaced = torch.zeros((3, 20, 1, 28), dtype=torch.uint8, device=DEVICE)
+    spaced[..., ::2] = whole
+    turned = whole.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
+    kept = whole.clone()
+    for form in (whole, whole.bool(), whole.to(torch.int8), spaced[..., ::2], turned):
+        sums = zeros([part], 5, 2)
+        for _ in range(2):
+            module.add_integers(
+                spikes=form, first_channel=3, channels=5, plan=plan, sums=sums, groups=2,
+                **on_cpu([part]),
+            )  # fmt: skip
+        for total, once in zip(sums, wanted, strict=True):
+            assert np.array_equal(total[0].cpu().numpy(), 2 * once)
+    assert torch.equal(whole, kept)
+
+
+# ---- convolutions ------------------------------------------------------------------------------
+
+
+def native_sums(
+    spikes: np.ndarray, plan: gram_plan.GramPlan, parts: Sequence[Region], groups: int
+) -> list[np.ndarray]:
+    """The same plan in C++. spikes: [T, N, P, C]."""
+    per_group = spikes.shape[3] // groups
+    found = [
+        np.zeros((len(part.neighbours), per_group, per_group))
+        for _ in range(groups)
+        for part in parts
+    ]
+    for group in range(groups):
+        _native.spike_gram(
+            spikes, group * per_group, per_group, None, plan.integers, plan.lane_bytes, plan.planes,
+            plan.digits, plan.is_signed, plan.squared, plan.max_term, False, 0.0,
+            [part.positions for part in parts], [part.neighbours for part in parts],
+            found[group * len(parts) : (group + 1) * len(parts)], "portable", 1,
+        )  # fmt: skip
+    return found
+
+
+def assert_same_sums(
+    sums: Sequence[torch.Tensor], wanted: Sequence[np.ndarray], parts: Sequence[Region]
+) -> None:
+    """Entry by entry; of a shift by nothing the upper triangle."""
+    for k, (total, true) in enumerate(zip(sums, wanted, strict=True)):
+        part, made = parts[k % len(parts)], total.cpu().numpy()
+        for shift, leads in enumerate(part.neighbours):
+            if np.array_equal(leads[part.positions], part.positions):
+                assert np.array_equal(made[shift], np.triu(true[shift])), k
+            else:
+                assert np.array_equal(made[shift], true[shift]), (k, shift)
+
+
+CONVS = {
+    "3x3": (sbc.Conv((3, 3), padding=1), (3, 4), 17),
+    "strided, dilated": (sbc.Conv((2, 3), (2, 1), (1, 0), (1, 2)), (3, 5), 4),
+    "groups": (sbc.Conv((2, 2), groups=2), (3, 2), 6),
+    "1-D": (sbc.Conv((3,), padding="same"), (7,), 5),
+    "1x1": (sbc.Conv((1, 1), stride=2), (3, 3), 20),
+    "one channel": (sbc.Conv((2,), stride=3, padding=1), (4,), 1),
+}
+CASES: dict[str, tuple[Neuron | None, int, int, int]] = {
+    "IF": (sbc.IF(), 3, 0, 1),
+    "biased": (sbc.LIF(2.0), 8, 0, 1),
+    "fixed point": (sbc.LIF(1.7), 2, -1, 2),
+    "current": (None, 1, -128, 127),
+}
+
+
+@pytest.mark.parametrize(
+    ("geometry", "case"),
+    [
+        ("3x3", "IF"),
+        ("3x3", "current"),
+        ("strided, dilated", "IF"),
+        ("strided, dilated", "biased"),
+        ("groups", "biased"),
+        ("1-D", "fixed point"),
+        ("1-D", "biased"),
+        ("1x1", "biased"),
+        ("1x1", "fixed point"),
+        ("one channel", "fixed point"),
+        ("one channel", "IF"),
+    ],
+)
+def test_convolutions_are_exact(geometry: str, case: str) -> None:
+    """Against the same sums in C++; also squared, which there only a linear layer is."""
+    conv, size, channels = CONVS[geometry]
+    neuron, T, low, high = CASES[case]
+    parts, per_group = regions(conv, size), channels // conv.groups
+    spikes = draw_spikes(T, low, high, T, 9, channels, *size)
+    maps = spikes.reshape(T, 9, channels, -1)
+    plan = plan_of(neuron, T, low, high, shifted=True)
+    wanted = native_sums(np.ascontiguousarray(maps.swapaxes(2, 3)), plan, parts, conv.groups)
+    tensor = torch.from_numpy(maps).to(DEVICE).movedim(2, 3)  # positions contiguous
+    forms = [(tensor, plan)]
+    squared = plan_of(neuron, T, low, high)
+    if squared.squared:
+        forms.append((tensor.contiguous(), squared))
+    schedule = Schedule(samples=9, depth=0, units=400, tile=Tile(16, 32, 4, 2))
+    for form, way in forms:
+        sums = zeros(parts, per_group, conv.groups)
+        module.add_integers(
+            spikes=form, first_channel=0, channels=per_group, plan=way, sums=sums,
+            groups=conv.groups, schedule=schedule, **on_cpu(parts),
+        )  # fmt: skip
+        assert_same_sums(sums, wanted, parts)
+
+
+def test_convolutions_in_chunks_of_one_group() -> None:
+    """The last group alone, cut small, on a channels-last tensor."""
+    conv, size = sbc.Conv((2, 2), padding=1, groups=2), (3, 2)
+    parts = regions(conv, size)
+    spikes = np.ascontiguousarray(draw_spikes(0, -2, 1, 3, 70, 6, 36))
+    plan = plan_of(sbc.LIF(4.0), 3, -2, 1, shifted=True)
+    assert plan.digits > 1
+    wanted = native_sums(spikes, plan, parts, 2)[len(parts) :]
+    sums = zeros(parts, 18)
+    module.add_integers(
+        spikes=torch.from_numpy(spikes).to(DEVICE), first_channel=18, channels=18, plan=plan,
+        sums=sums, schedule=SMALL._replace(depth=5, units=40), **on_cpu(parts),
+    )  # fmt: skip
+    assert_same_sums(sums, wanted, parts)
+
+
+@pytest.mark.parametrize(
+    ("conv", "size", "channels"), list(CONVS.values())[:4], ids=list(CONVS)[:4]
+)
+def test_assembled_is_the_hessian(conv: sbc.Conv, size: tuple[int, ...], channels: int) -> None:
+    parts, per_group = regions(conv, size), channels // conv.groups
+    rng = np.random.default_rng(1)
+    sums = [rng.standard_normal((len(part.neighbours), per_group, per_group)) for part in parts]
+    wanted = np.empty((per_group, conv.taps, per_group, conv.taps))
+    blocks = [np.asarray(part.blocks, dtype=np.int32) for part in parts]
+    _native.assemble_conv(sums, blocks, 0.75, wanted, 1)
+    d = per_group * conv.taps
+    made = module.assemble_conv(
+        [torch.from_numpy(total).to(DEVICE) for total in sums],
+        [part.blocks for part in parts],
+        0.75,
+        d,
+        conv.taps,
+    )
+    assert np.array_equal(made.cpu().numpy(), wanted.reshape(d, d))
+
+
+# ---- floats ------------------------------------------------------------------------------------
+
+
+def float_bound(dtype: torch.dtype, T: int, rows: int) -> float:
+    """Of sums of ``|Y|' |Y|``: T roundings of either Y, and of sums over 1024 samples, or all; float32
+    products lose 2^-21 in three parts, and matrix units may cut where others round."""
+    unit = eps(np.float32 if dtype == torch.float32 else np.float64)
+    terms = min(rows, 1024) if dtype == torch.float32 else rows
+    return unit * (2 * (T + 1) + 2 * terms + (4 if dtype == torch.float32 else 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("neuron", [None, sbc.IF(), sbc.LIF(3.0)], ids=repr)
+def test_analog_input(dtype: torch.dtype, neuron: Neuron | None) -> None:
+    T, N, d = 3, 21, 35
+    values = torch.randn(T, N, d, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    membrane = membrane_matrix(neuron, T)
+    wide = values.double().numpy()
+    wanted = reference.spike_sum(wide, neuron)[0]
+    Y = np.tensordot(np.abs(membrane), np.abs(wide), axes=1).reshape(-1, d)
+    bound = float_bound(dtype, T, T * N) * (Y.T @ Y)
+    made = []
+    for schedule in (SMALL._replace(samples=17, depth=3),) * 2 + (None,):
+        total = torch.zeros(d, d, dtype=torch.float64, device=DEVICE)
+        module.add_floats(
+            values=values.to(DEVICE),
+            membrane=torch.from_numpy(membrane),
+            total=total,
+            schedule=schedule,
+        )
+        assert torch.equal(total.tril(-1), torch.zeros_like(total))
+        made.append(module.mirror_upper(total, 1.0).cpu().numpy())
+        assert_close(made[-1], wanted, bound, str(schedule))
+    assert np.array_equal(made[0], made[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_float32_keeps_its_precision(dtype: torch.dtype) -> None:
+    """Where high parts cancel, what is left comes from the low ones."""
+    values = torch.ones(1, 64, 2, dtype=dtype)
+    values[:, :, 1] += 2.0**-14  # one part of 11 bits does not hold it
+    values[:, ::2] *= -1
+    total = torch.zeros(2, 2, dtype=torch.float64, device=DEVICE)
+    module.add_floats(
+        values=values.to(DEVICE), membrane=torch.eye(1, dtype=torch.float64), total=total
+    )
+    exact = 64 * (1 + 2.0**-14)
+    assert_close(total.cpu().numpy()[0, 1], exact, 2 * eps(np.float32) * exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_analog_convolution(dtype: torch.dtype) -> None:
+    conv, size, T, N, channels = sbc.Conv((2, 2), padding=1, groups=2), (3, 2), 3, 7, 6
+    neuron, parts, per_group = sbc.LIF(3.0), regions(conv, size), 3
+    values = torch.randn(T, N, channels, 6, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    sums = zeros(parts, per_group, 2)
+    module.add_floats_conv(
+        values=values.to(DEVICE).movedim(2, 3),
+        membrane=torch.from_numpy(membrane_matrix(neuron, T)),
+        sums=sums,
+        groups=2,
+        schedule=Schedule(depth=4, tile=Tile(16, 16, 4, 2)),
+        **on_cpu(parts),
+    )
+    d = per_group * conv.taps
+    made = [
+        module.assemble_conv(
+            sums[first : first + len(parts)], [part.blocks for part in parts], 1.0, d, conv.taps
+        )
+        for first in (0, len(parts))
+    ]
+    maps = values.double().numpy().reshape(T, N, channels, *size)
+    wanted = reference.spike_sum(maps, neuron, conv)
+    Y = reference.filtered_input(np.abs(maps), neuron, conv)
+    bound = float_bound(dtype, T, Y.shape[1]) * (Y.transpose(0, 2, 1) @ Y)
+    assert_close(torch.stack(made).cpu().numpy(), wanted, bound)
+
+
+# ---- the rest ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 33), (2, 70, 70), (0, 0)])
+def test_mirror_upper(shape: tuple[int, ...]) -> None:
+    matrix = np.random.default_rng(0).standard_normal(shape)
+    wanted = matrix.copy()
+    for square in wanted.reshape(-1, *shape[-2:]) if matrix.size else []:
+        _native.mirror_upper(square, 1 / 3, 1)
+    made = module.mirror_upper(torch.from_numpy(matrix.copy()).to(DEVICE), 1 / 3)
+    assert np.array_equal(made.cpu().numpy(), wanted)
+
+
+def test_nothing_comes_of_no_samples() -> None:
+    plan, part = plan_of(sbc.IF(), 3, 0, 1), linear_regions()[0]
+    sums = zeros([part], 4)
+    module.add_integers(
+        spikes=torch.zeros((3, 0, 1, 4), dtype=torch.bool, device=DEVICE), first_channel=0,
+        channels=4, plan=plan, sums=sums, **on_cpu([part]),
+    )  # fmt: skip
+    assert not sums[0].any()
+
+
+def test_a_geometry_is_built_once() -> None:
+    conv = sbc.Conv((3, 3), padding=1)
+    tensors = on_cpu(regions(conv, (4, 4)))
+    first = geometry_of(**tensors)
+    assert geometry_of(**tensors) is first
+    others = on_cpu(regions(conv, (5, 4)))
+    assert geometry_of(**others) is not first
+    assert geometry_of(**others).positions == 20
+    key = tuple(id(tensor) for part in tensors.values() for tensor in part)
+    assert key in work._GEOMETRIES
+    del tensors, first
+    gc.collect()
+    geometry_of(**on_cpu(regions(conv, (6, 4))))
+    assert key not in work._GEOMETRIES
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"spikes": torch.zeros(3, 5, 1, 4)}, TypeError, "spikes is torch.float32; accepted are int8"),
+        ({"spikes": torch.zeros(2, 5, 1, 4).bool()}, ValueError, r"with T = 3 and"),
+        ({"first_channel": 1}, ValueError, "at least 5 channels"),
+        ({"sums": [torch.zeros(1, 4, 4)]}, ValueError, r"accepted are float64 \[num_shifts, 4, 4\]"),
+        ({"sums": []}, ValueError, "1 positions and 0 sums came; accepted are 1 and 1"),
+        ({"max_memory": 600}, MemoryError, "one sample of 3 time steps.* takes 512 bytes .* are 450"),
+        ({"max_memory": 4096}, MemoryError, "partial sums take 4096 bytes; there are 1024"),
+    ],
+)  # fmt: skip
+def test_what_is_not_accepted(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    part = linear_regions()[0]
+    arguments: dict[str, Any] = {
+        "spikes": torch.zeros((3, 5, 1, 4), dtype=torch.bool),
+        "first_channel": 0,
+        "channels": 4,
+        "plan": plan_of(sbc.IF(), 3, 0, 1),
+        "sums": [torch.zeros(1, 4, 4, dtype=torch.float64)],
+        **on_cpu([part]),
+    }
+    with pytest.raises(error, match=message):
+        module.add_integers(**(arguments | change))
+
+
+def test_plans_that_are_not_of_bytes() -> None:
+    filter_ = gram_plan.matched_filter(sbc.IF(), 3)
+    plan = gram_plan.plan_gram(sbc.IF(), filter_, 0, 1, 4)
+    part = linear_regions()[0]
+    with pytest.raises(ValueError, match="accepted is one of products of bytes"):
+        module.add_integers(
+            spikes=torch.zeros((3, 5, 1, 4), dtype=torch.bool), first_channel=0, channels=4,
+            plan=plan, sums=zeros([part], 4), **on_cpu([part]),
+        )  # fmt: skip
+
+
+class TestOnAGpu:
+    """At the sizes and with the tiles that are chosen there."""
+
+    pytestmark = needs_gpu
+
+    @pytest.mark.parametrize("d", [64, 128, 300, 1152])
+    @pytest.mark.parametrize("neuron", [sbc.IF(), sbc.LIF(2.0), sbc.LIF(1.7)], ids=repr)
+    def test_linear(self, d: int, neuron: Neuron) -> None:
+        T, N = 8, 30011
+        spikes = (torch.rand(T, N, 1, d, device=DEVICE) < 0.2).to(torch.int8)
+        plan, part = plan_of(neuron, T, 0, 1), linear_regions()[0]
+        sums = zeros([part], d)
+        module.add_integers(
+            spikes=spikes, first_channel=0, channels=d, plan=plan, sums=sums, **on_cpu([part])
+        )
+        assert plan.integers is not None
+        F = torch.from_numpy(plan.integers).double().to(DEVICE)
+        X = spikes[:, :, 0].double()
+        Z = torch.tensordot(F, X, dims=1).reshape(-1, d)
+        wanted = (Z if plan.squared else X.reshape(-1, d)).T @ Z  # exact: below 2^53
+        assert float(wanted.max()) < 2.0**53
+        assert torch.equal(sums[0][0].triu(), wanted.triu())
+
+    def test_a_program_at_its_limit(self) -> None:
+        spikes = torch.full((1, 1023 * 128 + 500, 1, 64), -128, dtype=torch.int8, device=DEVICE)
+        part, plan = linear_regions()[0], plan_of(None, 1, -128, 127)
+        sums = zeros([part], 64)
+        module.add_integers(
+            spikes=spikes, first_channel=0, channels=64, plan=plan, sums=sums,
+            schedule=Schedule(depth=1023), **on_cpu([part]),
+        )  # fmt: skip
+        wanted = torch.full_like(sums[0][0], spikes.shape[1] * 2.0**14)
+        assert torch.equal(sums[0][0].triu(), wanted.triu())
+
+    @pytest.mark.parametrize("channels", [16, 96, 256])
+    def test_convolution(self, channels: int) -> None:
+        conv, size, T, N = sbc.Conv((3, 3), padding=1), (14, 14), 4, 64
+        spikes = (torch.rand(T, N, channels, 196, device=DEVICE) < 0.2).to(torch.int8)
+        parts, plan = regions(conv, size), plan_of(sbc.LIF(2.0), T, 0, 1)
+        sums = zeros(parts, channels)
+        module.add_integers(
+            spikes=spikes.movedim(2, 3), first_channel=0, channels=channels, plan=plan, sums=sums,
+            **on_cpu(parts),
+        )  # fmt: skip
+        M = torch.from_numpy(membrane_matrix(sbc.LIF(2.0), T)).to(DEVICE)
+        maps = torch.tensordot(M, spikes.double(), dims=1).reshape(T * N, channels, *size)
+        rows = torch.nn.functional.unfold(maps, 3, padding=1)
+        wanted = torch.einsum("nap,nbp->ab", rows, rows)
+        made = module.assemble_conv(
+            sums, [part.blocks for part in parts], plan.factor, channels * 9, 9
+        )
+        assert torch.equal(made, wanted)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    def test_analog(self, dtype: torch.dtype) -> None:
+        T, N, d = 4, 20011, 300
+        values = torch.randn(T, N, d, dtype=dtype, device=DEVICE)
+        M = torch.from_numpy(membrane_matrix(sbc.LIF(2.0), T)).to(DEVICE)
+        total = torch.zeros(d, d, dtype=torch.float64, device=DEVICE)
+        module.add_floats(values=values, membrane=M, total=total)
+        Y = torch.tensordot(M, values.double(), dims=1).reshape(-1, d)
+        bound = float_bound(dtype, T, T * N) * (Y.abs().T @ Y.abs())
+        wanted = (Y.T @ Y).cpu().numpy()
+        made = module.mirror_upper(total, 1.0).cpu().numpy()
+        assert_close(made, wanted, bound.cpu().numpy())
