@@ -53,6 +53,28 @@ def load_data(text: str, cut: Cut, param_hint: str) -> Iterable[Any]:
         raise typer.BadParameter(str(error), param_hint=param_hint) from error
 
 
+def on_device(batches: Iterable[Any], device: Any) -> Iterable[Any]:
+    """The same batches on a torch device."""
+    return batches if device.type == "cpu" else _Moved(batches, device)
+
+
+class _Moved:
+    """One at a time."""
+
+    def __init__(self, batches: Iterable[Any], device: Any) -> None:
+        self.batches, self.device = batches, device
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            yield _moved(batch, self.device)
+
+
+def _moved(batch: Any, device: Any) -> Any:
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_moved(part, device) for part in batch)
+    return batch.to(device) if hasattr(batch, "to") else batch
+
+
 # ---- loaders -----------------------------------------------------------------------------------
 
 

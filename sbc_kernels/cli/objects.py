@@ -160,6 +160,23 @@ def load_model(
     return model
 
 
+def load_device(text: str) -> Any:
+    """A torch device that is there."""
+    import torch
+
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise typer.BadParameter(
+            f"{text!r} cannot be used: {why}; this machine has {', '.join(there)}",
+            param_hint="--device",
+        ) from error
+    return device
+
+
 def load_compressed_model(
     text: str, arguments: Mapping[str, Any] | None, path: Path, param_hint: str = "--compressed"
 ) -> nn.Module:

@@ -371,6 +371,15 @@ Backend = Annotated[
         "info.",
     ),
 ]
+Device = Annotated[
+    str,
+    _option(
+        RUN,
+        metavar="DEVICE",
+        autocompletion=lambda incomplete: _one_of("cpu", "cuda")(incomplete),
+        help="Where network and data are taken: cpu, cuda, cuda:1.",
+    ),
+]
 MaxMemory = Annotated[
     Any,
     _option(

@@ -130,8 +130,8 @@ def synaptic_operations(
 
     Parameters
     ----------
-    model : a torch model in CPU memory, or a `CompressedModel`. It stays as it is: mode, states, hooks,
-        gradients.
+    model : a torch model in CPU memory or on one GPU, or a `CompressedModel`. It stays as it is: mode,
+        states, hooks, gradients.
     data : a tensor (one batch), or a list or DataLoader of batches; of a batch that is a tuple or list
         the first item is the input and the second the labels. There are as many samples as labels;
         without labels, as many as the neurons' inputs hold, if all hold the same.
@@ -154,7 +154,7 @@ def weights_in(model: Any) -> list[Tensor] | None:
     if not isinstance(model, nn.Module):
         return None
     weights = [module.weight for module in model.modules() if isinstance(module, COUNTED)]
-    return [weight.detach() for weight in {id(weight): weight for weight in weights}.values()]
+    return [weight.detach().cpu() for weight in {id(weight): weight for weight in weights}.values()]
 
 
 class OperationCounter:

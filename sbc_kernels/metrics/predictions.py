@@ -60,7 +60,7 @@ def count_right(predictions: Tensor, classes: int, labels: Any) -> int:
     """How many predictions int64 [N] are the labels. TypeError, ValueError if labels are no classes."""
     accepted = f"accepted are class numbers, integers [{len(predictions)}]"
     try:
-        wanted = torch.as_tensor(labels)
+        wanted = torch.as_tensor(labels).to(predictions.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"data has labels that are no array ({error}); {accepted}") from None
     if wanted.is_floating_point() or wanted.shape != predictions.shape:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .checkpoint import Checkpoint, fingerprint
@@ -86,7 +87,7 @@ def compress_model(
     fold : fold each BatchNorm into the layer before it in the model that is returned.
     inplace : change `model` itself, at the very end.
     max_memory : bytes; Hessians are gathered for as many layers at once as fit. Default: half of what
-        the system has.
+        the system has, or of what is free on the model's GPU.
     checkpoint_dir : a folder; each finished layer is written there, and a run that was stopped goes on
         with the same weights to the bit. Refused if model, calibration data or options differ.
     progress : bars on the terminal (needs rich). Default: where there is a terminal and rich.
@@ -106,7 +107,8 @@ def compress_model(
             raise TypeError(f"{name} is {flag!r}; accepted are True and False")
     if forward is not None and not callable(forward):
         raise TypeError(f"forward is {forward!r}; accepted is a function (model, batch), or None")
-    start, memory = time.perf_counter(), PeakMemory()
+    place = next((p.device for p in model.parameters()), torch.device("cpu"))
+    start, memory = time.perf_counter(), PeakMemory(place)
     if sparsity is None and bits is None and not isinstance(allocation, Mapping):
         sparsity = 0.9
     if allocation is None:
@@ -133,6 +135,7 @@ def compress_model(
         hessian,
         max_memory,
         backend,
+        place,
     )
     with Progress(progress) as bars:
         dense = copy_of(model)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 logger = logging.getLogger("sbc_kernels")
 
 
@@ -68,9 +70,15 @@ def _nothing(advance: float = 1, description: str | None = None) -> None:
 
 
 class PeakMemory:
-    """The largest resident size of this process since it was made, in bytes; Linux only."""
+    """The most memory that was taken since it was made, in bytes: the process's resident size (Linux
+    only), or on a GPU what torch allocated there."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: torch.device) -> None:
+        self.place = place
+        if place.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(place)
+            self.start: int | None = torch.cuda.memory_allocated(place)
+            return
         try:
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
         except OSError:
@@ -79,6 +87,8 @@ class PeakMemory:
 
     @property
     def peak(self) -> int | None:
+        if self.place.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.place))
         return _status("VmHWM")
 
 

@@ -85,9 +85,10 @@ class CompressedModel:
     options : what was asked for, defaults filled in.
     allocation : the sparsity that each layer was given, where one is a fraction.
     seconds : wall time of it all. `resumed` is how many layers came from `checkpoint_dir`.
-    peak_bytes : the process's largest resident size during the run, where the system tells.
+    peak_bytes : the process's largest resident size during the run, where the system tells; on a GPU
+        the most that torch had allocated there.
     predicted_bytes : the plan's prediction of what is needed beside what the process had before.
-    start_bytes : the process's resident size at the start.
+    start_bytes : the same at the start.
     log : what was done, line by line.
     folded : by layer name, the BatchNorm that was folded into it (``fold=True``).
     example, forward : the first calibration batch, and how the model is run.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..layer import checked_options
@@ -48,7 +49,9 @@ def checked_settings(
     hessian: str,
     max_memory: int | None,
     backend: str | None,
+    place: torch.device,
 ) -> Settings:
+    """`place` is where the model lies, whose memory is to suffice."""
     baseline = said["method"] in BASELINES
     mode = mode or ("parallel" if baseline else "sequential")
     if mode not in MODES:
@@ -87,12 +90,14 @@ def checked_settings(
         not baseline if bn_reestimate is None else bool(bn_reestimate),
         not baseline if bias_correction is None else bool(bias_correction),
         hessian,
-        max_memory or _half_of_memory(),
+        max_memory or _half_of_memory(place),
         backend,
     )
 
 
-def _half_of_memory() -> int:
+def _half_of_memory(place: torch.device) -> int:
+    if place.type == "cuda":
+        return int(torch.cuda.mem_get_info(place)[0]) // 2  # of what is free: others use it too
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, OSError, ValueError):  # not a system that tells

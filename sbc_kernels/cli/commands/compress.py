@@ -16,9 +16,9 @@ import typer
 
 from .. import options as o
 from ..command import Answer, command_line, need_models, require_absent
-from ..data import Cut, load_data
+from ..data import Cut, load_data, on_device
 from ..interrupt import prompt_interrupts
-from ..objects import layer_options, load_model, load_object
+from ..objects import layer_options, load_device, load_model, load_object
 
 if TYPE_CHECKING:
     from ...model import CompressedModel
@@ -64,6 +64,7 @@ def compress(
     progress: o.Progress = None,
     max_memory: o.MaxMemory = None,
     backend: o.Backend = None,
+    device: o.Device = "cpu",
     checkpoint_dir: o.CheckpointDir = None,
     out: Annotated[
         Path,
@@ -112,10 +113,13 @@ def compress(
         "forward": None if forward is None else load_object(forward, "--forward"),
         "readout": None if readout is None else load_object(readout, "--readout"),
     }
-    network = load_model(model, model_args, checkpoint)
+    place = load_device(device)
+    network = load_model(model, model_args, checkpoint).to(place)
     cut = Cut.of(ctx.params, num_calibration_samples)
-    samples = load_data(calibration, cut, "--calibration")
-    judged = None if test is None else load_data(test, Cut.of(ctx.params), "--test")
+    samples = on_device(load_data(calibration, cut, "--calibration"), place)
+    judged = None
+    if test is not None:
+        judged = on_device(load_data(test, Cut.of(ctx.params), "--test"), place)
     out.mkdir(parents=True, exist_ok=True)
     kept = out / UNFINISHED if checkpoint_dir is None else checkpoint_dir
     settings = {

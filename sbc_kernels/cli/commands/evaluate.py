@@ -9,8 +9,8 @@ import typer
 
 from .. import options as o
 from ..command import Answer, need_models
-from ..data import Cut, load_data
-from ..objects import load_compressed_model, load_model, load_object
+from ..data import Cut, load_data, on_device
+from ..objects import load_compressed_model, load_device, load_model, load_object
 
 if TYPE_CHECKING:
     from ...metrics import Measured
@@ -47,6 +47,7 @@ def evaluate(
             rich_help_panel=o.RUN, metavar="PJ", min=0, help="Picojoules a multiply-accumulate."
         ),
     ] = 4.6,
+    device: o.Device = "cpu",
     json: o.Json = False,
     quiet: o.Quiet = False,
     traceback: o.Traceback = False,
@@ -73,8 +74,9 @@ def evaluate(
 
     how = {"forward": None if forward is None else load_object(forward, "--forward")}
     read = {"readout": None if readout is None else load_object(readout, "--readout")}
-    network = load_model(model, model_args, checkpoint)
-    batches = load_data(test, Cut.of(ctx.params), "--test")
+    place = load_device(device)
+    network = load_model(model, model_args, checkpoint).to(place)
+    batches = on_device(load_data(test, Cut.of(ctx.params), "--test"), place)
     prices = (pj_per_ac, pj_per_mac)
     if compressed is None:
         labelled = labels_of(first_batch(batches)) is not None
@@ -88,7 +90,7 @@ def evaluate(
         sparsity = f"{100 * told['connection_sparsity']:.2f} % of its weights are zero."
         parts = [figures(sides, prices), "", operations(sides), "", rates(sides), "", sparsity]
         return Answer(told, render(*parts))
-    small = load_compressed_model(model, model_args, compressed)
+    small = load_compressed_model(model, model_args, compressed).to(place)
     found = metrics.compare(network, small, batches, **how, **read)
     told = {
         **found.to_dict(),
