@@ -994,3 +994,16 @@ def test_completion(typed: str, offered: set[str]) -> None:
     }
     result = run(env=env)
     assert set(result.stdout.split()) == offered
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:97"])
+def test_a_device_that_is_not_there(place: Path, device: str) -> None:
+    for command in (
+        ["compress", *CAL, "--out", "o"],
+        ["evaluate", "net.py:make", "--test", "cal.npz"],
+    ):
+        result = run(*command, "--device", device)
+        assert result.exit_code == 2, result.output
+        assert f"{device!r} cannot be used" in said(result)
+        assert "this machine has cpu" in said(result)
+    assert not Path("o").exists()
