@@ -47,6 +47,14 @@ class Report:
     shared: int
     tensor: tuple[str, ...]
 
+    def row(self) -> str:
+        """Its line in `table`."""
+        cells = (
+            *(self.name, self.architecture, self.registers, self.spilled, self.shared),
+            " ".join(self.tensor),
+        )
+        return f"| {' | '.join(map(str, cells))} |"
+
     def faults(self, build: Build) -> list[str]:
         """What is wrong with it; nothing where all is well."""
         found = []
@@ -119,10 +127,7 @@ def table() -> str:
         for build in builds(architecture):
             report = compile_build(build, architecture)
             faults += report.faults(build)
-            lines.append(
-                f"| {report.name} | {architecture} | {report.registers} | {report.spilled} | "
-                f"{report.shared} | {' '.join(report.tensor)} |"
-            )
+            lines.append(report.row())
     if faults:
         raise RuntimeError("; ".join(faults))
     return "\n".join(lines) + "\n"

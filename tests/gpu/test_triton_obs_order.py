@@ -1,0 +1,319 @@
+"""The elimination order in Triton: against brute force, step by step where scores may tie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    HESSIAN_KINDS,
+    assert_close,
+    assert_greedy,
+    damped_hessian,
+    eps,
+    inverse_of,
+    plain_order,
+    replay_order,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
+
+from sbc_kernels import reference
+
+pytest.importorskip("triton")
+from sbc_kernels.triton import obs_order as module
+
+pytestmark = needs_triton
+DTYPES = (np.float32, np.float64)
+OWN_TILES = dict(module.TILES)
+# Panels of 16 and 32, sweeps of several blocks, tiles in two parts: all within a few dozen weights.
+SMALL = {
+    "panels": ((1, 32), (40, 16), (64, 32)),
+    "sweeps": (module.Sweep(32, 1, 4, 2), module.Sweep(64, 2, 2, 3)),
+    "tile": 32,
+    "part": 16,
+    "depth": 16,
+    "warps": 4,
+    "stages": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def small_tiles() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module, "TILES", {key: replace(tiles, **SMALL) for key, tiles in OWN_TILES.items()}
+        )
+        patch.setattr(module, "_COMPACT_BLOCK", 32)
+        yield patch
+
+
+@pytest.fixture
+def own_tiles(small_tiles: Any) -> None:
+    small_tiles.undo()
+
+
+def order_of(
+    weight: np.ndarray,
+    G: np.ndarray,
+    num_pruned: int,
+    group: np.ndarray | None = None,
+    quota: np.ndarray | None = None,
+    max_memory: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The op on tensors, which must stay as they were."""
+    arrays = {"weight": weight, "inverse_hessian": G, "group": group, "quota": quota}
+    tensors = {name: to_device(array) for name, array in arrays.items()}
+    order, loss = module.obs_order(**tensors, num_pruned=num_pruned, max_memory=max_memory)
+    for name, array in arrays.items():
+        same = array is None or to_host(tensors[name]).tobytes() == array.tobytes()
+        assert same, f"{name} has changed"
+    assert order.shape == loss.shape == (len(weight), num_pruned)
+    assert (order.dtype, loss.dtype) == (torch.int32, tensors["weight"].dtype)
+    return to_host(order), to_host(loss)
+
+
+def _problem(
+    kind: str, d: int, dtype: Any, rows: int = 1, damp: float = 0.01
+) -> tuple[np.ndarray, np.ndarray]:
+    weight = np.random.default_rng([7, d]).standard_normal((rows, d)).astype(dtype)
+    return weight, inverse_of(damped_hessian(kind, d, damp=damp)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("d", "rows"), [(1, 2), (2, 2), (15, 2), (33, 1), (97, 1)])
+def test_every_step_takes_the_least_saliency(d: int, rows: int, dtype: Any) -> None:
+    """One panel, two, one more than a block, an odd and an even number of tiles."""
+    weight, G = _problem(HESSIAN_KINDS[d % 4], d, dtype, rows)
+    order, loss = order_of(weight, G, d)
+    assert_greedy(weight, G, order, loss)
+    if dtype == np.float64:
+        wanted, lost = reference.obs_order(weight, G)
+        assert np.array_equal(order, wanted)
+        condition = np.linalg.cond(G)
+        assert_close(loss, lost, 100 * eps(dtype) * condition * lost.max(), "loss")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tiles_of_its_own(own_tiles: None, dtype: Any) -> None:
+    """From the shared matrix, then from a triangle, in tiles of 64 or 128."""
+    steps = 70 if dtype == np.float32 else 130  # two panels, three
+    weight, G = _problem("correlated", 260, dtype)
+    order, loss = order_of(weight, G, steps)
+    assert_greedy(weight, G, order, loss)
+
+
+def test_float32_is_as_good_as_plain_float32() -> None:
+    weight, G = _problem("duplicate", 70, np.float32, rows=1)
+    order, loss = order_of(weight, G, 70)
+
+    def worst_error(row: int, steps: np.ndarray, losses: np.ndarray) -> float:
+        replay = replay_order(weight[row], G, steps)
+        picked = replay.chosen - replay.least
+        reported = np.abs(np.sqrt(2 * losses.astype(np.longdouble)) - replay.chosen)
+        return float(np.maximum(picked, reported).max())
+
+    ours = max(worst_error(row, order[row], loss[row]) for row in range(1))
+    plain = max(worst_error(row, *plain_order(weight[row], G, 70)) for row in range(1))
+    tiles = module.TILES[module.device_class(to_device(weight)), torch.float32]
+    assert ours <= (4 if tiles.precision == "ieee" else 16) * plain
+
+
+def test_fewer_steps_are_a_prefix() -> None:
+    weight, G = _problem("correlated", 45, np.float32)
+    every, losses = order_of(weight, G, 45)
+    for steps in (0, 1, 16, 17, 32):
+        order, loss = order_of(weight, G, steps)
+        assert np.array_equal(order, every[:, :steps])
+        assert np.array_equal(loss, losses[:, :steps])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("keep", "of"), [(2, 4), (0, 3), (5, 12)])
+def test_quotas_of_groups(dtype: Any, keep: int, of: int) -> None:
+    d = 48 if of == 4 else 36
+    weight, G = _problem("correlated", d, dtype, rows=2)
+    group = (np.arange(d) // of).astype(np.int32)
+    quota = np.full(d // of, of - keep, dtype=np.int32)
+    steps = int(quota.sum())
+    order, loss = order_of(weight, G, steps, group, quota)
+    assert_greedy(weight, G, order, loss, group, quota)
+    for row in order:
+        assert (np.bincount(group[row], minlength=d // of) == of - keep).all()
+    if dtype == np.float64:
+        wanted, _ = reference.obs_order(weight, G, steps, group=group, quota=quota)
+        assert np.array_equal(order, wanted)
+
+
+@settings(max_examples=8)
+@given(st.data())
+def test_any_groups_and_quotas(data: st.DataObject) -> None:
+    d = data.draw(st.integers(1, 50), "d")
+    groups = data.draw(st.integers(1, 6), "groups")
+    member = st.integers(0, groups - 1)
+    group = np.array(data.draw(st.lists(member, min_size=d, max_size=d), "group"), np.int32)
+    quota = np.array(
+        data.draw(st.lists(st.integers(0, d), min_size=groups, max_size=groups), "quota"), np.int32
+    )
+    admitted = int(np.minimum(np.bincount(group, minlength=groups), quota).sum())
+    steps = data.draw(st.integers(0, admitted), "steps")
+    dtype = data.draw(st.sampled_from(DTYPES), "dtype")
+    weight, G = _problem(data.draw(st.sampled_from(HESSIAN_KINDS), "kind"), d, dtype)
+    order, loss = order_of(weight, G, steps, group, quota)
+    assert_greedy(weight, G, order, loss, group, quota)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_of_equal_scores_the_lower_column_goes_first(dtype: Any) -> None:
+    small = np.arange(20, 30)
+    weight = np.ones((1, 48), dtype)
+    weight[0, 40:] = -1
+    weight[0, small] = 0.5
+    order, loss = order_of(weight, np.eye(48, dtype=dtype), 48)
+    assert np.array_equal(order[0], np.r_[small, np.delete(np.arange(48), small)])
+    assert np.array_equal(loss[0], np.r_[np.full(10, 0.125), np.full(38, 0.5)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nearly_singular_stays_finite(dtype: Any) -> None:
+    weight, G = _problem("duplicate", 50, dtype, damp=10 * eps(dtype))
+    order, loss = order_of(weight, G, 50)
+    assert (np.sort(order, axis=1) == np.arange(50)).all()
+    assert np.isfinite(loss).all()
+    assert (loss >= 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # of the losses, in the interpreter
+@pytest.mark.parametrize("power", [-100, 100])
+def test_weights_of_any_size(power: int) -> None:
+    """A power of two on the weights changes no decision, though their squares leave float32."""
+    weight, G = _problem("correlated", 36, np.float32)
+    order, _ = order_of(weight, G, 36)
+    scaled, _ = order_of(np.ldexp(weight, power), G, 36)
+    assert np.array_equal(order, scaled)
+
+
+def test_zero_weights_go_first_and_cost_nothing() -> None:
+    weight, G = _problem("correlated", 30, np.float64, rows=2)
+    weight[:, ::3] = 0.0
+    weight[1] = 0.0
+    order, loss = order_of(weight, G, 30)
+    assert order[0, :10].tolist() == list(range(0, 30, 3))
+    assert (loss[0, :10] == 0).all()
+    assert (loss[0, 10:] > 0).all()
+    assert order[1].tolist() == list(range(30))
+    assert (loss[1] == 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_not_a_number_is_no_crash() -> None:
+    weight, G = _problem("correlated", 20, np.float32, rows=2)
+    order, loss = order_of(weight, G, 20)
+    weight[0, 3] = np.nan
+    again, cost = order_of(weight, G, 20)
+    assert ((again[0] >= 0) & (again[0] < 20)).all()
+    assert np.isnan(cost[0]).any()
+    assert np.array_equal(again[1], order[1])
+    assert np.array_equal(cost[1], loss[1])
+
+
+def test_memory_repetition_and_company_change_nothing() -> None:
+    weight, G = _problem("correlated", 45, np.float32, rows=3)
+    order, loss = order_of(weight, G, 45)
+    tiles = module.TILES["other", torch.float32]
+    row = module._Scratch.row_bytes(45, module._panels(45, 45, tiles), 0, tiles, 4)
+    answer = 3 * 45 * 8
+    again, cost = order_of(weight, G, 45, max_memory=answer + row)  # in three turns
+    assert np.array_equal(order, again)
+    assert np.array_equal(loss, cost)
+    with pytest.raises(MemoryError, match=f"one row of 45 weights need {answer + row} bytes"):
+        order_of(weight, G, 45, max_memory=answer + row - 1)
+
+
+def test_layouts_and_gradients() -> None:
+    weight, G = _problem("correlated", 20, np.float64, rows=3)
+    order, loss = order_of(weight, G, 20)
+    w = to_device(np.ascontiguousarray(weight.T)).T.requires_grad_()
+    wide = torch.zeros(20, 40, dtype=torch.float64, device=DEVICE)
+    wide[:, ::2] = to_device(G)
+    again, cost = module.obs_order(weight=w, inverse_hessian=wide[:, ::2], num_pruned=20)
+    assert not cost.requires_grad
+    assert np.array_equal(to_host(again), order)
+    assert np.array_equal(to_host(cost), loss)
+
+
+@pytest.mark.parametrize(("rows", "d"), [(0, 5), (3, 0), (0, 0)])
+def test_nothing_to_do(rows: int, d: int) -> None:
+    order, _ = order_of(np.ones((rows, d)), np.eye(d), d)
+    assert order.shape == (rows, d)
+
+
+def test_refusals() -> None:
+    weight, G = _problem("correlated", 6, np.float64)
+    group, quota = np.zeros(6, np.int32), np.array([2], np.int32)
+    with pytest.raises(ValueError, match="the quotas admit 2 removals a row; num_pruned is 3"):
+        order_of(weight, G, 3, group, quota)
+    with pytest.raises(ValueError, match=r"group has entries outside 0\.\.0"):
+        order_of(weight, G, 2, group + 1, quota)
+    with pytest.raises(ValueError, match="quota has negative entries"):
+        order_of(weight, G, 0, group, -quota)
+    with pytest.raises(ValueError, match="group and quota come together"):
+        order_of(weight, G, 2, group)
+    with pytest.raises(ValueError, match=r"group is torch\.int64 \[6\]"):
+        order_of(weight, G, 2, group.astype(np.int64), quota)
+    with pytest.raises(ValueError, match=r"num_pruned is 7; accepted is 0\.\.6"):
+        order_of(weight, G, 7)
+    with pytest.raises(ValueError, match=r"weight is torch\.float16"):
+        order_of(weight.astype(np.float16), G, 6)
+    with pytest.raises(ValueError, match=r"inverse_hessian is torch\.float32"):
+        order_of(weight, G.astype(np.float32), 6)
+
+
+@pytest.mark.usefixtures("own_tiles")
+@pytest.mark.parametrize("dtype", DTYPES)
+class TestOnlyOnAGPU:
+    pytestmark = needs_gpu
+
+    @pytest.mark.parametrize(
+        ("d", "rows", "steps"), [(700, 40, 700), (1540, 3, 500), (5000, 2, 200)]
+    )
+    def test_a_layer(self, dtype: Any, d: int, rows: int, steps: int) -> None:
+        """All sweeps, both ends of the panels. G is a diagonal and one direction."""
+        rng = np.random.default_rng(d)
+        diagonal, direction = rng.random(d) + 0.5, rng.standard_normal(d)
+        G = (np.diag(diagonal) + np.outer(direction, direction)).astype(dtype)
+        # At most, of G scaled to a unit diagonal: 1 + trace of the direction's part over what is left.
+        share = direction**2 / (diagonal + direction**2)
+        condition = (1 + share.sum()) / (1 - share.max())
+        weight = rng.standard_normal((rows, d)).astype(dtype)
+        order, loss = order_of(weight, G, steps)
+        some = [0, rows - 1]
+        assert_greedy(weight[some], G, order[some], loss[some], condition=condition)
+        again, cost = order_of(weight, G, steps)
+        assert np.array_equal(order, again)
+        assert np.array_equal(loss, cost)
+
+    def test_many_rows(self, dtype: Any) -> None:
+        """In turns. What removing all costs is known beforehand."""
+        weight, G = _problem("correlated", 900, dtype, rows=300)
+        order, loss = order_of(weight, G, 900, max_memory=1 << 29)
+        assert_greedy(weight[[0, 299]], G, order[[0, 299]], loss[[0, 299]])
+        assert (np.sort(order, axis=1) == np.arange(900)).all()
+        wide = weight.astype(np.float64)
+        whole = 0.5 * np.einsum("ri,ij,rj->r", wide, np.linalg.inv(G.astype(np.float64)), wide)
+        sums = loss.astype(np.float64).sum(axis=1)
+        assert_close(sums, whole, 1e5 * eps(dtype) * whole, "sum of the losses")
+
+    def test_peak_memory(self, dtype: Any) -> None:
+        weight, G = _problem("independent", 1000, dtype, rows=200)
+        w, matrix = to_device(weight), to_device(G)
+        limit = 256 << 20
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        module.obs_order(weight=w, inverse_hessian=matrix, num_pruned=300, max_memory=limit)
+        assert torch.cuda.max_memory_allocated() - before <= 1.1 * limit
