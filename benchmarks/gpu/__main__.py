@@ -1,0 +1,187 @@
+"""Walks through the steps. See gpu.sh."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from . import machine as machines
+from .cases import CASES, Outcome
+from .report import head, report
+from .steps import FAILED, Runner
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 570.0  # for everything
+SANITIZER = "compute-sanitizer"
+# Versions here are the machine's, so that their warnings are not the tests'.
+PYTEST = ("-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/gpu")
+
+
+class Files:
+    """Where things are written."""
+
+    def __init__(self, dry: bool) -> None:
+        out = os.environ.get("OUT")
+        self.work = ROOT / "build" / ("gpu-dry-run" if dry else "gpu")
+        self.site = self.work / "site"  # what is built
+        self.wheels = self.work / "wheels"
+        self.logs = Path(out) if out else self.work
+        self.tables = Path(out) if out else self.work if dry else ROOT / "benchmarks" / "results"
+        for folder in (self.work, self.logs, self.tables):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.log = self.logs / "gpu.log"
+        self.log.write_text("")
+        self.limits = self.work / "limits.json"
+        self.limits.unlink(missing_ok=True)
+
+    def case(self, key: str) -> Path:
+        return self.work / f"{key}.json"
+
+
+def environment_of(files: Files, dry: bool) -> dict[str, str]:
+    """Of the steps. What is built here comes before what is installed."""
+    environment = dict(os.environ)
+    folders = [str(Path(sys.executable).parent), environment["PATH"], "/usr/local/cuda/bin"]
+    if dry:
+        environment.update(TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    else:
+        environment.pop("TRITON_INTERPRET", None)
+        sources = (str(files.site), str(files.wheels), environment["PYTHONPATH"])
+        environment["PYTHONPATH"] = os.pathsep.join(sources)
+        environment["TRITON_CACHE_DIR"] = str(files.work / "triton")
+        folders.insert(0, str(files.wheels / "bin"))
+    environment["PATH"] = os.pathsep.join(folders)
+    return environment
+
+
+def pip(*arguments: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-index",
+        *arguments,
+    ]
+
+
+def build_command(files: Files) -> list[str]:
+    return pip("--no-deps", "--no-build-isolation", "--target", str(files.site), ".")
+
+
+def take_wheels(files: Files) -> None:
+    """All that lie in the folder WHEELS."""
+    folder = os.environ.get("WHEELS")
+    if folder:
+        wheels = sorted(map(str, Path(folder).glob("*.whl")))
+        subprocess.run(pip("--no-deps", "--target", str(files.wheels), *wheels), check=False)
+        sys.path.insert(0, str(files.wheels))
+
+
+def check(files: Files, dry: bool, path: str) -> None:
+    """Says what there is. Exits where something is missing without which nothing can start."""
+    needed = machines.NEEDED if dry else (*machines.NEEDED, *machines.TO_BUILD)
+    if not dry:
+        for folder in (files.site, files.wheels):
+            shutil.rmtree(folder, ignore_errors=True)
+        take_wheels(files)
+    for tool in (*machines.TOOLS, *machines.OPTIONAL):
+        print(f"{tool}: {shutil.which(tool, path=path) or 'missing'}")
+    for name in (*machines.NEEDED, *machines.TO_BUILD):
+        package = name.replace("_", "-")
+        print(f"{package}: {machines.version_of(package)}")
+    lacking = machines.missing(needed) + ([] if dry else machines.missing_tools(path))
+    if lacking:
+        print(
+            f"missing: {', '.join(lacking)}. Install them for {sys.executable}, or set WHEELS to a "
+            "folder that has their wheels.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+
+def walk(runner: Runner, files: Files, dry: bool, devices: int) -> None:
+    """The steps, what matters most first: the time may be up before the last."""
+    python = sys.executable
+    build = build_command(files)
+    if dry:  # every option is read before --help is
+        print(f"would build with: {shlex.join(build)}")
+        runner.run("build", [*build[:-1], "--help"], 60, note="its options are known to pip")
+    else:
+        runner.run("build", build, 180)
+    runner.run("ops against the host", [python, "-m", "gpu.smoke"], 90)
+    pytest = [python, *PYTEST, *(["--collect-only"] if dry else [])]
+    if not dry and find_spec("xdist") is not None:  # each test compiles kernels of its own
+        pytest += ["-n", str(min(8, os.cpu_count() or 1))]
+    runner.run("tests", [*pytest, "-m", "not gpu"], 120)
+    runner.run("limits", [python, "-m", "gpu.limits", str(files.limits)], 45)
+    for case in CASES:
+        command = [python, "-m", "gpu.measure", case.key, str(files.case(case.key))]
+        runner.run(case.step, command, case.limit)
+    runner.run("tests for a GPU only", [*pytest, "-m", "gpu"], 90)
+    if devices < 2:
+        runner.skip("tests for two GPUs", f"{devices} GPUs")
+    watch = [SANITIZER, "--tool", "memcheck", "--error-exitcode", "9", python, "-m", "gpu.smoke"]
+    if dry:
+        print(f"would watch with: {shlex.join(watch)}")
+        runner.skip("sanitizer", "dry run")
+    elif shutil.which(SANITIZER, path=runner.environment["PATH"]) is None:
+        runner.skip("sanitizer", f"there is no {SANITIZER}")
+    else:  # an allocation each, or it does not see what lies between two of them
+        runner.run("sanitizer", ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", *watch], 75)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description=__doc__)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--only", default="", help="parts of names of steps and cases, by commas")
+    options = parser.parse_args()
+    dry, only = options.dry_run, tuple(filter(None, options.only.split(",")))
+    deadline = time.monotonic() + SECONDS
+    files = Files(dry)
+    environment = environment_of(files, dry)
+    check(files, dry, environment["PATH"])
+    try:
+        machine = machines.look(dry, environment)
+    except RuntimeError as error:
+        print(f"{error}. --dry-run needs none.", file=sys.stderr)
+        return 2
+    print("\n".join(head(machine, dry)))
+
+    outcomes: dict[str, Outcome] = {}
+    device = machine.device.replace("NVIDIA ", "").replace(" ", "-").lower()
+    table = files.tables / ("dry-run.md" if dry else f"{machine.date}-{device}-gpu.md")
+    runner = Runner(files.log, environment, deadline, only)
+    selected = [case for case in CASES if runner.wanted(case.step)]
+
+    def write() -> None:
+        """After every step, so that nothing is lost where this is stopped."""
+        limits = json.loads(files.limits.read_text()) if files.limits.exists() else {}
+        for case in selected:
+            if files.case(case.key).exists():
+                data = json.loads(files.case(case.key).read_text())
+                outcomes[case.key] = Outcome.of(data, limits)
+        text = report(machine, runner.done, limits, outcomes, dry=dry, selected=selected)
+        table.write_text(text, encoding="utf-8")
+
+    runner.report = write
+    for case in CASES:
+        files.case(case.key).unlink(missing_ok=True)
+    write()
+    walk(runner, files, dry, machine.devices)
+    print(table.read_text(encoding="utf-8"))
+    print(f"{table}, {files.log}; {time.monotonic() - deadline + SECONDS:.0f} s")
+    return 1 if any(step.status in FAILED for step in runner.done) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

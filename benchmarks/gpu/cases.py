@@ -1,0 +1,172 @@
+"""The cases: what the table calls them, what is aimed at, how long they may take.
+
+What they run is in `contests`, by the same key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import Any
+
+# Rivals that targets speak of.
+UNFOLD_FP32 = "filter, unfold, fp32 GEMM"
+OBC = "OBC's rank-1 loop"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What was measured of one of them. `seconds`: of each round, scaled to the whole problem."""
+
+    name: str
+    seconds: tuple[float, ...]
+    peak: int
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    @property
+    def spread(self) -> float | None:
+        """The inter-quartile range; None where there are too few rounds."""
+        if len(self.seconds) < 3:
+            return None
+        low, _, high = quantiles(self.seconds, method="inclusive")
+        return high - low
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was measured of a case.
+
+    Attributes
+    ----------
+    work, unit : done by ours; 0 where no rate is told.
+    limit, limit_rate : the name of the card's limit, and what it was measured at.
+    """
+
+    ours: Contender
+    rivals: tuple[Contender, ...]
+    work: float
+    unit: str
+    limit: str
+    limit_rate: float | None
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], limits: Mapping[str, float]) -> Outcome:
+        """Of what `measure` wrote."""
+        ours, *rivals = (
+            Contender(c["name"], tuple(c["seconds"]), c["peak"], c["note"])
+            for c in data["contenders"]
+        )
+        return cls(
+            ours,
+            tuple(rivals),
+            data["work"],
+            data["unit"],
+            data["limit"],
+            limits.get(data["limit"]),
+        )
+
+    @property
+    def rate(self) -> float | None:
+        return self.work / self.ours.median if self.work else None
+
+    @property
+    def fraction(self) -> float | None:
+        return self.rate / self.limit_rate if self.rate and self.limit_rate else None
+
+    def ratio(self, rival: Contender) -> float | None:
+        """The median over the rounds of rival's time / ours; None where the rival has none."""
+        pairs = list(zip(rival.seconds, self.ours.seconds, strict=False))
+        return median(theirs / mine for theirs, mine in pairs) if pairs else None
+
+
+@dataclass(frozen=True)
+class Target:
+    """``met`` answers None where what it is about was not measured."""
+
+    text: str
+    met: Callable[[Outcome], bool | None]
+
+
+def seconds(most: float) -> Target:
+    text = f"≤ {most:g} s" if most >= 1 else f"≤ {1000 * most:g} ms"
+    return Target(text, lambda outcome: outcome.ours.median <= most)
+
+
+def gigabytes(most: float, why: str = "") -> Target:
+    return Target(f"≤ {most:g} GB{why}", lambda outcome: outcome.ours.peak <= most * 1e9)
+
+
+def share(least: float, limit: str) -> Target:
+    def met(outcome: Outcome) -> bool | None:
+        return None if outcome.fraction is None else outcome.fraction >= least
+
+    return Target(f"≥ {100 * least:g} % of {limit}", met)
+
+
+def times_faster(least: float, rival: str) -> Target:
+    def met(outcome: Outcome) -> bool | None:
+        ratios = [outcome.ratio(r) for r in outcome.rivals if r.name.startswith(rival)]
+        return None if not ratios or ratios[0] is None else ratios[0] >= least
+
+    return Target(f"≥ {least:g}× {rival}", met)
+
+
+@dataclass(frozen=True)
+class Case:
+    """`limit`: seconds of its process."""
+
+    key: str
+    title: str
+    targets: tuple[Target, ...] = ()
+    limit: float = 45
+
+    @property
+    def step(self) -> str:
+        return f"case {self.key}"
+
+
+CASES = (
+    Case(
+        "gram-large",
+        "Gram d=4608, 10⁶ rows, integer traces",
+        (share(0.6, "int8"),),
+        limit=60,
+    ),
+    Case(
+        "gram-conv",
+        "conv Gram 3×3, 256 channels, 28×28, T=4, 256 samples",
+        (times_faster(10, UNFOLD_FP32), gigabytes(1.8, " (unfolded: 1.85 GB in bytes)")),
+        limit=60,
+    ),
+    Case(
+        "order-large",
+        "exact order 512×4608, all removed, in 15 GB",
+        (seconds(1), gigabytes(16), times_faster(100, OBC)),
+        limit=60,
+    ),
+    Case(
+        "quantize-large",
+        "quantize 4096×4096, 4 bit, group 128, Cholesky included",
+        (seconds(0.025),),
+        limit=60,
+    ),
+    Case(
+        "sew-resnet152",
+        "SEW-ResNet152, all layers, 97 %, exact, 32 images 224×224",
+        (seconds(60),),
+        limit=150,
+    ),
+    Case("gram-linear", "Gram of a linear layer d=128, T=10, 1000 samples, LIF 2"),
+    Case("gram-fixed-point", "Gram d=1152, T=4, 4096 samples, LIF 1.7 (in fixed point)"),
+    Case("gram-floats", "Gram d=1152, T=4, 4096 samples, analog input"),
+    Case("order-small", "exact order 64×1152, all removed"),
+    Case("quantize-wide", "quantize 512×4608, 4 bit, Cholesky included"),
+    Case("solve-50", "obs_solve 500×2312 at 50 %"),
+    Case("solve-90", "obs_solve 500×2312 at 90 %"),
+    Case("solve-97", "obs_solve 500×2312 at 97 %"),
+)

@@ -1,0 +1,111 @@
+"""The table, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .cases import CASES, Case, Contender, Outcome
+from .machine import UNKNOWN, Machine
+from .steps import Done
+
+HEADER = (
+    "| case | who | median | spread | rounds | peak memory | rate | of the limit | ours is faster "
+    "| target |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
+_LEGEND = (
+    "Times: CUDA events after warm-up, ours and rivals in turns, L2 flushed before each. *spread*: the "
+    "inter-quartile range. *peak memory*: beside the inputs. *rate* counts the work of the usual "
+    "algorithm (of a Gram matrix one triangle, two operations a multiply-add), *of the limit* is its "
+    "share of the rate above. *ours is faster*: the median over rounds of rival's time / ours."
+)
+
+
+def scaled(value: float, unit: str) -> str:
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.1f} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def duration(value: float) -> str:
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{1000 * value:.2f} ms" if value >= 0.001 else f"{1e6 * value:.1f} µs"
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
+
+
+def head(machine: Machine, dry: bool) -> list[str]:
+    return [
+        f"# Kernels on {machine.device}" if not dry else "# Kernels on a GPU: not yet run",
+        "",
+        f"{machine.details}; driver {machine.driver}, CUDA {machine.cuda}, {machine.packages}; "
+        f"{machine.date}, commit {machine.commit}. `benchmarks/gpu.sh{' --dry-run' if dry else ''}`.",
+        "",
+    ]
+
+
+def _targets(case: Case, outcome: Outcome | None, dry: bool) -> str:
+    if not case.targets:
+        return "-"
+    if dry or outcome is None:
+        return ", ".join(f"{target.text}: {UNKNOWN}" for target in case.targets)
+    said = {True: "met", False: "MISSED", None: "not measured"}
+    return ", ".join(f"{target.text}: {said[target.met(outcome)]}" for target in case.targets)
+
+
+def _times(contender: Contender, dry: bool) -> tuple[str, str, str, str]:
+    if not contender.seconds:
+        return f"failed: {contender.note}", "-", "0", "-"
+    rounds = str(len(contender.seconds))
+    if dry:
+        return "dry run", "dry run", rounds, "dry run"
+    spread = "-" if contender.spread is None else duration(contender.spread)
+    return duration(contender.median), spread, rounds, f"{contender.peak / 1e9:.2f} GB"
+
+
+def rows(case: Case, outcome: Outcome | None, failure: str, dry: bool) -> list[str]:
+    """Ours, and a line for each rival."""
+    target = _targets(case, outcome, dry)
+    if outcome is None:
+        return [_line(case.title, "ours", failure or UNKNOWN, *["-"] * 6, target)]
+    rate = fraction = "-"
+    if outcome.rate is not None:
+        rate = "dry run" if dry else scaled(outcome.rate, outcome.unit)
+        share = "dry run" if dry else "?" if outcome.fraction is None else f"{outcome.fraction:.0%}"
+        fraction = f"{share} of {outcome.limit}"
+    lines = [_line(case.title, "ours", *_times(outcome.ours, dry), rate, fraction, "", target)]
+    for rival in outcome.rivals:
+        ratio = outcome.ratio(rival)
+        faster = "-" if ratio is None else "dry run" if dry else f"{ratio:.1f}×"
+        lines.append(_line("", rival.name, *_times(rival, dry), "", "", faster, ""))
+    return lines
+
+
+def report(
+    machine: Machine,
+    done: Sequence[Done],
+    limits: Mapping[str, float],
+    outcomes: Mapping[str, Outcome],
+    *,
+    dry: bool,
+    selected: Sequence[Case] = CASES,
+) -> str:
+    failures = {step.name: f"{step.status}: {step.note}" for step in done if step.status != "ok"}
+    lines = head(machine, dry)
+    lines += ["| step | result | seconds | last line |", "|---|---|---|---|"]
+    lines += [
+        _line(step.name, step.status, "dry run" if dry else f"{step.seconds:.1f}", step.note)
+        for step in done
+    ]
+    lines += ["", "| limit | measured |", "|---|---|"]
+    for name, rate in limits.items():
+        unit = "B/s, read and written" if name == "copy" else "OP/s"
+        lines.append(_line(name, "dry run" if dry else scaled(rate, unit)))
+    lines += ["", _LEGEND, "", *HEADER]
+    for case in selected:
+        lines += rows(case, outcomes.get(case.key), failures.get(case.step, ""), dry)
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,112 @@
+"""Commands, each in a process and with a limit of its own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FAILED = ("failed", "too slow", "no time left")
+_TAIL = 25  # lines of a failure's output that are shown
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a step ended: "ok", "skipped", or one of `FAILED`. `note` is the last line it printed."""
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass
+class Runner:
+    """Runs steps until the time is up; `done` has how they ended, `report` is called after each.
+
+    Attributes
+    ----------
+    deadline : of ``time.monotonic()``.
+    only : parts of names; empty runs everything.
+    """
+
+    log: Path
+    environment: Mapping[str, str]
+    deadline: float
+    only: Sequence[str] = ()
+    report: Callable[[], None] = lambda: None
+    done: list[Done] = field(default_factory=list)
+
+    def wanted(self, name: str) -> bool:
+        return not self.only or any(part in name for part in self.only)
+
+    def run(self, name: str, command: Sequence[str], limit: float, note: str = "") -> Done | None:
+        """None where the step is not wanted. `note`: in place of the last line, where all is well."""
+        if not self.wanted(name):
+            return None
+        limit = min(limit, self.deadline - time.monotonic())
+        if limit < 1:
+            return self._end(Done(name, "no time left"))
+        print(f"{name} ...", flush=True)
+        start = time.monotonic()
+        code, output = _run(command, self.environment, limit)
+        seconds = time.monotonic() - start
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(f"\n==== {name}\n$ {shlex.join(command)}\n{output}")
+        if code is None:
+            return self._end(
+                Done(name, "too slow", seconds, f"stopped after {limit:.0f} s"), output
+            )
+        if code == 0:
+            return self._end(Done(name, "ok", seconds, note or _last_line(output)))
+        return self._end(Done(name, "failed", seconds, _last_line(output)), output)
+
+    def skip(self, name: str, why: str) -> None:
+        if self.wanted(name):
+            self._end(Done(name, "skipped", note=why))
+
+    def _end(self, done: Done, output: str = "") -> Done:
+        self.done.append(done)
+        if done.status in FAILED:
+            print("\n".join(output.splitlines()[-_TAIL:]))
+        print(f"{done.name}: {done.status}, {done.seconds:.1f} s. {done.note}", flush=True)
+        self.report()
+        return done
+
+
+def _run(
+    command: Sequence[str], environment: Mapping[str, str], limit: float
+) -> tuple[int | None, str]:
+    """Exit status, None where it was stopped; and what it printed."""
+    try:
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that its own children are stopped as well
+        )
+    except OSError as error:
+        return 127, f"{error}\n"
+    try:
+        output, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return None, output
+    except BaseException:  # an interrupt reaches this process alone
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, output
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip(" =") for line in output.splitlines() if line.strip(" =")]
+    return lines[-1][:200] if lines else ""
