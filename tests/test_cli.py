@@ -41,7 +41,6 @@ from sbc_kernels.model.settings import ALLOCATIONS, MODES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-ROOT = Path(__file__).resolve().parents[1]
 NET = """
 import os, time, warnings
 import torch
@@ -508,7 +507,7 @@ def test_help_and_info_need_no_torch(tmp_path: Path) -> None:
         (["inspect", "a.py:b", "--calibration", "c"], 1, "needs torch, safetensors"),
     ):
         done = subprocess.run(
-            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT
+            [sys.executable, "-P", "-c", program, *arguments], capture_output=True, text=True
         )
         assert done.returncode == code, done.stderr
         assert text in done.stdout + done.stderr
@@ -545,7 +544,7 @@ def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
     )
 
 
@@ -609,7 +608,7 @@ def test_ctrl_c_is_heard_while_a_kernel_runs(tmp_path: Path) -> None:
         """
     )
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", program], **pipes, text=True, cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-P", "-c", program], **pipes, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.5)  # until it waits

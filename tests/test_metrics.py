@@ -172,7 +172,7 @@ def test_no_torch_until_it_is_asked_for() -> None:
         "[getattr(m, name) for name in m.__all__]; assert 'torch' in sys.modules; "
         "assert all(callable(getattr(m, name)) for name in m.__all__)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
     with pytest.raises(AttributeError, match="no attribute 'synops'"):
         sbc.metrics.synops  # noqa: B018
 

@@ -188,6 +188,7 @@ def test_equal_to_neurobench(name: str, kind: str) -> None:
 def test_equal_to_neurobench_in_a_loop(kind: str) -> None:
     """Step by step a call that has only 0 and 1 accumulates, whatever the other calls have."""
     torch.manual_seed(3)
+    snn.SpikingNeuron.instances.clear()  # NeuroBench's model resets every neuron there ever was
     net = nn.Sequential(
         nn.Conv2d(1, 3, 3, padding=1, stride=2),
         snn.Leaky(beta=0.8, threshold=0.2, init_hidden=True),
