@@ -66,7 +66,11 @@ def _triton_runs() -> bool:
 
 
 def _triton_op(op: str) -> Callable[..., Any]:
-    run: Callable[..., Any] = getattr(import_module(f"{__package__}.triton.{op}"), op)
+    module, name = {
+        "spike_gram": ("spike_gram", "add_integers"),
+        "upper_factor": ("linalg", "upper_factor"),
+    }.get(op, (op, op))
+    run: Callable[..., Any] = getattr(import_module(f"{__package__}.triton.{module}"), name)
     return run
 
 
@@ -95,9 +99,20 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-def available_backends() -> list[str]:
-    """Names of the backends that run here, fastest first; those for a GPU last."""
-    return [name for name, backend in BACKENDS.items() if backend.available()]
+def available_backends(device: str | None = None) -> list[str]:
+    """Names of the backends that run here, fastest first; those for a GPU last.
+
+    Parameters
+    ----------
+    device : "cpu" or "cuda": only those for arrays that lie there.
+    """
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; accepted are 'cpu', 'cuda' and None")
+    return [
+        name
+        for name, backend in BACKENDS.items()
+        if device in (None, backend.device) and backend.available()
+    ]
 
 
 def on_device(array: Any, name: str, backend: str | None) -> bool:

@@ -23,12 +23,14 @@ settings.register_profile("sbc", deadline=None, derandomize=True, database=None,
 settings.load_profile("sbc")
 
 
-@pytest.fixture(params=sbc.available_backends())
+@pytest.fixture(params=sbc.available_backends("cpu"))
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[name for name in sbc.available_backends() if name in ("amx", "portable")])
+@pytest.fixture(
+    params=[name for name in sbc.available_backends("cpu") if name in ("amx", "portable")]
+)
 def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend that multiplies bytes; also with its kernels in plain C++, which run anywhere."""
     skills = dispatch.BACKENDS["amx"].gram_skills

@@ -17,7 +17,7 @@ from sbc_kernels import _native, dispatch
 
 
 def test_what_there_is() -> None:
-    names = sbc.available_backends()
+    names = sbc.available_backends("cpu")
     assert "portable" in names
     assert set(names) <= set(dispatch.BACKENDS)
     assert [name for name in dispatch.BACKENDS if name in names] == names  # fastest first
@@ -55,7 +55,7 @@ def test_unknown_ops() -> None:
 def test_a_backend_that_is_not_here_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing falls back in silence: not the layer, not the ops, not a stream."""
     monkeypatch.setattr(_native, "available_isas", lambda: ["portable"])
-    assert sbc.available_backends() == ["portable"]
+    assert sbc.available_backends("cpu") == ["portable"]
     spikes, weight = np.ones((2, 3, 4), bool), np.ones((2, 4))
     for call in (
         lambda: sbc.compress_layer(weight, spikes, backend="avx2"),
@@ -149,3 +149,14 @@ def test_importing_imports_little() -> None:
         """
     )
     assert loaded == "[]\n"
+
+
+def test_backends_by_device() -> None:
+    assert sbc.available_backends()[: len(sbc.available_backends("cpu"))] == sbc.available_backends(
+        "cpu"
+    )
+    assert set(sbc.available_backends("cpu") + sbc.available_backends("cuda")) == set(
+        sbc.available_backends()
+    )
+    with pytest.raises(ValueError, match="device is 'gpu'; accepted are 'cpu', 'cuda' and None"):
+        sbc.available_backends("gpu")

@@ -36,7 +36,7 @@ NEURONS: dict[str, Neuron | None] = {
     "signed kernel": sbc.Kernel([1.0, -0.5, 0.25, -0.125, 1.0, 0.5, -1.0, 0.0, 0.5, 0.5, 0.5, 2.0]),
 }
 # Those that know nothing faster than looking up, of pairs and in lanes.
-LOOK_UP = [name for name in sbc.available_backends() if name not in ("amx", "vpopcnt")]
+LOOK_UP = [name for name in sbc.available_backends("cpu") if name not in ("amx", "vpopcnt")]
 RANGES = {"binary": (0, 1), "ternary": (-1, 1), "counts": (0, 127), "bytes": (-128, 127)}
 
 
@@ -93,7 +93,9 @@ def assert_exact_everywhere(backend: str) -> set[str]:
     return reached
 
 
-@pytest.mark.parametrize("backend", [name for name in sbc.available_backends() if name != "amx"])
+@pytest.mark.parametrize(
+    "backend", [name for name in sbc.available_backends("cpu") if name != "amx"]
+)
 def test_exact_paths_are_exact(backend: str) -> None:
     reached = assert_exact_everywhere(backend)
     assert {"32", "64", "pairs", "pairs, T = 1"} <= reached
@@ -237,7 +239,7 @@ def test_any_shape_range_and_backend(data: st.DataObject) -> None:
         data.draw(st.sampled_from([np.int8, np.int16, np.int32, np.int64, np.float32, np.float64]))
     )
     name = data.draw(st.sampled_from(sorted(NEURONS)), "neuron")
-    backend = data.draw(st.sampled_from(sbc.available_backends()), "backend")
+    backend = data.draw(st.sampled_from(sbc.available_backends("cpu")), "backend")
     hessian = sbc.SpikeHessian(NEURONS[name], backend=backend).update(spikes)
     assert "exact integers" in hessian.paths[0]
     assert np.array_equal(hessian.sum(), reference.spike_sum(spikes, NEURONS[name])[0])
@@ -315,19 +317,19 @@ def test_every_backend_gives_the_same_bits(low: int, high: int) -> None:
     for neuron in (None, sbc.IF(), sbc.LIF(2.0), sbc.LIF(4.0)):
         sums = [
             sbc.SpikeHessian(neuron, backend=name).update(spikes).sum()
-            for name in sbc.available_backends()
+            for name in sbc.available_backends("cpu")
         ]
         assert all(np.array_equal(total, sums[0]) for total in sums)
     alike = [  # what counts whole vectors adds up binary spikes in another order
         name
-        for name in sbc.available_backends()
+        for name in sbc.available_backends("cpu")
         if name in LOOK_UP or (name == "vpopcnt" and (low, high) != (0, 1))
     ]
     sums = [sbc.SpikeHessian(sbc.LIF(3.0), backend=name).update(spikes).sum() for name in alike]
     assert all(np.array_equal(total, sums[0]) for total in sums)
 
 
-@pytest.mark.skipif("amx" not in sbc.available_backends(), reason="AMX against its plain twin")
+@pytest.mark.skipif("amx" not in sbc.available_backends("cpu"), reason="AMX against its plain twin")
 @pytest.mark.parametrize(("low", "high"), [(0, 3), (-1, 1), (-128, 127)])
 def test_tiles_give_the_bits_of_plain_loops(
     low: int, high: int, monkeypatch: pytest.MonkeyPatch

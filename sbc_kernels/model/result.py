@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..io.atomic import write_atomic
 from .files import packed_file
 from .plan import Plan, text_table
+from .tracing import copy_of
 
 if TYPE_CHECKING:
     from ..io.packed import Footprint
@@ -145,16 +146,17 @@ class CompressedModel:
         """
         from ..io.nir import nir_graph, write_nir
 
-        write_nir(
-            path,
-            nir_graph(
-                self.model,
-                self.example,
-                forward=self.forward,
-                tensors=self.tensors,
-                integer_weights=integer_weights,
-            ),
+        graph = nir_graph(
+            copy_of(self.model).cpu(),  # followed value by value, which is no work for a GPU
+            _on_host(self.example),
+            forward=self.forward,
+            tensors={
+                layer: {part: tensor.cpu() for part, tensor in parts.items()}
+                for layer, parts in self.tensors.items()
+            },
+            integer_weights=integer_weights,
         )
+        write_nir(path, graph)
 
     def to_html(self, path: str | Path, *, comparison: Comparison | None = None) -> None:
         """Writes a page to look at: one file that needs no network. Needs jinja2 and matplotlib.
@@ -238,6 +240,13 @@ class CompressedModel:
             default=str,
             indent=2,
         )
+
+
+def _on_host(batch: Any) -> Any:
+    """A batch in CPU memory; of a tuple or list every tensor."""
+    if isinstance(batch, (tuple, list)):
+        return [_on_host(part) for part in batch]
+    return batch.cpu() if isinstance(batch, Tensor) else batch
 
 
 def _size(shape: tuple[int, ...]) -> int:
