@@ -130,7 +130,8 @@ def run_fit_grid(
     if importance is not None:
         # By its largest: only ratios count, and float32 does not hold every Hessian's diagonal.
         largest = max(float(xp.max(importance)) if d_in else 0.0, 5e-324)
-        counted = counted * xp.astype(importance / largest, xp.float32)
+        ratio = importance / xp.full_like(importance, largest)
+        counted = counted * xp.astype(ratio, xp.float32)
     if mask is not None:
         counted = counted * xp.astype(mask, xp.float32)
         w = w * xp.astype(grouped(mask), xp.float32)
@@ -156,7 +157,8 @@ def run_fit_grid(
         codes *= scale[..., None]
         codes -= w
         codes *= codes
-        error = xp.einsum("rgs,rgs->rg", codes, h)
+        codes *= h
+        error = xp.sum(codes, axis=2)  # and no product, which a global setting may put into TF32
         better = error < best_error
         best_error = xp.where(better, error, best_error)
         best_shrink = xp.where(better, shrink, best_shrink)
@@ -197,10 +199,10 @@ def _levels(low: Any, high: Any, bits: int, sym: bool) -> tuple[Any, Any]:
     top = 2**bits - 1
     if sym:
         reach = xp.maximum(-low, high)
-        scale = 2 * reach / top
+        scale = 2 * reach / xp.full_like(reach, top)  # CUDA would multiply by a number's reciprocal
         zero = xp.full_like(reach, 0.5 if bits == 1 else 2 ** (bits - 1))
     else:
-        scale = (high - low) / top
+        scale = (high - low) / xp.full_like(high, top)
         ones = xp.ones_like(scale)
         zero = xp.where(scale > 0, -low / xp.where(scale > 0, scale, ones), 0 * ones)
         # One bit has its levels at both ends of the range; more bits have one at 0.

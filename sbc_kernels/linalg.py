@@ -40,7 +40,9 @@ def solve_positive(matrix: Any, rhs: Any) -> Any:
         return scipy_solve(matrix, rhs, assume_a="pos")
     import torch
 
-    return torch.cholesky_solve(rhs, torch.linalg.cholesky(matrix))
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    _require_positive(int(info))
+    return torch.cholesky_solve(rhs, factor)
 
 
 def upper_factor(matrix: Matrix, perm: NDArray[np.int32], backend: str | None = None) -> Matrix:

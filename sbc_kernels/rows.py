@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -295,8 +296,9 @@ def _loss_curve(parts: list[Rows], losses: Array) -> Curve:
     due. The root of the pruned weights' losses over all: by the damped Hessian, before quantization."""
     xp, size, silent = parts[0].xp, _size(parts), _silent(parts)
     at = [max(round(sparsity * size) - silent, 0) for sparsity in CURVE_SPARSITIES]
-    sums = xp.cumulative_sum(xp.astype(losses, xp.float64), include_initial=True)
-    total = np.array(sums[xp.asarray(at, device=device(sums))].tolist())
+    # Part by part: a running sum on a GPU is not the same in every run.
+    sums = [xp.sum(losses[a:b], dtype=xp.float64) for a, b in pairwise([0, *at])]
+    total = np.cumsum(xp.stack(sums).tolist())
     if not 0 < total[-1] < np.inf:
         return ()
     errors = np.sqrt(np.maximum(total, 0) / total[-1])

@@ -507,3 +507,18 @@ def test_import_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-P", "-c", code], check=True)  # the installed one
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         sbc.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_named(value: float) -> None:
+    net = nn.Linear(6, 4)
+    x = torch.rand(5, 6)
+    x[2, 3] = value
+    with pytest.raises(
+        ValueError, match="first calibration batch, makes the model itself an input"
+    ):
+        sbc.compress_model(net, x, sparsity=0.5)
+    with torch.no_grad():
+        net.weight[0, 0] = value
+    with pytest.raises(ValueError, match="model has a weight that is NaN or infinite"):
+        sbc.trace(net, torch.rand(5, 6))

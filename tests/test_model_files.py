@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import sbc_kernels as sbc
 from sbc_kernels.io import read_metadata
-from sbc_kernels.io.packed import HEADER
+from sbc_kernels.io.packed import HEADER, checksum
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -296,6 +296,7 @@ def rewritten(saved: bytes, path: Path, change: Callable[[Any, Any], None]) -> P
     header = json.loads(json.loads(saved[8:head])["__metadata__"][HEADER])
     parts = load(saved)
     change(parts, header)
+    header["checksum"] = checksum(parts)
     path.write_bytes(save(parts, {HEADER: json.dumps(header)}))
     return path
 
@@ -356,3 +357,70 @@ def test_a_weight_that_was_changed_since(tmp_path: Path, way: str, what: str) ->
     with pytest.raises(ValueError, match=f"'8.weight' is not what its {what} say"):
         result.save(tmp_path / "net")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_changed_value_is_noticed(saved: bytes, tmp_path: Path) -> None:
+    """One bit of the tensors, anywhere."""
+    path, head = tmp_path / "net", 8 + int.from_bytes(saved[:8], "little")
+    for at in range(head, len(saved), 97):
+        data = bytearray(saved)
+        data[at] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="a checksum differs"):
+            sbc.load_compressed(path)
+
+
+def test_untied_weights_do_not_go_into_a_tied_model(tmp_path: Path) -> None:
+    net = tied_net()
+    net.first.weight = nn.Parameter(net.first.weight.detach().clone())
+    result = sbc.compress_model(net, (torch.rand(4, 8, 30) < 0.3).float(), sparsity=0.5)
+    result.save(path := tmp_path / "net")
+    untouched(tied_net(), path, "one tensor here, differ in it")
+
+
+def test_a_neuron_is_no_folded_norm(tmp_path: Path) -> None:
+    x = (torch.rand(4, 6, 2, 8, 8) < 0.3).float()
+    sbc.compress_model(conv_net(), x, sparsity=0.5, fold=True).save(path := tmp_path / "net")
+    net = conv_net()
+    net[1] = neuron.IFNode(step_mode="m")
+    untouched(net, path, "'1' was a BatchNorm that was folded, and is a IFNode here")
+
+
+def test_a_folded_bias_goes_where_its_layer_is(tmp_path: Path) -> None:
+    x = (torch.rand(4, 6, 2, 8, 8) < 0.3).float()
+    sbc.compress_model(conv_net(), x, sparsity=0.5, fold=True).save(path := tmp_path / "net")
+    net = sbc.load_compressed(conv_net().to("meta"), path)
+    assert {parameter.device.type for parameter in net.parameters()} == {"meta"}
+
+
+def test_a_model_that_is_one_layer(tmp_path: Path) -> None:
+    x = (torch.rand(6, 20) < 0.3).float()
+    result = sbc.compress_model(nn.Linear(20, 8), x, sparsity=0.5, bits=4)
+    result.save(path := tmp_path / "net")
+    assert bits_of(sbc.load_compressed(path)) == bits_of(result.model.state_dict())
+    assert sbc.metrics.footprint(path) == result.footprint()
+    assert set(result.footprint().layers) == {""}
+
+
+class Storing(nn.Linear):
+    def get_extra_state(self) -> Any:
+        return {"a": 1}
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (lambda: Storing(20, 8), "'a._extra_state' that is a dict; accepted in a file are tensors"),
+        (lambda: nn.Linear(20, 8), "'a.z' that is torch.complex64, torch.strided"),
+    ],
+)
+def test_states_that_no_file_keeps(tmp_path: Path, build: Any, match: str) -> None:
+    net = Net(lambda m, x: m.a(x), a=build())
+    if not isinstance(net.a, Storing):
+        net.a.register_buffer("z", torch.zeros(2, dtype=torch.complex64))
+    result = sbc.compress_model(net, (torch.rand(6, 20) < 0.3).float(), sparsity=0.5)
+    with pytest.raises(TypeError, match=match):
+        result.save(tmp_path / "net")

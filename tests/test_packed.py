@@ -21,6 +21,7 @@ from sbc_kernels.io import Pruned, Quantized, load_packed, packed_tensor, read_p
 from sbc_kernels.io.packed import (
     CHUNK,
     HEADER,
+    checksum,
     decode_mask,
     encode_mask,
     pack_bits,
@@ -251,6 +252,7 @@ def rewrite(path: Path, change: Any) -> None:
     header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
     parts = load(data)
     change(parts, header)
+    header["checksum"] = checksum(parts)
     path.write_bytes(save(parts, {HEADER: json.dumps(header)}))
 
 

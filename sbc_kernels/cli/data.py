@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ class Cut:
         return cls(**{name: said[name] for name in names}, samples=samples)
 
 
+_OPTIONS = {"samples": "num_calibration_samples"}
+
+
 def load_data(text: str, cut: Cut, param_hint: str) -> Iterable[Any]:
     """Batches that can be gone through again and again: inputs, or (inputs, labels).
 
@@ -46,6 +49,14 @@ def load_data(text: str, cut: Cut, param_hint: str) -> Iterable[Any]:
     """
     path = Path(text)
     if not path.exists() and ":" in text:
+        if given := [
+            field.name for field in fields(Cut) if getattr(cut, field.name) != field.default
+        ]:
+            names = ", ".join("--" + _OPTIONS.get(n, n).replace("_", "-") for n in given)
+            raise typer.BadParameter(
+                f"{text} makes its own batches; accepted with it is none of {names}",
+                param_hint=param_hint,
+            )
         return _loaded(text, param_hint)
     try:
         return Files(path, cut)

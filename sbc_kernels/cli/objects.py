@@ -248,12 +248,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
-    from ..io import load_packed
+    from ..io import load_packed, read_metadata
     from ..io.packed import HEADER
 
     try:
         with safe_open(path, framework="pt") as file:
             packed = HEADER in (file.metadata() or {})
+        if packed and "report" in read_metadata(path):  # a whole model
+            return sbc_kernels.load_compressed(path)
         if packed:
             dense = load_packed(path)
             return {name: torch.from_numpy(array) for name, array in dense.items()}
@@ -275,15 +277,21 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors, and nothing else is loaded: "
             "torch.save(model.state_dict(), ...) writes a file of weights alone"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read by torch.load: {error}") from error
+    except (
+        Exception
+    ) as error:  # of a file that is none of its own, torch raises what it stumbles on
+        raise ValueError(f"{path} cannot be read by torch.load: {error!r}") from error
     for key in _WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
             break
     if not isinstance(found, Mapping) or not found:
         raise ValueError(f"{path} holds a {type(found).__name__}; accepted is a state dictionary")
-    if strangers := [str(key) for key, value in found.items() if not torch.is_tensor(value)]:
+    if strangers := [
+        str(key)
+        for key, value in found.items()
+        if not (isinstance(key, str) and torch.is_tensor(value))
+    ]:
         raise ValueError(
             f"{path} holds {_few(strangers)} beside tensors; accepted is a state dictionary, alone or "
             f"as the entry {' or '.join(_WRAPPERS[:3])}"

@@ -32,6 +32,8 @@ def _option(panel: str, *names: str, **more: Any) -> Any:
 
 def fraction_or_pattern(value: Any) -> Any:
     """0.9 is a number, 2:4 a pattern."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise typer.BadParameter(f"{value!r} is no sparsity; accepted is a fraction 0..1, or 'N:M'")
     try:
         return value if isinstance(value, float) else float(value)
     except (TypeError, ValueError):

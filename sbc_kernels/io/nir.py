@@ -260,10 +260,10 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _keys(links: Links) -> dict[str, str]:
-    """Names of the nodes: those of the modules."""
+    """Names of the nodes: those of the modules, but for slashes, which make groups of a file."""
     keys: dict[str, str] = {}
     for name in links.places:
-        keys[name] = _free(name or "model", dict.fromkeys(keys.values()))
+        keys[name] = _free(name.replace("/", "_") or "model", dict.fromkeys(keys.values()))
     keys[INPUT] = _free("input", dict.fromkeys(keys.values()))
     return keys
 

@@ -11,14 +11,15 @@ A mask is the Rice code of the gaps between survivors. Gap g is g >> k zeros and
 for bit; at 99 % sparsity k = 6 takes 8.1 bits a survivor where the bitmap takes 100 and the entropy
 is 8.08. The k that gives the fewest bytes is stored beside the shape.
 
-The header's one metadata entry, `sbc_kernels.packed`, is JSON: the format version, a record for
-each compressed tensor, and the caller's own metadata. Equal input gives equal bytes.
+The header's one metadata entry, `sbc_kernels.packed`, is JSON: the format version, a checksum of the
+tensors, a record for each compressed one, and the caller's own metadata. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,10 +203,24 @@ def packed_file_of(
             stored |= {f"{name}:{part}": array for part, array in parts.items()}
         else:
             stored[name] = np.asarray(tensor, order="C")  # ascontiguousarray makes axes
-    header = {"version": VERSION, "tensors": records, "metadata": dict(metadata or {})}
+    header = {
+        "version": VERSION,
+        "checksum": checksum(stored),
+        "tensors": records,
+        "metadata": dict(metadata or {}),
+    }
     text = json.dumps(header, separators=(",", ":"), sort_keys=True)
     data: bytes = save(stored, {HEADER: text})
     return data
+
+
+def checksum(stored: Mapping[str, Array]) -> int:
+    """CRC-32 of all that lies in a file beside the header, in the order of the names."""
+    code = 0
+    for name in sorted(stored):
+        code = zlib.crc32(f"{name} {stored[name].dtype} {stored[name].shape} ".encode(), code)
+        code = zlib.crc32(stored[name].tobytes(), code)
+    return code
 
 
 def stored_bytes(tensor: PackedTensor | Array) -> int:
@@ -266,6 +281,8 @@ def _read(
             raise ValueError(f"its format version is {version}; accepted is {VERSION}")
         if not isinstance(metadata, dict) or not isinstance(records, dict):
             raise TypeError("its header is not made of dictionaries")
+        if with_tensors and header["checksum"] != checksum(stored):
+            raise ValueError("its tensors are not those that were written: a checksum differs")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a packed file: {error!r}") from error
     return stored, records, metadata

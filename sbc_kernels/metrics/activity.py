@@ -167,7 +167,7 @@ def _distance_sum(neuron: Neuron | None, difference: Tensor) -> float:
     T = len(difference)
     filters = membrane_matrix(neuron, T)
     size = float(np.sqrt(np.square(filters[:, 0]).sum()))
-    scaled = torch.from_numpy(filters / size if size else np.eye(T))
+    scaled = torch.from_numpy(filters / size if size else np.eye(T)).to(difference.device)
     total = 0.0
     for part in difference.split(CHUNK, dim=1):
         total += float((scaled @ part.double()).square().sum(dim=0).sqrt().sum())

@@ -47,7 +47,8 @@ def _of_file(path: Path) -> Footprint:
         weights = list(records)
         if {"report", "casts"} <= metadata.keys():  # a whole model's file
             dtypes = dict(metadata["casts"])  # of floats that NumPy does not know, stored as others
-            weights = [f"{layer['name']}.weight" for layer in metadata["report"]["layers"]]
+            names = [layer["name"] for layer in metadata["report"]["layers"]]
+            weights = [f"{name}.weight" if name else "weight" for name in names]
         with safe_open(path, framework="numpy") as file:
             for key in file.keys():  # noqa: SIM118 - not a dictionary
                 part = file.get_slice(key)
@@ -62,7 +63,7 @@ def _of_file(path: Path) -> Footprint:
                 dtype = dtypes.get(name) or records[name]["dtype"]
                 dense[name] = _item_bytes(dtype) * math.prod(records[name]["shape"])
         layers = {
-            name.removesuffix(".weight"): (stored[name], dense[name])
+            "" if name == "weight" else name.removesuffix(".weight"): (stored[name], dense[name])
             for name in weights
             if name in stored
         }

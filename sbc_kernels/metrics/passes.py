@@ -95,15 +95,21 @@ class Pass:
     def _samples_of(self, batch: Any) -> int:
         """The labels' length. Without labels what the neurons see, if they agree, and if the input's
         first two axes can hold it."""
-        labels = labels_of(batch)
-        if labels is not None:
-            return _length(labels)
         counts = self._counts - {None}
         found = next(iter(counts)) if len(counts) == 1 else None
         given = batch[0] if isinstance(batch, (tuple, list)) else batch
-        if found and isinstance(given, Tensor):
-            shape = tuple(given.shape)  # [N, ...], [T, N, ...], or flattened [T*N, ...]
-            found = found if found in shape[:2] or (shape and shape[0] % found == 0) else None
+        shape = tuple(given.shape) if isinstance(given, Tensor) else ()
+        labels = labels_of(batch)
+        if labels is not None:
+            size = _length(labels)
+            if found in shape[:2] and size not in shape[:2]:
+                raise ValueError(
+                    f"data has a batch with {size} labels, of which the neurons see {found} samples; "
+                    "accepted is a label for each sample"
+                )
+            return size
+        if found and shape:  # [N, ...], [T, N, ...], or flattened [T*N, ...]
+            found = found if found in shape[:2] or shape[0] % found == 0 else None
         if not found:
             seen = ", ".join(str(c) for c in sorted(c for c in counts if c is not None)) or "none"
             raise ValueError(

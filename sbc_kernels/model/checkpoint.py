@@ -111,7 +111,9 @@ class Checkpoint:
             raise ValueError(
                 f"checkpoint_dir {self.folder}: run.json is damaged: {error}"
             ) from error
-        if differing:
+        if differing and not any(self.folder.glob("*.safetensors")):  # nothing was done there yet
+            write_atomic(head, json.dumps(marks, indent=2).encode())
+        elif differing:
             raise ValueError(
                 f"checkpoint_dir {self.folder} belongs to a run with another "
                 f"{' and '.join(differing)}; accepted is the same again, or another folder"

@@ -28,6 +28,8 @@ from ..io.packed import (
     read_packed,
     stored_bytes,
 )
+from .plan import entry
+from .provenance import is_norm
 from .tracing import copy_of, require_model, reset_states
 
 if TYPE_CHECKING:
@@ -56,8 +58,9 @@ def packed_file(result: CompressedModel, about: Mapping[str, Any]) -> PackedFile
 
     work = copy_of(result.model)
     reset_states(work)
-    packed = {f"{layer.name}.weight": layer for layer in result.layers}
+    packed = {entry(layer.name, "weight"): layer for layer in result.layers}
     state = work.state_dict()
+    require_storable(state)
     owners: dict[
         tuple[Any, ...], str
     ] = {}  # of tied tensors: a compressed layer's name, or the first
@@ -95,10 +98,27 @@ def packed_file(result: CompressedModel, about: Mapping[str, Any]) -> PackedFile
     return PackedFile(data, footprint)
 
 
-def _place(name: str, value: Any) -> tuple[Any, ...]:
+def require_storable(state: Mapping[str, Any]) -> None:
+    """TypeError or ValueError, which names it, where a file cannot keep a state."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"model has a state {name!r} that is a {type(value).__name__}; accepted in "
+                "a file are tensors"
+            )
+        if value.layout is not torch.strided or value.is_complex():
+            raise TypeError(
+                f"model has a state {name!r} that is {value.dtype}, {value.layout}; accepted in a file "
+                "are dense real tensors"
+            )
+        if ":" in name:
+            raise ValueError(
+                f"model has a state {name!r}; accepted in a file are names without a colon"
+            )
+
+
+def _place(name: str, value: Tensor) -> tuple[Any, ...]:
     """Equal for tensors that are one and the same."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"the model's state {name!r} is a {type(value).__name__}, not a tensor")
     if value.numel() == 0:
         return (name,)
     return (value.data_ptr(), value.shape, value.stride(), value.dtype)
@@ -188,7 +208,8 @@ def load_compressed(
     for layer, norm in folded.items():
         _replace(model, modules[norm], nn.Identity())
         if modules[layer].bias is None and f"{layer}.bias" in state:
-            modules[layer].bias = nn.Parameter(torch.empty_like(state[f"{layer}.bias"]))
+            bias = torch.empty_like(state[f"{layer}.bias"], device=modules[layer].weight.device)
+            modules[layer].bias = nn.Parameter(bias)
     reset_states(model)
     model.load_state_dict(state)
     return model
@@ -235,6 +256,11 @@ def _require_fits(
     for layer, norm in folded.items():
         if layer not in modules or norm not in modules:
             raise ValueError(f"{path} is of another model: this one has no {layer!r} and {norm!r}")
+        if not isinstance(modules[norm], nn.Identity) and not is_norm(modules[norm]):
+            raise ValueError(
+                f"{path} is of another model: {norm!r} was a BatchNorm that was folded, and is a "
+                f"{type(modules[norm]).__name__} here"
+            )
         mine = {name: what for name, what in mine.items() if not name.startswith(f"{norm}.")}
         if f"{layer}.bias" in state:
             bias = state[f"{layer}.bias"]
@@ -247,6 +273,15 @@ def _require_fits(
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             own = "" if what == "has no tensor for" else ", which this model does not have"
             raise ValueError(f"{path} is of another model: it {what} {names[0]!r}{more}{own}")
+    shared: dict[tuple[Any, ...], str] = {}
+    for name, tensor in fresh.state_dict().items():
+        if name not in mine or name not in state:
+            continue
+        first = shared.setdefault(_place(name, tensor), name)
+        if first != name and not torch.equal(state[first], state[name]):
+            raise ValueError(
+                f"{path} is of another model: {first!r} and {name!r}, one tensor here, differ in it"
+            )
     for name, (shape, dtype) in mine.items():
         if list(state[name].shape) != shape or state[name].dtype != dtype:
             raise ValueError(

@@ -82,7 +82,9 @@ def _losses_alone(
     for group in run.plan.groups(run.settings.max_memory):
         for name, moments in run.gather([layer.name for layer in group if layer.name in layers]):
             weight = trial.modules[name].weight.detach().clone()
-            prepared = PreparedLayer(weight, moments.hessian, run.scale(name)[0])
+            prepared = PreparedLayer(
+                weight, moments.hessian, run.scale(name)[0], backend=run.settings.backend
+            )
             options = run.settings.options(layers[name].options, sparsity)
             found = []
             for density in tried:

@@ -270,6 +270,11 @@ class Plan:
         return "\n".join(lines)
 
 
+def entry(module: str, field: str) -> str:
+    """The name of a module's tensor in the model's state; the model itself is called ""."""
+    return f"{module}.{field}" if module else field
+
+
 def text_table(
     head: tuple[str, ...], rows: Sequence[tuple[str, ...]], left: Collection[int]
 ) -> list[str]:

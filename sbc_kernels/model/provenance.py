@@ -321,8 +321,10 @@ class _Recorder:
             given = first_tensor(args, kwargs)
             if given is None or not isinstance(output, Tensor):
                 return None
-            if not self.found.layer_calls[name] and not is_plain(module, given, output):
-                self.found.unusual.add(name)
+            if not self.found.layer_calls[name]:
+                _require_finite(name, module, given)
+                if not is_plain(module, given, output):
+                    self.found.unusual.add(name)
             output = _own_node(output)
             self.recent.append((name, output.detach(), output._version))
             self.found.kinds[name].see(given)
@@ -454,6 +456,21 @@ def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFa
         return adapter.describe(module, (2 * current.shape[0], *current.shape[1:])).outer > 1
     except ValueError:
         return False
+
+
+def _require_finite(name: str, module: Any, given: Tensor) -> None:
+    """ValueError where nothing could be told from what a layer answers."""
+    where = repr(name) if name else "the model itself"
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and not bool(weight.detach().isfinite().all()):
+        raise ValueError(
+            f"model has a weight that is NaN or infinite, in {where}; accepted are finite ones"
+        )
+    if given.is_floating_point() and not bool(given.detach().isfinite().all()):
+        raise ValueError(
+            f"the example, or first calibration batch, makes {where} an input that is NaN or infinite; "
+            "accepted are finite values"
+        )
 
 
 def is_plain(module: Any, given: Tensor, output: Tensor) -> bool:

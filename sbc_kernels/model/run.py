@@ -26,7 +26,7 @@ from .gather import Gatherer, Moments, corrected_target
 from .measure import measured
 from .norms import per_step, reestimate, row_scale, split_by_step, watching
 from .overrides import LAYER_OPTIONS
-from .plan import Plan, PlannedLayer
+from .plan import Plan, PlannedLayer, entry
 from .progress import Progress, logger
 from .result import LayerRecord
 from .settings import Settings
@@ -362,7 +362,7 @@ class Run:
             return None
         if bias is not None:
             sharing = sum(getattr(m, "bias", None) is bias for m in self.modules.values())
-            return f"{name}.bias" if sharing == 1 else None
+            return entry(name, "bias") if sharing == 1 else None
         return f"{layer.norms[0]}.running_mean" if layer.norms and layer.direct else None
 
     def _bias(self, name: str, change: Tensor) -> dict[str, Tensor]:
@@ -417,7 +417,7 @@ class Run:
 
     def _apply(self, name: str, tensors: dict[str, Tensor], record: LayerRecord) -> None:
         """Into the work copy, and among what is delivered at the end."""
-        entries = {f"{name}.weight": tensors["weight"]}
+        entries = {entry(name, "weight"): tensors["weight"]}
         entries |= {
             k.removeprefix("state:"): v for k, v in tensors.items() if k.startswith("state:")
         }
@@ -431,7 +431,7 @@ class Run:
 
     def _store(self, name: str) -> None:
         record = next(record for record in self.records if record.name == name)
-        weight = self.changed[f"{name}.weight"]
+        weight = self.changed[entry(name, "weight")]
         self.checkpoint.save(name, {"weight": weight, **self.tensors[name]}, asdict(record))
 
     def _restore(self, name: str) -> bool:

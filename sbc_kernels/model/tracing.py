@@ -18,7 +18,7 @@ from ..conv import Conv
 from ..neurons import Neuron, impulse_response
 from .adapters import Adapter, NeuronFacts, adapter_of, keeps_state
 from .overrides import Overrides, layer_rules
-from .plan import Layout, Plan, PlannedLayer, layout_of
+from .plan import Layout, Plan, PlannedLayer, entry, layout_of
 from .provenance import WEIGHT_LAYERS, LayerCall, Provenance, Reach, record, tensors_in
 
 __all__ = ["trace"]
@@ -236,8 +236,8 @@ def _plan(
         and not isinstance(module, WEIGHT_LAYERS)
         and isinstance(getattr(module, "weight", None), Tensor)
     ]
-    known = {f"{layer.name}.weight" for layer in [*layers.values(), *unsupported]}
-    known |= {f"{other}.weight" for layer in layers.values() for other in layer.also}
+    known = {entry(layer.name, "weight") for layer in [*layers.values(), *unsupported]}
+    known |= {entry(other, "weight") for layer in layers.values() for other in layer.also}
     left = [
         n for n, p in model.named_parameters() if p.ndim >= 2 and p.numel() > 1 and n not in known
     ]

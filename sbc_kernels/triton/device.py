@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = ["CLASSES", "SHARED_BYTES", "Build", "device_class", "free_bytes", "interpreted"]
 
 CLASSES = ("sm_80", "sm_90", "sm_100", "other")
-# Of one thread block. "other" is what any NVIDIA GPU from sm_75 on has.
+# Of one thread block. "other" is what any other NVIDIA GPU from sm_80 on has.
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "other": 64 << 10}
 
 
@@ -58,9 +58,14 @@ def device_class(tensor: Tensor) -> str:
 @lru_cache
 def _class_of(index: int) -> str:
     """Of the workstation cards of sm_86 and sm_89, with less shared memory, it is "other"."""
+    capability = torch.cuda.get_device_capability(index)
+    if capability < (8, 0):
+        raise ValueError(
+            f"the GPU has compute capability {capability[0]}.{capability[1]}; accepted is 8.0 or later"
+        )
     return {
         (8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100",
-    }.get(torch.cuda.get_device_capability(index), "other")  # fmt: skip
+    }.get(capability, "other")  # fmt: skip
 
 
 def free_bytes(tensor: Tensor) -> int:

@@ -239,7 +239,12 @@ def _solve_chunk(
             _factor[live,](*of_rows, k, rows, failed, SIDE=side, num_warps=tile.factor)
             if below:
                 _below[across - k - 1, below](
-                    *of_rows, k, SIDE=side, TERMS=tile.terms, num_warps=tile.below
+                    *of_rows,
+                    k,
+                    SIDE=side,
+                    TERMS=tile.terms,
+                    num_warps=tile.below,
+                    num_stages=tile.stages,
                 )
         for k in reversed(range(across)):
             _back[k + 1, int((tiles > k).sum())](

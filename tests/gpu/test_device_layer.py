@@ -30,6 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "exact": {"sparsity": 0.7},
     "N:M": {"sparsity": "2:4"},
     "quantized": {"bits": 3, "group_size": 5},
+    "symmetric": {"bits": 4, "sym": True},
     "both": {"sparsity": 0.5, "bits": 4},
     "blocked": {"sparsity": 0.6, "method": "blocked", "bits": 2, "block_size": 5},
     "magnitude": {"sparsity": 0.6, "method": "magnitude"},
@@ -141,3 +142,15 @@ def test_a_model_as_on_the_host(way: str) -> None:
 def test_an_array_elsewhere_is_refused() -> None:
     with pytest.raises(ValueError, match="weight lies in CPU memory; accepted is a CUDA tensor"):
         sbc.obs_order(np.ones((2, 3)), np.eye(3), backend="triton")
+
+
+def test_metrics_where_the_model_lies() -> None:
+    model = net().to(DEVICE)
+    batches = [
+        (spikes(3, 10, 8, seed=s).float().to(DEVICE), torch.arange(10) % 3) for s in range(2)
+    ]
+    result = sbc.compress_model(model, batches, sparsity=0.5, backend="triton")
+    found = sbc.metrics.compare(model, result, batches, readout=lambda out: out.sum(dim=0))
+    assert found.samples == 20
+    assert found.compressed.operations.effective_acs < found.dense.operations.effective_acs
+    assert sbc.metrics.connection_sparsity(result) == pytest.approx(0.5, abs=0.02)

@@ -99,7 +99,7 @@ def compress(
     """
     need_models(ctx, "jinja2", "matplotlib")
     files = [out / name for name in (MODEL, PAGE, REPORT)]
-    if not (out / UNFINISHED).is_dir():  # else what is there was never finished
+    if not (out / UNFINISHED / "run.json").is_file():  # else what is there was never finished
         require_absent(ctx, files, force)
     if inplace and test is not None:
         raise typer.BadParameter(
@@ -107,7 +107,9 @@ def compress(
             param_hint="--inplace",
         )
     from ... import metrics
+    from ...io.atomic import write_atomic
     from ...model import compress_model
+    from ...model.files import require_storable
 
     how = {
         "forward": None if forward is None else load_object(forward, "--forward"),
@@ -115,6 +117,7 @@ def compress(
     }
     place = load_device(device)
     network = load_model(model, model_args, checkpoint).to(place)
+    require_storable(network.state_dict())  # before the work, not after it
     cut = Cut.of(ctx.params, num_calibration_samples)
     samples = on_device(load_data(calibration, cut, "--calibration"), place)
     judged = None
@@ -139,7 +142,7 @@ def compress(
     result.save(files[0], comparison=comparison)
     result.to_html(files[1], comparison=comparison)
     report = result.report(comparison)
-    files[2].write_text(json_module.dumps(report, indent=2) + "\n")
+    write_atomic(files[2], (json_module.dumps(report, indent=2) + "\n").encode())
     if checkpoint_dir is None:
         shutil.rmtree(kept)
     return Answer(report, _text(result, report, out))
