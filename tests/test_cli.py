@@ -33,7 +33,7 @@ from sbc_kernels import cli, dispatch, model
 from sbc_kernels.cli import options
 from sbc_kernels.cli.commands.compress import compress
 from sbc_kernels.cli.data import Cut, load_data
-from sbc_kernels.cli.objects import load_model
+from sbc_kernels.cli.objects import load_model, read_weights
 from sbc_kernels.io import Pruned, read_metadata, save_packed
 from sbc_kernels.layer import METHODS
 from sbc_kernels.metrics import connection_sparsity, synaptic_operations
@@ -1006,3 +1006,72 @@ def test_a_device_that_is_not_there(place: Path, device: str) -> None:
         assert f"{device!r} cannot be used" in said(result)
         assert "this machine has cpu" in said(result)
     assert not Path("o").exists()
+
+
+def test_a_loader_is_not_cut(place: Path) -> None:
+    """What cannot be applied is refused, not passed over."""
+    loader = ("net.py:make", "--calibration", "net.py:batches", "--out", "o")
+    for option in (
+        ("--num-calibration-samples", "3"),
+        ("--batch-size", "2"),
+        ("--dtype", "float64"),
+    ):
+        result = run("compress", *loader, *option)
+        assert result.exit_code == 2, result.output
+        assert f"makes its own batches; accepted with it is none of {option[0]}" in said(result)
+    assert not Path("o").exists()
+
+
+def test_a_run_that_did_nothing_is_no_obstacle(place: Path) -> None:
+    bad = run("compress", *CAL, "--out", "o", "--allocation", '{"nowhere": 0.5}')
+    assert bad.exit_code != 0
+    good("compress", *CAL, "--out", "o", "--sparsity", "0.7", "--quiet")
+
+
+def test_an_empty_folder_does_not_let_a_result_be_overwritten(place: Path) -> None:
+    good("compress", *CAL, "--out", "o", "--quiet")
+    before = Path("o/model.safetensors").read_bytes()
+    Path("o/unfinished").mkdir()
+    assert run("compress", *CAL, "--out", "o", "--sparsity", "0.2").exit_code == 2
+    assert Path("o/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("value", ["true", "[1]"])
+def test_a_sparsity_that_is_no_number(place: Path, value: str) -> None:
+    Path("run.toml").write_text(f"sparsity = {value}\n")
+    result = run("compress", *CAL, "--out", "o", "--config", "run.toml")
+    assert result.exit_code == 2, result.output
+    assert "is no sparsity; accepted is a fraction 0..1, or 'N:M'" in said(result)
+
+
+def test_a_packed_file_is_a_checkpoint(place: Path) -> None:
+    """Whatever its dtype: bfloat16 lies in it as bits."""
+    Path("half.py").write_text(
+        "import torch\nfrom net import make as wide\ndef make():\n    return wide().bfloat16()\n"
+    )
+    given = (
+        "half.py:make",
+        "--calibration",
+        "cal.npz",
+        "--dtype",
+        "float32",
+        "--forward",
+        "half.py:run",
+    )
+    with Path("half.py").open("a") as file:
+        file.write("def run(model, batch):\n    return model(batch.bfloat16())\n")
+    good("compress", *given, "--out", "o", "--sparsity", "0.5", "--quiet")
+    state = read_weights(Path("o/model.safetensors"))
+    wanted = sbc.load_compressed(Path("o/model.safetensors"))
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+    assert state["1.weight"].dtype == torch.bfloat16
+
+
+def test_files_that_are_no_checkpoint(place: Path) -> None:
+    Path("a.pt").write_text("hello")
+    torch.save({0: torch.zeros(2)}, "b.pt")
+    for name, why in (("a.pt", "cannot be read by torch.load"), ("b.pt", "holds 0 beside tensors")):
+        result = run("inspect", *CAL, "--checkpoint", name)
+        assert result.exit_code == 2, result.output
+        assert why in said(result)

@@ -1313,3 +1313,11 @@ def test_bad_parameters() -> None:
         ValueError, match=r"conv has 3 scales a row \(group_size 7\).*group_size=-1"
     ):
         nir_graph(grouped.model, x, tensors=grouped.tensors, integer_weights=True)
+
+
+def test_a_slash_in_a_name_makes_no_group_of_the_file(tmp_path: Path) -> None:
+    net = nn.Sequential()
+    net.add_module("a", nn.Linear(6, 5))
+    net.add_module("a/b", neuron.LIFNode(tau=2.0, step_mode="m"))
+    write_nir(tmp_path / "n.nir", nir_graph(net, (torch.rand(3, 2, 6) < 0.5).float()))
+    assert {"a", "a_b"} <= set(nir.read(tmp_path / "n.nir").nodes)

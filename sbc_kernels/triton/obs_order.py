@@ -207,9 +207,9 @@ def _triangle(n: int, tile: int) -> int:
     return width * (width + tile) // 2
 
 
-def _skipped(side: int, tile: int) -> Tensor:
+def _skipped(side: int, tile: int, device: torch.device) -> Tensor:
     """[side]: how many elements lines 0..i of a packed triangle leave out, see `_line_start`."""
-    begin = torch.arange(side) // tile * tile
+    begin = torch.arange(side, device=device) // tile * tile
     return begin.cumsum(0).to(torch.int32 if side * side < 2**31 else torch.int64)
 
 
@@ -256,7 +256,7 @@ class _Scratch:
         self.unit = empty(rows)
         self.lines = empty((rows, self.depth, self.side))
         self.factors = empty((rows, self.side, self.depth if len(steps) > 1 else 0))
-        self.skipped = _skipped(self.side, tiles.tile).to(like.device)
+        self.skipped = _skipped(self.side, tiles.tile, like.device)
         self.triangles = [empty((rows, _triangle(m, tiles.tile))) for m, _ in steps[1:3]]
 
     @staticmethod
