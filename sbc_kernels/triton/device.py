@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..dispatch import interpreted
 
 __all__ = ["CLASSES", "SHARED_BYTES", "Build", "device_class", "free_bytes", "interpreted"]
 
@@ -41,11 +42,6 @@ class Build:
     stages: int = 1
     tensor_cores: bool = False
     aligned: tuple[str, ...] = field(default=())
-
-
-def interpreted() -> bool:
-    """Whether the kernels run in Triton's interpreter, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
 def device_class(tensor: Tensor) -> str:
