@@ -15,6 +15,7 @@ from pathlib import Path
 
 from . import machine as machines
 from .cases import CASES, Outcome
+from .profile import NCU, WATCHES, Counters, command
 from .report import head, report
 from .steps import FAILED, Runner
 
@@ -41,9 +42,15 @@ class Files:
         self.log.write_text("")
         self.limits = self.work / "limits.json"
         self.limits.unlink(missing_ok=True)
+        for case in CASES:
+            for file in (self.case(case.key), self.counters(case.key)):
+                file.unlink(missing_ok=True)
 
     def case(self, key: str) -> Path:
         return self.work / f"{key}.json"
+
+    def counters(self, key: str) -> Path:
+        return self.work / f"{key}.counters.json"
 
 
 def environment_of(files: Files, dry: bool) -> dict[str, str]:
@@ -121,15 +128,26 @@ def walk(runner: Runner, files: Files, dry: bool, devices: int) -> None:
     runner.run("ops against the host", [python, "-m", "gpu.smoke"], 90)
     pytest = [python, *PYTEST, *(["--collect-only"] if dry else [])]
     if not dry and find_spec("xdist") is not None:  # each test compiles kernels of its own
-        pytest += ["-n", str(min(8, os.cpu_count() or 1))]
-    runner.run("tests", [*pytest, "-m", "not gpu"], 120)
+        pytest += ["-n", str(min(12, os.cpu_count() or 1))]
+    runner.run("tests", [*pytest, "-m", "not gpu"], 150)
     runner.run("limits", [python, "-m", "gpu.limits", str(files.limits)], 45)
     for case in CASES:
-        command = [python, "-m", "gpu.measure", case.key, str(files.case(case.key))]
-        runner.run(case.step, command, case.limit)
+        measure = [python, "-m", "gpu.measure", case.key, str(files.case(case.key))]
+        runner.run(case.step, measure, case.limit)
     runner.run("tests for a GPU only", [*pytest, "-m", "gpu"], 90)
     if devices < 2:
         runner.skip("tests for two GPUs", f"{devices} GPUs")
+    for watched in WATCHES:
+        name = f"profile {watched.key}"
+        if dry:
+            print(f"would profile with: {shlex.join(command(watched))}")
+            runner.skip(name, "dry run")
+        elif shutil.which(NCU, path=runner.environment["PATH"]) is None:
+            runner.skip(name, f"there is no {NCU}")
+        else:
+            table, answer = files.logs / f"{watched.key}.csv", files.counters(watched.key)
+            profile = [python, "-m", "gpu.profile", "watch", watched.key, str(table), str(answer)]
+            runner.run(name, profile, 45)
     watch = [SANITIZER, "--tool", "memcheck", "--error-exitcode", "9", python, "-m", "gpu.smoke"]
     if dry:
         print(f"would watch with: {shlex.join(watch)}")
@@ -166,16 +184,28 @@ def main() -> int:
     def write() -> None:
         """After every step, so that nothing is lost where this is stopped."""
         limits = json.loads(files.limits.read_text()) if files.limits.exists() else {}
+        kernels, counters = {}, {}
         for case in selected:
             if files.case(case.key).exists():
                 data = json.loads(files.case(case.key).read_text())
                 outcomes[case.key] = Outcome.of(data, limits)
-        text = report(machine, runner.done, limits, outcomes, dry=dry, selected=selected)
+                kernels[case.key] = data.get("kernels", [])
+            if files.counters(case.key).exists():
+                data = json.loads(files.counters(case.key).read_text())
+                counters[case.key] = [Counters(**launch) for launch in data]
+        text = report(
+            machine,
+            runner.done,
+            limits,
+            outcomes,
+            dry=dry,
+            selected=selected,
+            kernels=kernels,
+            counters=counters,
+        )
         table.write_text(text, encoding="utf-8")
 
     runner.report = write
-    for case in CASES:
-        files.case(case.key).unlink(missing_ok=True)
     write()
     walk(runner, files, dry, machine.devices)
     print(table.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from typing import Any
 NEEDED = ("torch", "triton", "numpy", "scipy", "array_api_compat", "pytest", "hypothesis")
 TO_BUILD = ("setuptools", "scikit_build_core", "pybind11")
 TOOLS = ("cmake", "ninja", "c++")
-OPTIONAL = ("nvcc", "compute-sanitizer", "nvidia-smi")
+OPTIONAL = ("nvcc", "ncu", "compute-sanitizer", "nvidia-smi")
 UNKNOWN = "not yet run"
 
 

@@ -20,7 +20,7 @@ from .contests import CONTESTS, Contest
 from .place import Clock, Place
 
 WARM_UP = 2
-BUDGET = 20.0  # seconds of rounds, unless there were fewer than three
+BUDGET = 8.0  # seconds of rounds, unless there were fewer than three
 
 
 @dataclass
@@ -82,7 +82,10 @@ def measure(contest: Contest, place: Place) -> dict[str, Any]:
 def main() -> None:
     key, file = sys.argv[1:]
     place = Place.here()
-    found = measure(CONTESTS[key](place), place)
+    contest = CONTESTS[key](place)
+    found = measure(contest, place)
+    Path(file).write_text(json.dumps(found))  # whatever happens to the rest
+    found["kernels"] = place.kernels(contest.ours)
     Path(file).write_text(json.dumps(found))
     failed = [c["name"] for c in found["contenders"] if not c["seconds"]]
     rounds = len(found["contenders"][0]["seconds"])

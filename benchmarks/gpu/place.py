@@ -58,6 +58,23 @@ class Place:
     def clock(self) -> Clock:
         return HostClock() if self.dry else EventClock()
 
+    def kernels(self, run: Callable[[], Any]) -> list[tuple[str, int, float]]:
+        """Name, launches and seconds of what `run` runs on the card, those with the most first."""
+        if self.dry:
+            run()
+            return []
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            run()
+            torch.cuda.synchronize()
+        found = [
+            (event.key, event.count, event.self_device_time_total * 1e-6)
+            for event in profiler.key_averages()
+            if event.self_device_time_total > 0
+        ]
+        return sorted(found, key=lambda kernel: -kernel[2])
+
 
 class EventClock:
     """CUDA events on the current stream, after what lay in the L2 cache was pushed out of it."""

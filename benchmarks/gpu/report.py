@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from .cases import CASES, Case, Contender, Outcome
 from .machine import UNKNOWN, Machine
+from .profile import SHARES, WATCHES, Counters
 from .steps import Done
 
 HEADER = (
@@ -85,6 +86,52 @@ def rows(case: Case, outcome: Outcome | None, failure: str, dry: bool) -> list[s
     return lines
 
 
+def _kernels(
+    selected: Sequence[Case], kernels: Mapping[str, Sequence[tuple[str, int, float]]]
+) -> list[str]:
+    """Of each case what takes a hundredth of its time or more."""
+    lines = [
+        "Where ours spends it, of one run under torch's profiler:",
+        "",
+        "| case | kernel | launches | time | share |",
+        "|---|---|---|---|---|",
+    ]
+    for case in selected:
+        found = kernels.get(case.key, ())
+        total = sum(seconds for _, _, seconds in found)
+        large = [kernel for kernel in found if kernel[2] >= 0.01 * total]
+        lines += [
+            _line(case.title, name[:60], str(launches), duration(took), f"{took / total:.0%}")
+            for name, launches, took in large
+        ] or [_line(case.title, UNKNOWN, "-", "-", "-")]
+    return lines
+
+
+def _counters(selected: Sequence[Case], counters: Mapping[str, Sequence[Counters]]) -> list[str]:
+    names = tuple(SHARES)
+    lines = [
+        "What holds a kernel up, by Nsight Compute: shares of the peak; and of the cycles from one "
+        "instruction of a warp to its next, what it waits for.",
+        "",
+        _line("case", "kernel", "time", *names, "waits for"),
+        _line(*["---"] * (4 + len(names))),
+    ]
+    for case in selected:
+        if case.key not in {watch.key for watch in WATCHES}:
+            continue
+        lines += [
+            _line(
+                case.title,
+                found.kernel,
+                duration(found.seconds),
+                *(f"{found.shares[name]:.0f} %" if name in found.shares else "-" for name in names),
+                ", ".join(f"{stall} {cycles:.1f}" for stall, cycles in found.stalls),
+            )
+            for found in counters.get(case.key, ())
+        ] or [_line(case.title, UNKNOWN, *["-"] * (2 + len(names)))]
+    return lines
+
+
 def report(
     machine: Machine,
     done: Sequence[Done],
@@ -93,6 +140,8 @@ def report(
     *,
     dry: bool,
     selected: Sequence[Case] = CASES,
+    kernels: Mapping[str, Sequence[tuple[str, int, float]]] | None = None,
+    counters: Mapping[str, Sequence[Counters]] | None = None,
 ) -> str:
     failures = {step.name: f"{step.status}: {step.note}" for step in done if step.status != "ok"}
     lines = head(machine, dry)
@@ -108,4 +157,5 @@ def report(
     lines += ["", _LEGEND, "", *HEADER]
     for case in selected:
         lines += rows(case, outcomes.get(case.key), failures.get(case.step, ""), dry)
+    lines += ["", *_kernels(selected, kernels or {}), "", *_counters(selected, counters or {})]
     return "\n".join(lines) + "\n"
