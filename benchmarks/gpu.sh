@@ -3,11 +3,12 @@
 # every op with the host, the GPU's tests, the sanitizer, the card's limits, timings against rivals. All in
 # one table.
 #
-#   benchmarks/gpu.sh [--dry-run] [--only NAME[,NAME...]]
+#   benchmarks/gpu.sh [--dry-run] [--only NAME[,NAME...]] [--seconds S]
 #
 #   --dry-run   walks through every step on a CPU, in Triton's interpreter, on tiny sizes. Nothing is built:
 #               the package must be importable already.
 #   --only      steps and cases with one of these in their name
+#   --seconds   for everything; steps that are not reached by then are said to be missing. Default: 570
 #
 #   PYTHON      the interpreter that has torch and triton (default: .venv/bin/python where it is, else python3)
 #   WHEELS      a folder of wheels that it lacks: all of them are installed, beside the package

@@ -6,6 +6,7 @@
 namespace sbc::python {
 
 void bind_common(pybind11::module_& module);
+void bind_cuda(pybind11::module_& module);  // where built with CUDA
 void bind_spike_gram(pybind11::module_& module);
 void bind_obs_order(pybind11::module_& module);
 void bind_obs_solve(pybind11::module_& module);

@@ -1,10 +1,5 @@
 #include "bind.h"
 #include "common/isa.h"
-#if defined(SBC_WITH_CUDA)
-#include <pybind11/stl.h>
-
-#include "common/cuda_devices.h"
-#endif
 
 namespace py = pybind11;
 
@@ -22,7 +17,7 @@ PYBIND11_MODULE(_native, module) {
 
 #if defined(SBC_WITH_CUDA)
   module.attr("with_cuda") = true;
-  module.def("cuda_devices", &sbc::cuda_devices, "Names of the CUDA devices the driver shows.");
+  sbc::python::bind_cuda(module);
 #else
   module.attr("with_cuda") = false;
 #endif

@@ -5,7 +5,45 @@ from typing import Any
 with_cuda: bool
 
 def available_isas() -> list[str]: ...
+
+# Where with_cuda: addresses and sizes as numbers, stream a CUstream.
 def cuda_devices() -> list[str]: ...
+def multiply_bytes(
+    planes: int,
+    rows: int,
+    units: int,
+    num_units: int,
+    pairs: int,
+    partials: int,
+    slots: int,
+    channels: int,
+    device: int,
+    stream: int,
+) -> None: ...
+def order_panel(
+    matrix: int,
+    weight: int,
+    diagonal: int,
+    floor: int,
+    state: int,
+    ids: int,
+    lines: int,
+    unit: int,
+    order: int,
+    loss: int,
+    rows: int,
+    matrix_stride: int,
+    lines_stride: int,
+    width: int,
+    tile: int,
+    side: int,
+    num_pruned: int,
+    m: int,
+    count: int,
+    done: int,
+    device: int,
+    stream: int,
+) -> None: ...
 def measure_skew(matrix: Any, threads: int) -> tuple[float, float]: ...
 def narrow_spikes(spikes: Any, to: Any, threads: int) -> tuple[bool, int, int]: ...
 def assemble_conv(

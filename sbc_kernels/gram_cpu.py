@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
-from .arrays import Array, exportable
+from .arrays import Array, exportable, require_finite
 from .conv import Conv, Region
 from .dispatch import gram_skills, resolve, thread_count
 from .gram_plan import GramPlan
@@ -29,7 +29,11 @@ class CpuGram:
         return CpuGram(backend)
 
     def narrow(self, values: Array, conv: Conv | None) -> tuple[Array, int, int] | None:
-        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127]."""
+        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
+
+        Raises ValueError where one is NaN or infinite.
+        """
+        require_finite(values, "spikes")
         T, N = values.shape[:2]
         if conv is None:
             C, P = values.shape[-1], 1

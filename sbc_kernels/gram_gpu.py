@@ -7,15 +7,18 @@ spikes spare that.
 from __future__ import annotations
 
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .arrays import require_finite
 from .conv import Conv, Region, regions
 from .dispatch import gram_skills
 from .gram_plan import GramPlan
 from .triton import spike_gram
+from .triton.value_range import value_range
 
 
 class GpuGram:
@@ -32,20 +35,19 @@ class GpuGram:
         return GpuGram(backend, self.device)
 
     def narrow(self, values: Tensor, conv: Conv | None) -> tuple[Tensor, int, int] | None:
-        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127]."""
+        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
+
+        Raises ValueError where one is NaN or infinite.
+        """
         if conv is None:
             shaped = values.reshape(len(values), -1, 1, values.shape[-1])
         else:  # as the network has it: the kernels take any strides
             shaped = values.flatten(3).transpose(2, 3)
         if values.dtype == torch.bool:
             return shaped.view(torch.int8), 0, 1
-        low, high = shaped.aminmax()
-        whole = torch.ones((), dtype=torch.bool, device=self.device)
-        if values.is_floating_point():
-            whole = (shaped == shaped.round()).all()
-        integral, minimum, maximum = torch.stack(
-            [whole.double(), low.double(), high.double()]
-        ).tolist()
+        integral, minimum, maximum = value_range(values)
+        if not (isfinite(minimum) and isfinite(maximum)):
+            require_finite(values, "spikes")
         if not integral or minimum < -128 or maximum > 127:
             return None
         return shaped.to(torch.int8), min(int(minimum), 0), max(int(maximum), 0)
@@ -55,7 +57,7 @@ class GpuGram:
 
     def float_path(self, values: Tensor) -> str:
         """What `add_floats` does, in words."""
-        if values.dtype == torch.float32:
+        if spike_gram.float_precision(values) == torch.float32:
             return "float32 products in two parts, summed in float64"
         return "float64 matrix products"
 

@@ -8,6 +8,7 @@ Where M'M is not, it is rounded to integers of 31 or 38 bits first.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import gcd
 from typing import Any
 
@@ -25,9 +26,9 @@ _DOUBLE_INTEGERS = 1 << 53  # float64 holds every integer up to here
 _LANE_BITS = (8, 15, 31, 63)  # of values in lanes of 1 (unsigned), 2, 4, 8 bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MatchedFilter:
-    """``M'M = factor * integers``, exactly or rounded.
+    """``M'M = factor * integers``, exactly or rounded. The same response gives the same one again.
 
     Attributes
     ----------
@@ -68,7 +69,13 @@ def matched_filter(neuron: Neuron | None, T: int, bits: int = FIXED_POINT_BITS) 
     if neuron is None:
         identity = np.eye(T, dtype=np.int64)
         return MatchedFilter(identity, 1.0, True, bits, identity)
-    k = impulse_response(neuron, T)
+    return _matched(impulse_response(neuron, T).tobytes(), bits)
+
+
+@lru_cache(maxsize=64)
+def _matched(response: bytes, bits: int) -> MatchedFilter:
+    k = np.frombuffer(response, dtype=np.float64)
+    T = len(k)
     unit = _common_unit(k)
     if unit is not None:
         integers, factor = unit
@@ -233,6 +240,7 @@ def _plan_lanes(filter_: MatchedFilter, minimum: int, maximum: int) -> GramPlan 
     return None
 
 
+@lru_cache(maxsize=256)
 def _plan_bytes(
     filter_: MatchedFilter, minimum: int, maximum: int, shifted: bool
 ) -> GramPlan | None:

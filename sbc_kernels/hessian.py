@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import require_finite, to_array
+from .arrays import to_array
 from .conv import Conv, Region, linear_regions, regions
 from .dispatch import gram_skills
 from .gram_cpu import CpuGram
@@ -113,9 +113,11 @@ class SpikeHessian:
         engine = self._engine_for(values)
         if values.ndim > 0 and len(values) > 0 and self.neuron is not None:
             impulse_response(self.neuron, len(values))  # may be too short: before anything is kept
-        values = self._checked(values)
+        values, channels = self._checked(values)
         T, N = values.shape[:2]
         narrow = engine.narrow(values, self.conv)
+        if self._channels is None:
+            self._set_channels(channels)
         # Without a neuron nothing couples the time steps: they are T samples of one step each.
         steps = 1 if self.neuron is None else T
         filter_ = self._filters.get(steps)
@@ -241,8 +243,8 @@ class SpikeHessian:
             )
         return self._engine
 
-    def _checked(self, values: Any) -> Any:
-        """spikes as [T, N, C, *map]; a Linear layer's map is empty, extra positions join N."""
+    def _checked(self, values: Any) -> tuple[Any, int]:
+        """spikes as [T, N, C, *map], and C; a Linear layer's map is empty, extra positions join N."""
         if self.conv is None:
             accepted = "[T, N, d_in] or [T, N, positions, d_in]"
             good = values.ndim >= 3
@@ -260,12 +262,9 @@ class SpikeHessian:
                 f"spikes has shape {list(values.shape)}, that is {channels} inputs or channels; "
                 f"accepted are {self._channels}"
             )
-        require_finite(values, "spikes")
         if self.conv is not None:
             self.conv.output_size(tuple(values.shape[3:]))
-        if self._channels is None:
-            self._set_channels(channels)
-        return values
+        return values, channels
 
     # ---- sums ----------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -261,7 +262,7 @@ class PreparedLayer:
             bits=options.bits,
             group_size=None if options.bits is None else options.group_size,
             loss=restore(loss),
-            sparsity=float(xp.mean(xp.astype(changed == 0, xp.float64))),
+            sparsity=int(xp.count_nonzero(changed == 0)) / math.prod(changed.shape),
             damp_percent=damp,
             seconds=time.perf_counter() - start,
             log=log,

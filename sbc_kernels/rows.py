@@ -509,6 +509,7 @@ def row_losses(parts: list[Rows], weight: Array, changed: Array) -> Array:
     losses, at = [], 0
     for part in parts:
         mine = change[at : at + len(part.weight)]
-        losses.append(0.5 * xp.einsum("ri,ri->r", mine @ part.hessian, mine))
+        quadratic = xp.einsum("ri,ri->r", mine @ part.hessian, mine)
+        losses.append(0.5 * xp.clip(quadratic, min=0.0))  # rounding can leave less
         at += len(part.weight)
     return xp.concat(losses)

@@ -25,7 +25,18 @@ pytest.importorskip("triton")
 import problems  # noqa: E402
 import rivals  # noqa: E402
 from gpu import __main__ as script  # noqa: E402
-from gpu import cases, contests, machine, measure, place, report, sew, steps, torch_rivals  # noqa: E402
+from gpu import (
+    cases,
+    contests,
+    machine,
+    measure,
+    place,
+    profile,
+    report,
+    sew,
+    steps,
+    torch_rivals,
+)
 
 # ---- the whole of it, dry --------------------------------------------------------------------------
 
@@ -52,7 +63,7 @@ def test_dry_run(tmp_path: Path) -> None:
     lines = table.splitlines()
     assert sum("| ours | dry run |" in line for line in lines) == 2
     assert sum("GPTQ's column loop" in line for line in lines) == 2
-    for name in ("build", "limits", "case gram-linear", "case quantize-wide"):
+    for name in ("build", "limits", "case gram-linear, case quantize-wide"):
         assert any(line.startswith(f"| {name} | ok |") for line in lines), name
     assert "==== case gram-linear" in (tmp_path / "gpu.log").read_text(encoding="utf-8")
 
@@ -60,7 +71,7 @@ def test_dry_run(tmp_path: Path) -> None:
 def test_every_case_has_a_contest() -> None:
     assert [case.key for case in cases.CASES if case.key not in contests.CONTESTS] == []
     assert len(contests.CONTESTS) == len(cases.CASES)
-    limits = {"int8", "tf32", "fp32"}
+    limits = {"int8", "fp64", "fp32"}
     for key, make in contests.CONTESTS.items():
         made = make(place.Place(dry=True))
         assert made.limit in limits or not made.work, key
@@ -102,6 +113,27 @@ def test_a_step_that_fails_stops_no_other(
     assert reports == [1, 2, 3, 4, 5]
     assert "before" in capsys.readouterr().out
     assert "first\nlast" in run.log.read_text(encoding="utf-8")
+
+
+def test_steps_at_the_same_time(tmp_path: Path) -> None:
+    """Each waits for the other's file."""
+    run = runner(tmp_path, only=("one", "other"))
+    wait = "import sys, time, pathlib; a, b = map(pathlib.Path, sys.argv[1:]); a.touch()\n"
+    wait += "while not b.exists(): time.sleep(0.01)"
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    done = run.run_together(
+        [
+            steps.Step("one", [*python(wait), a, b], 30, note="said"),
+            steps.Step("the other", [*python(wait), b, a], 30),
+            steps.Step("third", python(""), 30),
+        ]
+    )
+    assert [(d.name, d.status, d.note) for d in done] == [
+        ("one", "ok", "said"),
+        ("the other", "ok", ""),
+    ]
+    assert run.done == done
+    assert run.log.read_text(encoding="utf-8").count("==== ") == 2
 
 
 def test_no_step_starts_when_the_time_is_up(tmp_path: Path) -> None:
@@ -259,6 +291,69 @@ def test_report() -> None:
     assert "|  | OBC's rank-1 loop, batched | failed: no memory | - | 0 | - |  |  | - |  |" in lines
 
 
+NCU = "\n".join(
+    [
+        "==PROF== Connected to process 3254 (python3)",
+        'A line of the program\'s own, with "ID" in it',
+        ",".join(
+            [
+                '"ID","Kernel Name","Grid Size"',
+                '"gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed"',
+                '"gpu__time_duration.sum","sm__throughput.avg.pct_of_peak_sustained_elapsed"',
+                '"smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio"',
+                '"smsp__average_warps_issue_stalled_selected_per_issue_active.ratio"',
+                '"smsp__average_warps_issue_stalled_wait_per_issue_active.ratio"',
+            ]
+        ),
+        '"","","","%","us","%","inst","inst","inst"',
+        '"0","panel","(512, 1, 1)","66.95","2,000.0","19.90","4.7","1.0","7.5"',
+        '"1","void sbc::<unnamed>::panel<(int)3>(sbc::P, int)","(1, 1, 1)","","2","9","","1","0.5"',
+        "==PROF== Disconnected",
+    ]
+)
+
+
+def test_what_the_profiler_printed_is_read() -> None:
+    first, second = profile.read(NCU)
+    assert first == profile.Counters(
+        "panel", 2000 * 1e-6, {"SM": 19.9, "memory": 66.95}, (("wait", 7.5), ("barrier", 4.7))
+    )
+    assert second == profile.Counters("panel", 2 * 1e-6, {"SM": 9.0}, (("wait", 0.5),))
+    with pytest.raises(ValueError, match="ncu printed no table"):
+        profile.read("==ERROR== no device")
+
+
+def test_every_watch_is_of_a_case() -> None:
+    keys = [watch.key for watch in profile.WATCHES]
+    assert len(set(keys)) == len(keys)
+    assert set(keys) <= set(contests.CONTESTS)
+    for watch in profile.WATCHES:
+        words = profile.command(watch)
+        assert words[0] == "ncu"
+        assert words[-4:] == ["-m", "gpu.profile", "run", watch.key]
+        assert f"regex:^({'|'.join(watch.kernels)})$" in words
+
+
+def test_report_of_kernels() -> None:
+    case = cases.Case("order-large", "A")
+    here = machine.Machine("Card", "sm_90", "580", "13.0", 1, "torch 2", "2026-11-26", "abc")
+    text = report.report(
+        here,
+        [],
+        {},
+        {},
+        dry=False,
+        selected=(case, cases.Case("b", "B")),
+        kernels={"order-large": [("panel", 284, 0.3), ("update", 280, 0.695), ("copy", 1, 0.005)]},
+        counters={"order-large": profile.read(NCU)},
+    )
+    lines = text.splitlines()
+    assert "| A | panel | 284 | 300.00 ms | 30% |" in lines
+    assert not any("copy" in line for line in lines)  # less than a hundredth
+    assert "| B | not yet run | - | - | - |" in lines
+    assert "| A | panel | 2.00 ms | 20 % | - | 67 % | - | - | - | wait 7.5, barrier 4.7 |" in lines
+
+
 # ---- measuring -------------------------------------------------------------------------------------
 
 
@@ -272,6 +367,29 @@ class Ticks:
         run()
         self.now += 1.0
         return place.Sample(self.now, int(self.now))
+
+
+def test_where_a_process_dies_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path))
+    files = script.Files(dry=True)
+    ran: list[list[str]] = []
+
+    def run(name: str, command: list[str], limit: float) -> None:
+        keys = command[3::2]
+        ran.append(keys)
+        for key in keys:
+            if key == "order-large":  # nothing more comes of this process
+                break
+            files.case(key).write_text("{}")
+
+    walker = runner(tmp_path)
+    monkeypatch.setattr(walker, "run", run)
+    found = [case for case in cases.CASES if not case.is_alone][:5]
+    keys = [case.key for case in found]
+    script.measure_together(walker, files, found)
+    assert ran == [keys, keys[keys.index("order-large") + 1 :]]
 
 
 def test_ours_and_rivals_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

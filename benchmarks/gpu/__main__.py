@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import machine as machines
-from .cases import CASES, Outcome
-from .profile import NCU, WATCHES, Counters, command
+from .cases import CASES, Case, Outcome
+from .profile import NCU, WATCHES, Counters, Watch, command
 from .report import head, report
-from .steps import FAILED, Runner
+from .steps import FAILED, Runner, Step
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 570.0  # for everything
@@ -125,46 +125,76 @@ def walk(runner: Runner, files: Files, dry: bool, devices: int) -> None:
         runner.run("build", [*build[:-1], "--help"], 60, note="its options are known to pip")
     else:
         runner.run("build", build, 180)
-    runner.run("ops against the host", [python, "-m", "gpu.smoke"], 90)
+    check_kernels(runner, dry)
+    if devices < 2:
+        runner.skip("tests for two GPUs", f"{devices} GPUs")
+    runner.run("limits", [python, "-m", "gpu.limits", str(files.limits)], 45)
+    wanted = [case for case in CASES if runner.wanted(case.name)]
+    measure_together(runner, files, [case for case in wanted if not case.is_alone])
+    for case in wanted:
+        if case.is_alone:
+            measure_together(runner, files, [case])
+    for watched in WATCHES:
+        profile(runner, files, dry, watched)
+
+
+def check_kernels(runner: Runner, dry: bool) -> None:
+    """Whether they are right: nothing is timed, so all at once."""
+    python = sys.executable
     pytest = [python, *PYTEST, *(["--collect-only"] if dry else [])]
     if not dry and find_spec("xdist") is not None:  # each test compiles kernels of its own
         pytest += ["-n", str(min(12, os.cpu_count() or 1))]
-    runner.run("tests", [*pytest, "-m", "not gpu"], 150)
-    runner.run("limits", [python, "-m", "gpu.limits", str(files.limits)], 45)
-    for case in CASES:
-        measure = [python, "-m", "gpu.measure", case.key, str(files.case(case.key))]
-        runner.run(case.step, measure, case.limit)
-    runner.run("tests for a GPU only", [*pytest, "-m", "gpu"], 90)
-    if devices < 2:
-        runner.skip("tests for two GPUs", f"{devices} GPUs")
-    for watched in WATCHES:
-        name = f"profile {watched.key}"
-        if dry:
-            print(f"would profile with: {shlex.join(command(watched))}")
-            runner.skip(name, "dry run")
-        elif shutil.which(NCU, path=runner.environment["PATH"]) is None:
-            runner.skip(name, f"there is no {NCU}")
-        else:
-            table, answer = files.logs / f"{watched.key}.csv", files.counters(watched.key)
-            profile = [python, "-m", "gpu.profile", "watch", watched.key, str(table), str(answer)]
-            runner.run(name, profile, 45)
     watch = [SANITIZER, "--tool", "memcheck", "--error-exitcode", "9", python, "-m", "gpu.smoke"]
+    steps = [
+        Step("ops against the host", [python, "-m", "gpu.smoke"], 90),
+        Step("tests", pytest, 120),
+        # An allocation each, or it does not see what lies between two of them.
+        Step("sanitizer", ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", *watch], 75),
+    ]
     if dry:
         print(f"would watch with: {shlex.join(watch)}")
         runner.skip("sanitizer", "dry run")
+        steps.pop()
     elif shutil.which(SANITIZER, path=runner.environment["PATH"]) is None:
         runner.skip("sanitizer", f"there is no {SANITIZER}")
-    else:  # an allocation each, or it does not see what lies between two of them
-        runner.run("sanitizer", ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", *watch], 75)
+        steps.pop()
+    runner.run_together(steps)
+
+
+def measure_together(runner: Runner, files: Files, cases: list[Case]) -> None:
+    """In one process, as starting one takes longer than most cases. Where it dies, the next one goes on
+    with the case after the one that it was at."""
+    while cases:
+        measured = [word for case in cases for word in (case.key, str(files.case(case.key)))]
+        name = ", ".join(case.name for case in cases)
+        limit = sum(case.limit for case in cases)
+        runner.run(name, [sys.executable, "-m", "gpu.measure", *measured], limit)
+        reached = [k for k, case in enumerate(cases) if files.case(case.key).exists()]
+        cases = cases[reached[-1] + 2 :] if reached else cases[1:]
+
+
+def profile(runner: Runner, files: Files, dry: bool, watched: Watch) -> None:
+    name = f"profile {watched.key}"
+    if dry:
+        print(f"would profile with: {shlex.join(command(watched))}")
+        runner.skip(name, "dry run")
+    elif shutil.which(NCU, path=runner.environment["PATH"]) is None:
+        runner.skip(name, f"there is no {NCU}")
+    else:
+        to = (files.logs / f"{watched.key}.csv", files.counters(watched.key))
+        watch = [sys.executable, "-m", "gpu.profile", "watch", watched.key, *map(str, to)]
+        runner.run(name, watch, 45)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description=__doc__)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--only", default="", help="parts of names of steps and cases, by commas")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for everything")
     options = parser.parse_args()
     dry, only = options.dry_run, tuple(filter(None, options.only.split(",")))
-    deadline = time.monotonic() + SECONDS
+    start = time.monotonic()
+    deadline = start + options.seconds
     files = Files(dry)
     environment = environment_of(files, dry)
     check(files, dry, environment["PATH"])
@@ -179,7 +209,7 @@ def main() -> int:
     device = machine.device.replace("NVIDIA ", "").replace(" ", "-").lower()
     table = files.tables / ("dry-run.md" if dry else f"{machine.date}-{device}-gpu.md")
     runner = Runner(files.log, environment, deadline, only)
-    selected = [case for case in CASES if runner.wanted(case.step)]
+    selected = [case for case in CASES if runner.wanted(case.name)]
 
     def write() -> None:
         """After every step, so that nothing is lost where this is stopped."""
@@ -209,7 +239,7 @@ def main() -> int:
     write()
     walk(runner, files, dry, machine.devices)
     print(table.read_text(encoding="utf-8"))
-    print(f"{table}, {files.log}; {time.monotonic() - deadline + SECONDS:.0f} s")
+    print(f"{table}, {files.log}; {time.monotonic() - start:.0f} s")
     return 1 if any(step.status in FAILED for step in runner.done) else 0
 
 

@@ -25,11 +25,7 @@ _SECTIONS = (
 # A share of the peak in percent, by what the table calls it: the first counter that there is.
 SHARES = {
     "SM": ("sm__throughput.avg.pct_of_peak_sustained_elapsed",),
-    "matrix units": (
-        "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
-        "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",
-        "sm__inst_executed_pipe_tensor_subpipe_hmma.avg.pct_of_peak_sustained_active",
-    ),
+    "matrix units": ("sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",),
     "memory": (
         "dram__throughput.avg.pct_of_peak_sustained_elapsed",
         "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
@@ -39,6 +35,9 @@ SHARES = {
     "warps": ("sm__warps_active.avg.pct_of_peak_sustained_active",),
 }
 _STALL = re.compile(r"issue_stalled_(\w+?)_per_issue_active\.ratio$")
+_NAME = re.compile(
+    r"(?:.*::)?(?:void )?(\w+)(?:<.*>)?(?:\(.*\))?$"
+)  # without what C++ says around it
 _TIME = "gpu__time_duration.sum"
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 for _long, _short in (("nsecond", "ns"), ("usecond", "us"), ("msecond", "ms"), ("second", "s")):
@@ -58,12 +57,12 @@ class Watch:
 # Launches of a sweep differ, so those are taken from its middle. Kernels take turns, and `skip` is a
 # multiple of their number.
 WATCHES = (
-    Watch("gram-large", ("filter_rows", "multiply_rows", "multiply_bytes", "add_partials"), 3, 3),
-    Watch("gram-conv", ("filter_rows", "multiply_rows", "multiply_bytes", "add_partials"), 3, 3),
-    Watch("gram-floats", ("filter_rows", "multiply_rows", "add_partials"), 3, 3),
     Watch("order-large", ("panel", "factor", "update"), 45, 3),
+    Watch("gram-large", ("filter_rows", "multiply_rows", "multiply_units", "add_partials"), 3, 3),
     Watch("quantize-large", ("_sweep", "_add_product"), 8, 2),
     Watch("solve-50", ("_update", "_factor", "_below"), 9, 3),
+    Watch("gram-conv", ("filter_rows", "multiply_rows", "multiply_units", "add_partials"), 3, 3),
+    Watch("gram-floats", ("filter_rows", "multiply_rows", "add_partials"), 3, 3),
 )
 
 
@@ -112,7 +111,9 @@ def read(text: str) -> list[Counters]:
         ]
         stalls.sort(key=lambda stall: -stall[1])
         seconds = _number(cells[_TIME]) * _SECONDS[unit_of[_TIME]]
-        found.append(Counters(cells["Kernel Name"], seconds, shares, tuple(stalls[:3])))
+        name = _NAME.match(cells["Kernel Name"])
+        kernel = name[1] if name else cells["Kernel Name"]
+        found.append(Counters(kernel, seconds, shares, tuple(stalls[:3])))
     return found
 
 

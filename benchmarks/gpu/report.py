@@ -156,6 +156,7 @@ def report(
         lines.append(_line(name, "dry run" if dry else scaled(rate, unit)))
     lines += ["", _LEGEND, "", *HEADER]
     for case in selected:
-        lines += rows(case, outcomes.get(case.key), failures.get(case.step, ""), dry)
+        failure = next((said for name, said in failures.items() if case.name in name), "")
+        lines += rows(case, outcomes.get(case.key), failure, dry)
     lines += ["", *_kernels(selected, kernels or {}), "", *_counters(selected, counters or {})]
     return "\n".join(lines) + "\n"

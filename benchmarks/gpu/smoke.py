@@ -20,8 +20,10 @@ from .place import Place
 Answers = tuple[Tensor, ...]
 
 
-def gram(place: Place, neuron: sbc.Neuron, analog: bool = False, **options: Any) -> Answers:
-    shape = (4, 9, 5, 6, 5) if options else (4, 70, 37)
+def gram(
+    place: Place, neuron: sbc.Neuron, analog: bool = False, channels: int = 37, **options: Any
+) -> Answers:
+    shape = (4, 9, 5, 6, 5) if options else (4, 70, channels)
     draw = torch.Generator().manual_seed(0)
     x: Tensor = torch.rand(shape, generator=draw) < 0.3
     if analog:
@@ -56,6 +58,7 @@ def quantize(place: Place) -> Answers:
 
 OPS: dict[str, Callable[[Place], Answers]] = {
     "Gram in integers": partial(gram, neuron=sbc.LIF(2.0)),
+    "Gram in integers, wide": partial(gram, neuron=sbc.LIF(2.0), channels=300),
     "Gram in fixed point": partial(gram, neuron=sbc.LIF(1.7)),
     "Gram of floats": partial(gram, neuron=sbc.LIF(2.0), analog=True),
     "conv Gram": partial(gram, neuron=sbc.IF(), conv=sbc.Conv((3, 3), padding=1)),

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 FAILED = ("failed", "too slow", "no time left")
 _TAIL = 25  # lines of a failure's output that are shown
@@ -22,6 +24,16 @@ class Done:
     name: str
     status: str
     seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """`limit`: seconds. `note`: said in place of the last line that it prints, where all is well."""
+
+    name: str
+    command: Sequence[str]
+    limit: float
     note: str = ""
 
 
@@ -41,30 +53,41 @@ class Runner:
     only: Sequence[str] = ()
     report: Callable[[], None] = lambda: None
     done: list[Done] = field(default_factory=list)
+    _writing: Lock = field(default_factory=Lock)
 
     def wanted(self, name: str) -> bool:
         return not self.only or any(part in name for part in self.only)
 
     def run(self, name: str, command: Sequence[str], limit: float, note: str = "") -> Done | None:
         """None where the step is not wanted. `note`: in place of the last line, where all is well."""
-        if not self.wanted(name):
-            return None
-        limit = min(limit, self.deadline - time.monotonic())
+        done = self.run_together([Step(name, command, limit, note)])
+        return done[0] if done else None
+
+    def run_together(self, steps: Sequence[Step]) -> list[Done]:
+        """At the same time, those that are wanted: for what is not timed."""
+        wanted = [step for step in steps if self.wanted(step.name)]
+        if not wanted:
+            return []
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            futures = [pool.submit(self._try, step) for step in wanted]
+            return [self._end(*future.result()) for future in futures]
+
+    def _try(self, step: Step) -> tuple[Done, str]:
+        """And what it printed."""
+        name, limit = step.name, min(step.limit, self.deadline - time.monotonic())
         if limit < 1:
-            return self._end(Done(name, "no time left"))
+            return Done(name, "no time left"), ""
         print(f"{name} ...", flush=True)
         start = time.monotonic()
-        code, output = _run(command, self.environment, limit)
+        code, output = _run(step.command, self.environment, limit)
         seconds = time.monotonic() - start
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(f"\n==== {name}\n$ {shlex.join(command)}\n{output}")
+        with self._writing, self.log.open("a", encoding="utf-8") as file:
+            file.write(f"\n==== {name}\n$ {shlex.join(step.command)}\n{output}")
         if code is None:
-            return self._end(
-                Done(name, "too slow", seconds, f"stopped after {limit:.0f} s"), output
-            )
+            return Done(name, "too slow", seconds, f"stopped after {limit:.0f} s"), output
         if code == 0:
-            return self._end(Done(name, "ok", seconds, note or _last_line(output)))
-        return self._end(Done(name, "failed", seconds, _last_line(output)), output)
+            return Done(name, "ok", seconds, step.note or _last_line(output)), output
+        return Done(name, "failed", seconds, _last_line(output)), output
 
     def skip(self, name: str, why: str) -> None:
         if self.wanted(name):

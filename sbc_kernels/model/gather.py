@@ -164,7 +164,7 @@ class _Constant:
         self.neuron = neuron
         self.conv = conv
         self.step_scale = step_scale
-        self.total: NDArray[np.float64] | float = 0.0  # [C, *map]
+        self.total: Tensor | float = 0.0  # float64 [C, *map], where the spikes lie
         self.energy = 0.0
 
     def update(self, spikes: Tensor) -> None:
@@ -173,20 +173,20 @@ class _Constant:
         M = membrane_matrix(self.neuron, steps)
         on = M.sum(axis=1) if self.step_scale is None else M @ self.step_scale
         weight = np.resize(M.T @ on, T)  # without a neuron every step is a sample of its own
-        sums = spikes.sum(dim=1, dtype=torch.float64).cpu().numpy()  # [T, ...]
+        sums = spikes.sum(dim=1, dtype=torch.float64)  # [T, ...]
         outputs = 1
         if self.conv is None:
             if sums.ndim == 3:  # [T, L, d]
                 outputs = sums.shape[1]
-                sums = sums.sum(axis=1)
+                sums = sums.sum(dim=1)
         else:
             outputs = int(np.prod(self.conv.output_size(tuple(spikes.shape[3:]))))
-        self.total = self.total + np.tensordot(weight, sums, axes=1)
+        self.total = self.total + torch.tensordot(torch.from_numpy(weight).to(sums.device), sums, 1)
         self.energy += float((on**2).sum()) * (T // steps) * N * outputs
 
     def moment(self, groups: int) -> tuple[NDArray[np.float64], float]:
         """[groups, d] and the always-on input's own energy."""
-        total = np.asarray(self.total)
+        total = np.asarray(torch.as_tensor(self.total).cpu())
         if self.conv is None:
             return total[None], self.energy
         parts = np.split(total, groups)

@@ -291,7 +291,7 @@ class Run:
             name=name,
             kind=layer.kind,
             shape=layer.shape,
-            sparsity=float((weight == 0).double().mean()),
+            sparsity=int((weight == 0).sum()) / weight.numel(),
             bits=None,
             loss=0.0,
             relative_error=0.0,

@@ -24,7 +24,7 @@ from .device import SHARED_BYTES, Build
 __all__ = ["ARCHITECTURES", "Report", "builds", "compile_build", "table"]
 
 ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
-MODULES = ("spike_gram", "obs_order", "obs_solve", "obs_quantize", "linalg")
+MODULES = ("value_range", "spike_gram", "obs_order", "obs_solve", "obs_quantize", "linalg")
 # Matrix instructions as the machine code names them: mma, wgmma and tcgen05.
 _TENSOR = re.compile(r"\b(?:[HIDQ]MMA|[HIQ]GMMA|UTC\w*MMA)\b")
 

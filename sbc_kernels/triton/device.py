@@ -12,10 +12,19 @@ from torch import Tensor
 
 from ..dispatch import interpreted
 
-__all__ = ["CLASSES", "SHARED_BYTES", "Build", "device_class", "free_bytes", "interpreted"]
+__all__ = [
+    "CLASSES",
+    "SHARED_BYTES",
+    "Build",
+    "device_class",
+    "has_fast_float64",
+    "interpreted",
+    "room",
+]
 
 CLASSES = ("sm_80", "sm_90", "sm_100", "other")
 # Of one thread block. "other" is what any other NVIDIA GPU from sm_80 on has.
+_LITTLE = 1 / 64  # of a card's memory
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "other": 64 << 10}
 
 
@@ -64,10 +73,29 @@ def _class_of(index: int) -> str:
     }.get(capability, "other")  # fmt: skip
 
 
-def free_bytes(tensor: Tensor) -> int:
-    """Memory that may still be taken on the tensor's device. Waits for nothing."""
+def has_fast_float64(tensor: Tensor) -> bool:
+    """At half the speed of float32 or better: the data centres' cards, but for sm_103."""
+    if tensor.device.type != "cuda":
+        return False
+    return torch.cuda.get_device_capability(tensor.device) in ((8, 0), (9, 0), (10, 0))
+
+
+def room(tensor: Tensor, wanted: int, max_memory: int | None) -> int:
+    """Bytes that may be taken on the tensor's device: `max_memory`; None: four fifths of what is free.
+
+    Waits for nothing. Where `wanted` is little, what is free is not asked, which takes longer than a
+    small layer does: torch then finds it, or says that it cannot.
+    """
+    if max_memory is not None:
+        return max_memory
     if tensor.device.type != "cuda":
         return 1 << 32
+    little = int(torch.cuda.get_device_properties(tensor.device).total_memory * _LITTLE)
+    if wanted <= little:
+        return little
     free, _ = torch.cuda.mem_get_info(tensor.device)
-    cached = torch.cuda.memory_reserved(tensor.device) - torch.cuda.memory_allocated(tensor.device)
-    return int(free + cached)
+    stats = torch.cuda.memory_stats_as_nested_dict(tensor.device)
+    reserved, taken = (
+        stats[f"{what}_bytes"]["all"]["current"] for what in ("reserved", "allocated")
+    )
+    return int(0.8 * (free + reserved - taken))

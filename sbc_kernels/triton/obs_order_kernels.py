@@ -16,6 +16,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .tf32 import rounded_to_tf32
+
 __all__ = ["ALIGN", "BARRED", "GONE", "OPEN", "compact", "factor", "panel", "update"]
 
 # The state of a place.
@@ -249,15 +251,16 @@ def compact(
 def factor(
     lines,  # [rows, lines_stride / side, side]: L of the panel
     index,  # int32 [rows, side]
-    factors,  # [rows, side, factors_stride / side], out: L' of the survivors; zeros past the n-th
+    factors,  # [rows, parts, side, depth], out: L' of the survivors; zeros past the n-th
     lines_stride,
     factors_stride,
     side,
-    depth,  # factors_stride / side
+    depth,
     n,
     count,
     BLOCK: tl.constexpr,
     DEPTH: tl.constexpr,
+    SPLIT: tl.constexpr,  # into two parts that matrix units read as they are, else one
 ):
     """What the update's tiles read: a survivor's factors side by side. Programs: (block, row)."""
     row = tl.program_id(1).to(tl.int64)
@@ -272,14 +275,20 @@ def factor(
         part = tl.load(
             lines + source[:, None] + k[None, :] * side, mask=(at < n)[:, None], other=0.0
         )
-        tl.store(factors + at[:, None] * depth + k[None, :], part)
+        to = factors + at[:, None] * depth + k[None, :]
+        if SPLIT:
+            high = rounded_to_tf32(part)
+            tl.store(to, high)
+            tl.store(to + side * depth, rounded_to_tf32(part - high))
+        else:
+            tl.store(to, part)
 
 
 @triton.jit(do_not_specialize=["n", "count"])
 def update(
     source,  # [d, d], or packed triangles [rows, source_stride]
     target,  # packed triangles [rows, target_stride], of n places
-    factors,  # [rows, side, factors_stride / side]: L' at the places of the target
+    factors,  # [rows, parts, side, depth]: L' at the places of the target
     index,  # int32 [rows, side]: the place in the source of each place of the target
     source_stride,
     target_stride,
@@ -287,14 +296,15 @@ def update(
     source_width,
     target_width,
     side,
-    depth,  # factors_stride / side
+    depth,
     n,
     count,  # a multiple of DEPTH
     PACKED: tl.constexpr,
     TILE: tl.constexpr,
     WIDE: tl.constexpr,  # lines of a tile that a program takes
     DEPTH: tl.constexpr,
-    PRECISION: tl.constexpr,
+    SPLIT: tl.constexpr,  # as of `factor`; else products are IEEE
+    EARLY: tl.constexpr,
 ):
     """``target = source[index, index] - L'L``, the upper triangle. Programs: (tile, row, part of it).
 
@@ -308,35 +318,60 @@ def update(
     i = tl.where(long, q, tiles - even - q) * TILE + tl.program_id(2) * WIDE + tl.arange(0, WIDE)
     j = tl.where(long, q + along, along - even) * TILE + tl.arange(0, TILE)
 
+    # The index is loaded late, or its registers cost a block of threads a multiprocessor.
+    if EARLY:
+        entry = _entries(
+            source, index, i, j, row, source_stride, source_width, side, n, PACKED, TILE
+        )
     factors += row * factors_stride
     product = tl.zeros([TILE, WIDE], factors.dtype.element_ty)  # transposed, see `factor`
     for first in range(0, count, DEPTH):
         k = first + tl.arange(0, DEPTH)
-        at_j = tl.load(factors + j[:, None] * depth + k[None, :])
-        at_i = tl.load(factors + i[:, None] * depth + k[None, :])
-        product = tl.dot(
-            at_j, tl.trans(at_i), product, input_precision=PRECISION, out_dtype=product.dtype
-        )
+        from_j = factors + j[:, None] * depth + k[None, :]
+        from_i = factors + i[:, None] * depth + k[None, :]
+        at_j, at_i = tl.load(from_j), tl.load(from_i)
+        if SPLIT:
+            rest_j, rest_i = tl.load(from_j + side * depth), tl.load(from_i + side * depth)
+            product = tl.dot(at_j, tl.trans(rest_i), product, input_precision="tf32")
+            product = tl.dot(rest_j, tl.trans(at_i), product, input_precision="tf32")
+            product = tl.dot(at_j, tl.trans(at_i), product, input_precision="tf32")
+        else:
+            product = tl.dot(
+                at_j, tl.trans(at_i), product, input_precision="ieee", out_dtype=product.dtype
+            )
 
     # Subtracted here, not in the tensor cores: they cut sums off instead of rounding, and by that each
     # panel would move an entry the same way. Of the product alone it is a small part.
-    # The index is loaded this late because its registers would cost a block of threads an SM.
-    from_i = tl.load(index + row * side + i, mask=i < n, other=0)
-    from_j = tl.load(index + row * side + j, mask=j < n, other=0)
-    square = from_i.to(tl.int64) * source_width
-    start_i = _line_start(from_i, source_width, TILE) if PACKED else square
-    upper = (i[None, :] <= j[:, None]) & (j < n)[:, None]
-    # Read and written once a panel: the cache is for the factors.
-    entry = tl.load(
-        source + row * source_stride + start_i[None, :] + from_j[:, None],
-        mask=upper,
-        other=0.0,
-        eviction_policy="evict_first",
-    )
+    if not EARLY:
+        entry = _entries(
+            source, index, i, j, row, source_stride, source_width, side, n, PACKED, TILE
+        )
     # Whole lines without a mask: nothing is read below the diagonal or beyond the end.
     to = _line_start(i, target_width, TILE)
     tl.store(
         target + row * target_stride + to[None, :] + j[:, None],
         entry - product,
+        eviction_policy="evict_first",
+    )
+
+
+@triton.jit
+def _entries(
+    source, index, i, j, row, source_stride, source_width, side, n, PACKED: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Of the source at the target's places, [j, i] above the diagonal.
+
+    Read and written once a panel: the cache is for the factors.
+    """
+    from_i = tl.load(index + row * side + i, mask=i < n, other=0)
+    from_j = tl.load(index + row * side + j, mask=j < n, other=0)
+    square = from_i.to(tl.int64) * source_width
+    start_i = _line_start(from_i, source_width, TILE) if PACKED else square
+    upper = (i[None, :] <= j[:, None]) & (j < n)[:, None]
+    return tl.load(
+        source + row * source_stride + start_i[None, :] + from_j[:, None],
+        mask=upper,
+        other=0.0,
         eviction_policy="evict_first",
     )

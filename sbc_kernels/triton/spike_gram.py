@@ -12,8 +12,11 @@ times the sum of the other side's bytes, which is added in the end. A program su
 products of 2^14 at most: below 2^31. Beyond that sums are of 64 bits and wrap around, so that the last
 one is right while it is below 2^63, and exact in float64 while it is below 2^53.
 
-float32 lies in two parts of 11 bits each, of which three products are taken, summed in float32 over
-1024 samples at most and in float64 beyond. float64 is multiplied as it is.
+Analog input is filtered and multiplied in float64, where the card is fast at it or it comes so.
+Elsewhere it is filtered in float32 and lies in two parts of 11 bits each, of which three products are
+taken, summed in float32 over 1024 samples at most and in float64 beyond. Errors are then about 1e-6 of
+the diagonal (seen on an H200): a Hessian out of which bias correction takes a mean that is large beside
+what varies then needs more damping.
 
 Where a shift leads every position to itself (a linear layer, the shift by nothing of a convolution) the
 sum is its own mirror image, and only its upper triangle is added to.
@@ -28,8 +31,9 @@ import torch
 from torch import Tensor
 
 from ..gram_plan import GramPlan
-from .spike_gram_kernels import mirror
-from .spike_gram_launch import Schedule, add, on_device
+from .device import has_fast_float64
+from .spike_gram_kernels import assemble, mirror
+from .spike_gram_launch import Schedule, add, on_device, uploaded
 from .spike_gram_planes import planes_of_floats, planes_of_integers
 from .spike_gram_tiles import SIDE, builds
 from .spike_gram_work import Geometry, geometry_of
@@ -41,6 +45,7 @@ __all__ = [
     "add_integers",
     "assemble_conv",
     "builds",
+    "float_precision",
     "mirror_upper",
 ]
 
@@ -105,6 +110,7 @@ def add_floats(
     values: Tensor,
     membrane: Tensor,
     total: Tensor,
+    precision: torch.dtype | None = None,
     max_memory: int | None = None,
     schedule: Schedule | None = None,
 ) -> None:
@@ -112,9 +118,11 @@ def add_floats(
 
     Parameters
     ----------
-    values : float32 or float64 [T, N, C], which is also what Y is computed in. Any strides.
+    values : float32 or float64 [T, N, C]. Any strides.
     membrane : float64 [T, T], lower-triangular: M.
     total : float64 [C, C], contiguous. `mirror_upper` finishes it.
+    precision : float32 or float64, what Y is computed in; None: that of the values, or float64 where
+        the card is fast at it.
     max_memory, schedule : as for `add_integers`.
     """
     position, neighbour = _one_position()
@@ -124,6 +132,7 @@ def add_floats(
         positions=[position],
         neighbours=[neighbour],
         sums=[total.unsqueeze(0)],
+        precision=precision,
         max_memory=max_memory,
         schedule=schedule,
     )
@@ -137,6 +146,7 @@ def add_floats_conv(
     neighbours: Sequence[Tensor],
     sums: Sequence[Tensor],
     groups: int = 1,
+    precision: torch.dtype | None = None,
     max_memory: int | None = None,
     schedule: Schedule | None = None,
 ) -> None:
@@ -146,6 +156,7 @@ def add_floats_conv(
     ----------
     values : float32 or float64 [T, N, P, C]; strides as for `add_integers`.
     membrane : float64 [T, T], lower-triangular: M.
+    precision : as for `add_floats`.
     positions, neighbours, sums, groups, max_memory, schedule : as for `add_integers`, with channels =
         C / groups.
     """
@@ -159,8 +170,13 @@ def add_floats_conv(
     geometry = geometry_of(positions, neighbours)
     _check_sums(geometry, sums, groups, values.shape[3] // groups, values)
     if values.numel() > 0:
-        planes = planes_of_floats(values, membrane)
+        planes = planes_of_floats(membrane, values.device, precision or float_precision(values))
         add(values, planes, geometry, sums, groups, max_memory, schedule or Schedule())
+
+
+def float_precision(values: Tensor) -> torch.dtype:
+    """What `add_floats` computes in, unless told."""
+    return torch.float64 if has_fast_float64(values) else values.dtype
 
 
 def mirror_upper(matrix: Tensor, factor: float) -> Tensor:
@@ -174,17 +190,15 @@ def mirror_upper(matrix: Tensor, factor: float) -> Tensor:
         raise ValueError("matrix is not contiguous; accepted is a contiguous one")
     if matrix.numel() > 0:
         blocks = -(-d // SIDE)
-        # In a tensor: a number would be passed as float32.
-        scale = torch.full((1,), factor, dtype=torch.float64, device=matrix.device)
         with on_device(matrix.device):
             grid = (blocks, blocks, matrix.numel() // (d * d))
-            mirror[grid](matrix, scale, d, SIDE=SIDE, num_warps=4)
+            mirror[grid](matrix, _number(factor, matrix.device), d, SIDE=SIDE, num_warps=4)
     return matrix
 
 
 def assemble_conv(
     sums: Sequence[Tensor],
-    blocks: Sequence[Sequence[tuple[int, int, int]]],
+    blocks: Sequence[tuple[tuple[int, int, int], ...]],
     factor: float,
     d: int,
     taps: int,
@@ -199,16 +213,46 @@ def assemble_conv(
     d, taps : ``C * taps``, and the taps of the kernel.
     """
     channels, device = d // taps, sums[0].device
-    square = torch.zeros(taps, taps, channels, channels, dtype=torch.float64, device=device)
-    for part, listed in zip(sums, blocks, strict=True):
-        # A pair of taps occurs once in a region: this adds without a race, always in the same order.
-        shift, a, b = torch.tensor(listed, dtype=torch.int64).T.to(device)
-        square[b, a] = square[b, a] + part[shift]
-    diagonal = square[range(taps), range(taps)].triu()
-    square[range(taps), range(taps)] = 0.0
-    square += square.permute(1, 0, 3, 2).clone()
-    square[range(taps), range(taps)] = diagonal + diagonal.triu(1).transpose(1, 2)
-    return square.mul_(factor).permute(2, 0, 3, 1).reshape(d, d)
+    pairs, entries = _tap_pairs(tuple(blocks), taps, device)
+    base = sums[0].data_ptr()
+    offsets = uploaded(tuple((part.data_ptr() - base) // 8 for part in sums), device)
+    matrix = torch.empty((d, d), dtype=torch.float64, device=device)
+    tiles = -(-channels // SIDE)
+    with on_device(device):
+        assemble[(len(pairs) - 1, tiles * tiles)](
+            sums[0], offsets, pairs, entries, matrix, _number(factor, device), channels, taps, tiles,
+            SIDE=SIDE, num_warps=4,
+        )  # fmt: skip
+    return matrix
+
+
+@lru_cache(maxsize=64)
+def _tap_pairs(
+    blocks: tuple[tuple[tuple[int, int, int], ...], ...], taps: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`pairs` and `entries` of the kernel `assemble`."""
+    listed: dict[tuple[int, int], list[tuple[int, int]]] = {
+        (a, b): [] for a in range(taps) for b in range(a, taps)
+    }
+    for region, of_region in enumerate(blocks):
+        for shift, a, b in of_region:
+            listed[a, b].append((region, shift))
+    pairs: list[tuple[int, int, int]] = []
+    entries: list[tuple[int, int]] = []
+    for (a, b), found in listed.items():
+        pairs.append((a, b, len(entries)))
+        entries += found
+    pairs.append((0, 0, len(entries)))
+    return (
+        torch.tensor(pairs, dtype=torch.int32).to(device),
+        torch.tensor(entries, dtype=torch.int32).reshape(-1, 2).to(device),
+    )
+
+
+@lru_cache(maxsize=256)
+def _number(value: float, device: torch.device) -> Tensor:
+    """float64: Triton would pass a number as float32."""
+    return torch.tensor([value], dtype=torch.float64).to(device)
 
 
 @lru_cache(maxsize=1)

@@ -12,14 +12,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["add_partials", "filter_rows", "mirror", "multiply_rows", "sum_pairs"]
+from .tf32 import rounded_to_tf32
 
-
-@triton.jit
-def _rounded_to_tf32(value):
-    """To 11 bits, the nearest: what a matrix unit reads of a float32."""
-    bits = value.to(tl.int32, bitcast=True)
-    return ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+__all__ = ["add_partials", "assemble", "filter_rows", "mirror", "multiply_rows", "sum_pairs"]
 
 
 @triton.jit(do_not_specialize=["T", "samples", "steps", "outer_size", "plane_rows", "step_rows"])
@@ -86,9 +81,9 @@ def filter_rows(
             z += weight[:, None] * tl.load(source, mask=live, other=0).to(SUM)
             source += time_stride
         if SUM.is_fp32():
-            high = _rounded_to_tf32(z)
+            high = rounded_to_tf32(z)
             tl.store(to, high, mask=there)
-            tl.store(to + plane, _rounded_to_tf32(z - high), mask=there)
+            tl.store(to + plane, rounded_to_tf32(z - high), mask=there)
         elif SUM.is_fp64():
             tl.store(to, z, mask=there)
         else:
@@ -240,3 +235,38 @@ def mirror(matrix, factor, d, SIDE: tl.constexpr):
         value = tl.load(at + row * d + column, mask=live, other=0.0) * tl.load(factor)
         tl.store(at + row * d + column, value, mask=live)
         tl.store(at + column * d + row, value, mask=live & (row < column))
+
+
+@triton.jit(do_not_specialize=["channels", "taps", "tiles"])
+def assemble(
+    sums,  # float64 [shifts, channels, channels] of the first region
+    offsets,  # int64 [regions]: from those to each region's
+    pairs,  # int32 [pairs, 3]: tap a, tap b, first of its entries; and one behind the last
+    entries,  # int32 [entries, 2]: region, shift
+    matrix,  # float64 [channels * taps, channels * taps], out
+    factor,
+    channels,
+    taps,
+    tiles,  # to a side of a block
+    SIDE: tl.constexpr,
+):
+    """A tile of what is between two taps, a <= b, and its mirror image. Always added in one order."""
+    pair = pairs + tl.program_id(0) * 3
+    a, b = tl.load(pair), tl.load(pair + 1)
+    c = tl.program_id(1) // tiles * SIDE + tl.arange(0, SIDE)
+    z = tl.program_id(1) % tiles * SIDE + tl.arange(0, SIDE)
+    inside = (c < channels)[:, None] & (z < channels)[None, :]
+    # Between a tap and itself a sum is its own mirror image: only its upper triangle is there.
+    inside &= (a != b) | (c[:, None] <= z[None, :])
+    at = sums + c.to(tl.int64)[:, None] * channels + z[None, :]
+    square = channels.to(tl.int64) * channels
+    total = tl.zeros([SIDE, SIDE], dtype=tl.float64)
+    for k in range(tl.load(pair + 2), tl.load(pair + 5)):
+        there = tl.load(offsets + tl.load(entries + 2 * k)) + tl.load(entries + 2 * k + 1) * square
+        total += tl.load(at + there, mask=inside, other=0.0)
+    total *= tl.load(factor)
+    row = (c * taps + b).to(tl.int64)[:, None]
+    column = (z * taps + a).to(tl.int64)[None, :]
+    side = channels.to(tl.int64) * taps
+    tl.store(matrix + row * side + column, total, mask=inside)
+    tl.store(matrix + column * side + row, total, mask=inside)

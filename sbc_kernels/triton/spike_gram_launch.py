@@ -12,13 +12,14 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .device import device_class, free_bytes
+from .. import _native
+from .device import device_class, room
 from .spike_gram_kernels import add_partials, filter_rows, multiply_rows, sum_pairs
 from .spike_gram_planes import PARTIAL, ROW_BYTES, Planes
 from .spike_gram_tiles import ENTRIES, PAIRS, TILES, TYPES, inner_of
 from .spike_gram_work import Geometry, Job, Tile
 
-__all__ = ["Schedule", "add", "on_device"]
+__all__ = ["Schedule", "add", "on_device", "uploaded"]
 
 _PLANE_BYTES = 2 << 30  # of one chunk: more gains nothing
 _PARTIAL_BYTES = 512 << 20
@@ -58,7 +59,8 @@ def add(
 ) -> None:
     """values [T, N, P, groups * channels]. sums: of every group and region, contiguous."""
     T, N, P, C = values.shape
-    memory = int(free_bytes(values) * 0.8) if max_memory is None else max_memory
+    whole = -(-T * N // planes.width) * _step_bytes(planes, P * C)
+    memory = room(values, 2 * whole, max_memory)
     samples = schedule.samples or _chunk_samples(planes, (T, N, P, C), memory)
     longest = -(-T * samples // planes.width) * int(geometry.counts.max()) * planes.fold
     partial_bytes = min(_PARTIAL_BYTES, memory // 4)
@@ -74,7 +76,7 @@ def add(
         tile=tile,
         depth=schedule.depth,
         most_steps=planes.most_steps,
-        programs=_multiprocessors(values.device) * tile.programs,
+        programs=tile.programs(_multiprocessors(values.device)),
         most_units=schedule.units or partial_bytes // _tile_bytes(tile, planes),
         # Memory is one space, and float64 lies apart by whole elements: one launch reaches all sums.
         offsets=tuple((part.data_ptr() - base) // 8 for part in sums),
@@ -96,33 +98,17 @@ def _add_chunk(values: Tensor, planes: Planes, geometry: Geometry, job: Job, sum
         left, right = _sum_pairs(position_sums, geometry, pairs)
         on_left, on_right = planes.biases
         numbers = (on_right, on_left, on_left * on_right * T * samples)
-        biases = _uploaded(numbers, device)
+        biases = uploaded(numbers, device)
     tile, dtype = job.tile, PARTIAL[planes.dtype]
     most = max(units for _, units, _, _ in work.batches)
     partials = torch.empty((most, tile.rows, tile.columns), dtype=dtype, device=device)
-    operands: tuple[Any, Any] = (made, made)
-    if tile.tma:
-        operands = (
-            TensorDescriptor.from_tensor(made, [tile.rows, planes.width]),
-            TensorDescriptor.from_tensor(made, [tile.columns, planes.width]),
-        )
     sides: dict[str, Any] = {"ROWS": tile.rows, "COLUMNS": tile.columns}
     for first_unit, num_units, first_tile, num_tiles in work.batches:
-        multiply_rows[(num_units,)](
-            *operands,
-            work.units[first_unit:],
-            pairs,
-            partials,
-            len(made),
-            planes.planes * P,
-            C,
-            **sides,
-            WIDTH=planes.width,
-            SUM=TYPES[dtype],
-            TMA=tile.tma,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+        units = work.units[first_unit : first_unit + num_units]
+        if tile.native:
+            _multiply_bytes(made, units, pairs, partials, planes.planes * P, C)
+        else:
+            _multiply_rows(made, units, pairs, partials, planes.planes * P, C, tile)
         add_partials[(num_tiles, tile.rows * tile.columns // ENTRIES["ENTRIES"])](
             partials,
             work.tiles[first_tile:],
@@ -138,6 +124,56 @@ def _add_chunk(values: Tensor, planes: Planes, geometry: Geometry, job: Job, sum
             BIASED=planes.biased > 0,
             num_warps=4,
         )
+
+
+def _multiply_rows(
+    made: Tensor,
+    units: Tensor,
+    pairs: Tensor,
+    partials: Tensor,
+    slots: int,
+    channels: int,
+    tile: Tile,
+) -> None:
+    operands: tuple[Any, Any] = (made, made)
+    if tile.tma:
+        operands = (
+            TensorDescriptor.from_tensor(made, [tile.rows, made.shape[1]]),
+            TensorDescriptor.from_tensor(made, [tile.columns, made.shape[1]]),
+        )
+    multiply_rows[(len(units),)](
+        *operands,
+        units,
+        pairs,
+        partials,
+        len(made),
+        slots,
+        channels,
+        ROWS=tile.rows,
+        COLUMNS=tile.columns,
+        WIDTH=made.shape[1],
+        SUM=TYPES[partials.dtype],
+        TMA=tile.tma,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+
+
+def _multiply_bytes(
+    made: Tensor, units: Tensor, pairs: Tensor, partials: Tensor, slots: int, channels: int
+) -> None:
+    _native.multiply_bytes(
+        planes=made.data_ptr(),
+        rows=len(made),
+        units=units.data_ptr(),
+        num_units=len(units),
+        pairs=pairs.data_ptr(),
+        partials=partials.data_ptr(),
+        slots=slots,
+        channels=channels,
+        device=made.device.index,
+        stream=torch.cuda.current_stream(made.device).cuda_stream,
+    )
 
 
 def _filter(values: Tensor, planes: Planes, steps: int) -> tuple[Tensor, Tensor]:
@@ -201,8 +237,7 @@ def _sum_pairs(position_sums: Tensor, geometry: Geometry, pairs: Tensor) -> tupl
 def _chunk_samples(planes: Planes, shape: tuple[int, int, int, int], memory: int) -> int:
     """Chunks of one size, whose planes fit. A quarter of the memory is for partial sums."""
     T, N, P, C = shape
-    step_rows = planes.planes * P * C
-    step_bytes = step_rows * ROW_BYTES + (4 * P * C if planes.biased else 0)
+    step_rows, step_bytes = planes.planes * P * C, _step_bytes(planes, P * C)
     one = -(-T // planes.width) * step_bytes
     available = memory - memory // 4
     if one > available:
@@ -218,13 +253,22 @@ def _chunk_samples(planes: Planes, shape: tuple[int, int, int, int], memory: int
     return -(-N // -(-N // most))
 
 
+def _step_bytes(planes: Planes, rows: int) -> int:
+    """Of all planes, with the sums."""
+    return rows * (planes.planes * ROW_BYTES + (4 if planes.biased else 0))
+
+
 def _tile_bytes(tile: Tile, planes: Planes) -> int:
     return tile.rows * tile.columns * int(PARTIAL[planes.dtype].itemsize)
 
 
 def _tile_for(values: Tensor, planes: Planes, channels: int, longest: int, available: int) -> Tile:
     """The one for so many channels, or a smaller one whose partial sums over `longest` steps fit."""
-    tiles = TILES[device_class(values)][planes.dtype]
+    tiles = [
+        tile
+        for tile in TILES[device_class(values)][planes.dtype]
+        if not tile.native or (_native.with_cuda and values.device.type == "cuda")
+    ]
     fitting = next((k for k, tile in enumerate(tiles) if tile.columns >= channels), len(tiles) - 1)
     units = -(-longest // planes.most_steps) * planes.right_digits
     for tile in reversed(tiles[: fitting + 1]):
@@ -243,7 +287,7 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 @lru_cache(maxsize=64)
-def _uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+def uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """int64, modulo 2^64 as the kernels count."""
     wrapped = [(number + (1 << 63)) % (1 << 64) - (1 << 63) for number in numbers]
     return torch.tensor(wrapped, dtype=torch.int64).to(device)

@@ -85,13 +85,13 @@ def planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
     )
 
 
-def planes_of_floats(values: Tensor, membrane: Tensor) -> Planes:
-    """``M X`` in the values' precision; float32 in two parts, high and low."""
-    parts = 2 if values.dtype == torch.float32 else 1
+def planes_of_floats(membrane: Tensor, device: torch.device, dtype: torch.dtype) -> Planes:
+    """``M X`` in float64, or in float32, then in two parts, high and low."""
+    parts = 2 if dtype == torch.float32 else 1
     return Planes(
-        dtype=values.dtype,
-        weights=membrane.to(device=values.device, dtype=values.dtype).contiguous(),
-        sum=values.dtype,
+        dtype=dtype,
+        weights=membrane.to(device=device, dtype=dtype).contiguous(),
+        sum=dtype,
         keep=False,
         digits=1,
         biased=0,

@@ -9,7 +9,14 @@ import torch
 import triton.language as tl
 
 from .device import Build
-from .spike_gram_kernels import add_partials, filter_rows, mirror, multiply_rows, sum_pairs
+from .spike_gram_kernels import (
+    add_partials,
+    assemble,
+    filter_rows,
+    mirror,
+    multiply_rows,
+    sum_pairs,
+)
 from .spike_gram_planes import PARTIAL, ROW_BYTES
 from .spike_gram_work import Tile
 
@@ -33,7 +40,11 @@ TILES: dict[str, dict[torch.dtype, tuple[Tile, ...]]] = {
         torch.float32: (*_SMALL, Tile(128, 128, 8, 3)),
         torch.float64: _SMALL,
     },
-    "sm_90": {torch.int8: _HOPPER, torch.float32: _HOPPER, torch.float64: _SMALL},
+    "sm_90": {
+        torch.int8: (*_HOPPER, Tile(256, 256, 8, 4, tma=True, native=True)),
+        torch.float32: _HOPPER,
+        torch.float64: _SMALL,
+    },
     "sm_100": {
         torch.int8: _BLACKWELL,
         torch.float32: (*_BLACKWELL, Tile(128, 256, 8, 4, tma=True)),
@@ -84,11 +95,16 @@ def builds(device_class: str) -> Iterator[Build]:
     for digits, biased, wide in _DIGITS:
         sum_ = torch.int64 if wide else torch.int32
         yield _filter_build(torch.int8, sum_, digits, biased, keep=True)
-    for dtype in (torch.float32, torch.float64):
-        yield _filter_build(dtype, dtype, 1, 0, keep=False)
+    for dtype, sum_ in (
+        (torch.float32, torch.float32),
+        (torch.float32, torch.float64),
+        (torch.float64, torch.float64),
+    ):
+        yield _filter_build(dtype, sum_, 1, 0, keep=False)
     for dtype, tiles in TILES[device_class].items():
         for tile in tiles:
-            yield _multiply_build(dtype, tile)
+            if not tile.native:
+                yield _multiply_build(dtype, tile)
             for with_biases in (False, True) if dtype == torch.int8 else (False,):
                 yield _partials_build(dtype, tile, with_biases)
     types = {"position_sums": "*i64", "items": "*i32", "pairs": "*i32", "left": "*i64"}
@@ -96,6 +112,9 @@ def builds(device_class: str) -> Iterator[Build]:
     yield Build("spike_gram/sum_pairs", sum_pairs, types, PAIRS, 4)
     types = {"matrix": "*fp64", "factor": "*fp64", "d": "i32"}
     yield Build("spike_gram/mirror", mirror, types, {"SIDE": SIDE}, 4)
+    types = {"sums": "*fp64", "matrix": "*fp64", "factor": "*fp64", "offsets": "*i64"}
+    types |= {"pairs": "*i32", "entries": "*i32", "channels": "i32", "taps": "i32", "tiles": "i32"}
+    yield Build("spike_gram/assemble", assemble, types, {"SIDE": SIDE}, 4)
 
 
 def _filter_build(
@@ -103,12 +122,13 @@ def _filter_build(
 ) -> Build:
     """Of a linear layer: channels contiguous, in multiples of 16."""
     strides = ("time_stride", "sample_stride", "outer_stride")
-    types = {"values": "*" + _NAMES[dtype], "planes": "*" + _NAMES[dtype]}
+    plane = dtype if dtype == torch.int8 else sum_
+    types = {"values": "*" + _NAMES[dtype], "planes": "*" + _NAMES[plane]}
     types |= {"weights": "*" + _NAMES[sum_], "position_sums": "*i32"}
     types |= dict.fromkeys(("T", "samples", "steps", "outer_size", "inner_size"), "i32")
     types |= dict.fromkeys((*strides, "plane_rows", "step_rows", "outer_rows"), "i32")
     constants: dict[str, Any] = {"inner_stride": 1, "inner_rows": 1}
-    constants |= {"WIDTH": ROW_BYTES // dtype.itemsize, "INNER": inner_of(sum_), "KEEP": keep}
+    constants |= {"WIDTH": ROW_BYTES // plane.itemsize, "INNER": inner_of(sum_), "KEEP": keep}
     constants |= {"DIGITS": digits, "BIASED": biased, "CAUSAL": not keep, "SUM": TYPES[sum_]}
     name = f"spike_gram/filter_rows {_NAMES[dtype]}"
     if digits:

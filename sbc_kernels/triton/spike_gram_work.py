@@ -24,19 +24,24 @@ Ints = NDArray[np.int64]
 
 
 class Tile(NamedTuple):
-    """What one program of `multiply_rows` sums, and how. With `tma` the tiles come by descriptor."""
+    """What one program of `multiply_rows` sums, and how. With `tma` the tiles come by descriptor.
+
+    With `native` it is a cluster of csrc/spike_gram/cuda_bytes.cu, of 256 rows and columns of bytes.
+    """
 
     rows: int
     columns: int
     warps: int
     stages: int
     tma: bool = False
+    native: bool = False
 
-    @property
-    def programs(self) -> int:
-        """Of one multiprocessor at a time."""
+    def programs(self, multiprocessors: int) -> int:
+        """That run at a time."""
+        if self.native:
+            return max(1, multiprocessors // 2)
         bytes_ = self.stages * (self.rows + self.columns) * 128
-        return max(1, min(_SHARED // bytes_, 16 // self.warps))
+        return multiprocessors * max(1, min(_SHARED // bytes_, 16 // self.warps))
 
 
 class Job(NamedTuple):

@@ -120,7 +120,7 @@ def test_float32_is_as_good_as_plain_float32() -> None:
     ours = max(worst_error(row, order[row], loss[row]) for row in range(1))
     plain = max(worst_error(row, *plain_order(weight[row], G, 70)) for row in range(1))
     tiles = module.TILES[module.device_class(to_device(weight)), torch.float32]
-    assert ours <= (4 if tiles.precision == "ieee" else 16) * plain
+    assert ours <= (16 if tiles.split else 4) * plain
 
 
 def test_fewer_steps_are_a_prefix() -> None:
@@ -224,7 +224,7 @@ def test_not_a_number_is_no_crash() -> None:
 def test_memory_repetition_and_company_change_nothing() -> None:
     weight, G = _problem("correlated", 45, np.float32, rows=3)
     order, loss = order_of(weight, G, 45)
-    tiles = module.TILES["other", torch.float32]
+    tiles = module.TILES[module.device_class(to_device(weight)), torch.float32]
     row = module._Scratch.row_bytes(45, module._panels(45, 45, tiles), 0, tiles, 4)
     answer = 3 * 45 * 8
     again, cost = order_of(weight, G, 45, max_memory=answer + row)  # in three turns

@@ -20,6 +20,7 @@ from sbc_kernels.neurons import Neuron, membrane_matrix
 
 pytest.importorskip("triton")
 from sbc_kernels.triton import spike_gram as module
+from sbc_kernels.triton import spike_gram_launch as launch
 from sbc_kernels.triton import spike_gram_work as work
 from sbc_kernels.triton.spike_gram import Schedule
 from sbc_kernels.triton.spike_gram_planes import planes_of_integers
@@ -358,16 +359,24 @@ def float_bound(dtype: torch.dtype, T: int, rows: int) -> float:
     return unit * (2 * (T + 1) + 2 * terms + (4 if dtype == torch.float32 else 0))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+# What the values come in, and what is computed in.
+PRECISIONS = [
+    (torch.float32, torch.float32),
+    (torch.float32, torch.float64),
+    (torch.float64, torch.float64),
+]
+
+
+@pytest.mark.parametrize(("dtype", "precision"), PRECISIONS, ids=str)
 @pytest.mark.parametrize("neuron", [None, sbc.IF(), sbc.LIF(3.0)], ids=repr)
-def test_analog_input(dtype: torch.dtype, neuron: Neuron | None) -> None:
+def test_analog_input(dtype: torch.dtype, precision: torch.dtype, neuron: Neuron | None) -> None:
     T, N, d = 3, 21, 35
     values = torch.randn(T, N, d, dtype=dtype, generator=torch.Generator().manual_seed(0))
     membrane = membrane_matrix(neuron, T)
     wide = values.double().numpy()
     wanted = reference.spike_sum(wide, neuron)[0]
     Y = np.tensordot(np.abs(membrane), np.abs(wide), axes=1).reshape(-1, d)
-    bound = float_bound(dtype, T, T * N) * (Y.T @ Y)
+    bound = float_bound(precision, T, T * N) * (Y.T @ Y)
     made = []
     for schedule in (SMALL._replace(samples=17, depth=3),) * 2 + (None,):
         total = torch.zeros(d, d, dtype=torch.float64, device=DEVICE)
@@ -375,6 +384,7 @@ def test_analog_input(dtype: torch.dtype, neuron: Neuron | None) -> None:
             values=values.to(DEVICE),
             membrane=torch.from_numpy(membrane),
             total=total,
+            precision=precision,
             schedule=schedule,
         )
         assert torch.equal(total.tril(-1), torch.zeros_like(total))
@@ -391,14 +401,17 @@ def test_float32_keeps_its_precision(dtype: torch.dtype) -> None:
     values[:, ::2] *= -1
     total = torch.zeros(2, 2, dtype=torch.float64, device=DEVICE)
     module.add_floats(
-        values=values.to(DEVICE), membrane=torch.eye(1, dtype=torch.float64), total=total
+        values=values.to(DEVICE),
+        membrane=torch.eye(1, dtype=torch.float64),
+        total=total,
+        precision=dtype,
     )
     exact = 64 * (1 + 2.0**-14)
     assert_close(total.cpu().numpy()[0, 1], exact, 2 * eps(np.float32) * exact)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_analog_convolution(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "precision"), PRECISIONS, ids=str)
+def test_analog_convolution(dtype: torch.dtype, precision: torch.dtype) -> None:
     conv, size, T, N, channels = sbc.Conv((2, 2), padding=1, groups=2), (3, 2), 3, 7, 6
     neuron, parts, per_group = sbc.LIF(3.0), regions(conv, size), 3
     values = torch.randn(T, N, channels, 6, dtype=dtype, generator=torch.Generator().manual_seed(1))
@@ -408,6 +421,7 @@ def test_analog_convolution(dtype: torch.dtype) -> None:
         membrane=torch.from_numpy(membrane_matrix(neuron, T)),
         sums=sums,
         groups=2,
+        precision=precision,
         schedule=Schedule(depth=4, tile=Tile(16, 16, 4, 2)),
         **on_cpu(parts),
     )
@@ -421,7 +435,7 @@ def test_analog_convolution(dtype: torch.dtype) -> None:
     maps = values.double().numpy().reshape(T, N, channels, *size)
     wanted = reference.spike_sum(maps, neuron, conv)
     Y = reference.filtered_input(np.abs(maps), neuron, conv)
-    bound = float_bound(dtype, T, Y.shape[1]) * (Y.transpose(0, 2, 1) @ Y)
+    bound = float_bound(precision, T, Y.shape[1]) * (Y.transpose(0, 2, 1) @ Y)
     assert_close(torch.stack(made).cpu().numpy(), wanted, bound)
 
 
@@ -501,6 +515,51 @@ def test_plans_that_are_not_of_bytes() -> None:
         )  # fmt: skip
 
 
+def multiply_bytes(
+    made: torch.Tensor,
+    units: torch.Tensor,
+    pairs: torch.Tensor,
+    partials: torch.Tensor,
+    slots: int,
+    channels: int,
+) -> None:
+    """What csrc/spike_gram/cuda_bytes.cu does."""
+    height, width = partials.shape[1:]
+    rows = torch.cat([made, made.new_zeros(width, made.shape[1])]).double()
+    for left, right, first_pair, count, first, last, slot, _ in units.tolist():
+        total = torch.zeros(height, width, dtype=torch.float64)
+        for k in range(first, last):
+            p, q = pairs[first_pair + k % count].tolist()
+            a, b = ((k // count * slots + at) * channels for at in (p, q))
+            total += rows[a + left : a + left + height] @ rows[b + right : b + right + width].T
+        partials[slot] = total.int()
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the kernel itself is there")
+@pytest.mark.parametrize("groups", [1, 2])
+def test_tables_of_the_native_kernel(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tiles are larger; several of them, not all full, and digits that are biased."""
+    monkeypatch.setattr(launch, "_multiply_bytes", multiply_bytes)
+    tile = Tile(16, 32, 8, 4, native=True)
+    conv, size, T, N, channels = sbc.Conv((1, 2), groups=groups), (1, 3), 2, 3, 37 * groups
+    spikes = draw_spikes(0, 0, 100, T, N, channels, 3)
+    parts, plan = regions(conv, size), plan_of(sbc.IF(), T, 0, 100)
+    sums = zeros(parts, 37, groups)
+    module.add_integers(
+        spikes=torch.from_numpy(spikes).movedim(2, 3), first_channel=0, channels=37, plan=plan,
+        groups=groups, sums=sums, schedule=Schedule(samples=2, tile=tile), **on_cpu(parts),
+    )  # fmt: skip
+    each, d = len(parts), 37 * conv.taps
+    blocks = [part.blocks for part in parts]
+    made = [
+        module.assemble_conv(sums[g * each : g * each + each], blocks, plan.factor, d, conv.taps)
+        for g in range(groups)
+    ]
+    maps = spikes.reshape(T, N, channels, *size).astype(np.float64)
+    wanted = reference.spike_sum(maps, sbc.IF(), conv)
+    assert np.array_equal(torch.stack(made).numpy(), wanted)
+
+
 class TestOnAGpu:
     """At the sizes and with the tiles that are chosen there."""
 
@@ -535,9 +594,10 @@ class TestOnAGpu:
         wanted = torch.full_like(sums[0][0], spikes.shape[1] * 2.0**14)
         assert torch.equal(sums[0][0].triu(), wanted.triu())
 
-    @pytest.mark.parametrize("channels", [16, 96, 256])
-    def test_convolution(self, channels: int) -> None:
-        conv, size, T, N = sbc.Conv((3, 3), padding=1), (14, 14), 4, 64
+    @pytest.mark.parametrize("stride", [1, 2])
+    @pytest.mark.parametrize("channels", [16, 96, 256, 320])
+    def test_convolution(self, channels: int, stride: int) -> None:
+        conv, size, T, N = sbc.Conv((3, 3), stride=stride, padding=1), (14, 14), 4, 64
         spikes = (torch.rand(T, N, channels, 196, device=DEVICE) < 0.2).to(torch.int8)
         parts, plan = regions(conv, size), plan_of(sbc.LIF(2.0), T, 0, 1)
         sums = zeros(parts, channels)
@@ -547,22 +607,23 @@ class TestOnAGpu:
         )  # fmt: skip
         M = torch.from_numpy(membrane_matrix(sbc.LIF(2.0), T)).to(DEVICE)
         maps = torch.tensordot(M, spikes.double(), dims=1).reshape(T * N, channels, *size)
-        rows = torch.nn.functional.unfold(maps, 3, padding=1)
+        rows = torch.nn.functional.unfold(maps, 3, padding=1, stride=stride)
         wanted = torch.einsum("nap,nbp->ab", rows, rows)
         made = module.assemble_conv(
             sums, [part.blocks for part in parts], plan.factor, channels * 9, 9
         )
         assert torch.equal(made, wanted)
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-    def test_analog(self, dtype: torch.dtype) -> None:
-        T, N, d = 4, 20011, 300
+    @pytest.mark.parametrize(("dtype", "precision"), PRECISIONS, ids=str)
+    @pytest.mark.parametrize("N", [9, 20011])
+    def test_analog(self, dtype: torch.dtype, precision: torch.dtype, N: int) -> None:
+        T, d = 4, 300
         values = torch.randn(T, N, d, dtype=dtype, device=DEVICE)
         M = torch.from_numpy(membrane_matrix(sbc.LIF(2.0), T)).to(DEVICE)
         total = torch.zeros(d, d, dtype=torch.float64, device=DEVICE)
-        module.add_floats(values=values, membrane=M, total=total)
+        module.add_floats(values=values, membrane=M, total=total, precision=precision)
         Y = torch.tensordot(M, values.double(), dims=1).reshape(-1, d)
-        bound = float_bound(dtype, T, T * N) * (Y.abs().T @ Y.abs())
+        bound = float_bound(precision, T, T * N) * (Y.abs().T @ Y.abs())
         wanted = (Y.T @ Y).cpu().numpy()
         made = module.mirror_upper(total, 1.0).cpu().numpy()
         assert_close(made, wanted, bound.cpu().numpy())
