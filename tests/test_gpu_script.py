@@ -25,7 +25,7 @@ pytest.importorskip("triton")
 import problems  # noqa: E402
 import rivals  # noqa: E402
 from gpu import __main__ as script  # noqa: E402
-from gpu import (
+from gpu import (  # noqa: E402
     cases,
     contests,
     machine,

@@ -16,7 +16,7 @@ from .. import _native
 from .device import device_class, room
 from .spike_gram_kernels import add_partials, filter_rows, multiply_rows, sum_pairs
 from .spike_gram_planes import PARTIAL, ROW_BYTES, Planes
-from .spike_gram_tiles import ENTRIES, PAIRS, TILES, TYPES, inner_of
+from .spike_gram_tiles import ENTRIES, FILTER_WARPS, PAIRS, TILES, TYPES, inner_of
 from .spike_gram_work import Geometry, Job, Tile
 
 __all__ = ["Schedule", "add", "on_device", "uploaded"]
@@ -214,7 +214,7 @@ def _filter(values: Tensor, planes: Planes, steps: int) -> tuple[Tensor, Tensor]
         DIGITS=planes.digits,
         BIASED=planes.biased,
         CAUSAL=planes.causal,
-        num_warps=4,
+        num_warps=FILTER_WARPS,
     )
     return made, position_sums
 

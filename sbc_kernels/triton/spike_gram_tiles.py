@@ -20,7 +20,17 @@ from .spike_gram_kernels import (
 from .spike_gram_planes import PARTIAL, ROW_BYTES
 from .spike_gram_work import Tile
 
-__all__ = ["ENTRIES", "INNER", "PAIRS", "SIDE", "TILES", "TYPES", "builds", "inner_of"]
+__all__ = [
+    "ENTRIES",
+    "FILTER_WARPS",
+    "INNER",
+    "PAIRS",
+    "SIDE",
+    "TILES",
+    "TYPES",
+    "builds",
+    "inner_of",
+]
 
 # By type of the planes, for up to so many channels as a tile has columns; the last for all beyond.
 # 128 x 256 reads 48 bytes of the second-level cache in every cycle of an H100's matrix unit, 128 x 128
@@ -58,6 +68,7 @@ TILES: dict[str, dict[torch.dtype, tuple[Tile, ...]]] = {
 }
 
 INNER = 64  # channels or positions of one program of filter_rows
+FILTER_WARPS = 8  # half of them would need 96 registers a thread in place of 62, and hide less
 ENTRIES = {"ENTRIES": 256, "CHUNKS": 16}  # of one program of add_partials, and read at once
 PAIRS = {"BLOCK": 32, "CHANNELS": 64}  # of sum_pairs
 SIDE = 32  # of a tile of mirror
@@ -138,7 +149,7 @@ def _filter_build(
         filter_rows,
         types,
         constants,
-        4,
+        FILTER_WARPS,
         aligned=(*strides, "inner_size"),
     )
 
