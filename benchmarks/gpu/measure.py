@@ -9,6 +9,7 @@ say, leaves a note and goes.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 import traceback
@@ -94,6 +95,7 @@ def measure_to(file: Path, key: str, place: Place) -> str:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d ms: %(message)s")
     place, said, failures = Place.here(), [], []
     for key, file in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         try:
