@@ -39,6 +39,8 @@ class GpuGram:
 
         Raises ValueError where one is NaN or infinite.
         """
+        if values.dtype in (torch.uint16, torch.uint32):  # which few kernels know
+            values = values.to(torch.int64)
         if conv is None:
             shaped = values.reshape(len(values), -1, 1, values.shape[-1])
         else:  # as the network has it: the kernels take any strides

@@ -36,6 +36,7 @@ from gpu import (  # noqa: E402
     sew,
     steps,
     torch_rivals,
+    tune,
 )
 
 # ---- the whole of it, dry --------------------------------------------------------------------------
@@ -545,3 +546,48 @@ def test_sew_resnet_is_traced() -> None:
     assert plan["layer1.1.conv2"].consumers == ("layer1.1.sn2",)
     assert plan["layer2.0.downsample.0"].consumers == ("layer2.0.downsample_sn",)
     assert len(plan.layers) == 1 + 2 * 3 + 3 * 3 + 4 + 1
+
+
+# ---- tuning ----------------------------------------------------------------------------------------
+
+
+def test_tuning_walks_through() -> None:
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(sbc.__file__).parents[1]), str(ROOT / "benchmarks")]
+        ),
+    }
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "gpu.tune"], env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "order:",
+        "  as it is: dry run; off by 0.0e+00",
+        "solve:",
+        "  as it is: dry run; off by 0.0e+00",
+    ]
+
+
+def test_every_variant_has_the_table_s_names() -> None:
+    """On a card a wrong one would be told only after the others were compiled."""
+    order_tiles = tune.obs_order.TILES["sm_90", torch.float32]
+    for variant in tune.ORDER:
+        replace(order_tiles, **variant)
+    for variant in tune.SOLVE:
+        tune.obs_solve.TILES["sm_90"]._replace(**variant)
+
+
+def test_a_variant_that_fails_stops_no_other() -> None:
+    def fail() -> torch.Tensor:
+        raise RuntimeError("out of shared memory\nmore")
+
+    made = [({}, lambda: torch.ones(2)), ({"a": 1}, fail), ({"b": 2}, lambda: 1.5 * torch.ones(2))]
+    assert list(tune.lines(place.Place(dry=True), iter(made))) == [
+        "as it is: dry run; off by 0.0e+00",
+        "a = 1: RuntimeError: out of shared memory",
+        "b = 2: dry run; off by 5.0e-01",
+    ]

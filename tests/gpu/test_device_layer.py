@@ -96,6 +96,31 @@ def test_a_convolution_as_on_the_host(conv: str, kind: str) -> None:
     assert any(said in line for line in there.log)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.int64])
+@pytest.mark.parametrize("largest", [3, 60000])
+def test_unsigned_and_wide_integers(dtype: torch.dtype, largest: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randint(0, largest, (3, 9, 5), generator=draw)
+    wanted = sbc.spike_gram(x, sbc.LIF(2.0))
+    assert torch.equal(
+        sbc.spike_gram(x.to(dtype).to(DEVICE), sbc.LIF(2.0), backend="triton").cpu(), wanted
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_batch_that_is_refused_leaves_nothing(bad: float) -> None:
+    stream = sbc.SpikeHessian(sbc.LIF(2.0), backend="triton")
+    x = torch.ones(3, 4, 5, device=DEVICE)
+    x[1, 2, 3] = bad
+    with pytest.raises(
+        ValueError, match=r"spikes has 1 values that are NaN or infinite.*\[1, 2, 3\]"
+    ):
+        stream.update(x)
+    assert stream.in_features is None
+    stream.update(torch.ones(3, 4, 6, device=DEVICE))  # another width is as good
+    assert stream.matrix().shape == (6, 6)
+
+
 def test_a_stream_stays_on_its_device() -> None:
     stream = sbc.SpikeHessian(sbc.LIF(2.0), backend="triton")
     batches = [spikes(3, n, 7, seed=n) for n in (4, 9)]
