@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
+from sbc_kernels.model.feed import Feeder
 from sbc_kernels.model.run import Run
 
 with warnings.catch_warnings():
@@ -101,6 +102,48 @@ def test_batchnorms_that_followed_are_kept_too(
     resumed = sbc.compress_model(net, batches, checkpoint_dir=tmp_path, **options)
     assert moved == ["conv", "fc.0"]
     assert same(whole.model.state_dict(), resumed.model.state_dict())
+
+
+def test_one_batch_moves_all_batchnorms_in_one_pass(
+    tmp_path: Path, batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same as one after another, also where an earlier run had moved some."""
+    net = two_norms()
+    options: dict[str, Any] = {"sparsity": 0.8, "calibration_mode": "parallel"}
+    passes: list[None] = []
+    run = Feeder.run
+    monkeypatch.setattr(Feeder, "run", lambda *args: (passes.append(None), run(*args))[1])
+    together = sbc.compress_model(net, batches[:1], **options)
+    fast = len(passes)
+    moved: list[str] = []
+    reestimate = Run._reestimate
+    monkeypatch.setattr(
+        Run, "_reestimate", lambda run, name: (moved.append(name), reestimate(run, name))
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_move_together", lambda run, names: False)
+        apart = sbc.compress_model(net, batches[:1], **options)
+    assert moved == ["conv", "fc.0"]
+    assert len(passes) - fast == fast + 1
+    assert same(together.model.state_dict(), apart.model.state_dict())
+
+    moved.clear()
+    store = Run._store
+
+    def interrupted(run: Run, name: str) -> None:
+        store(run, name)
+        if run.moving_norms(name) and run._has_moved(name):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_store", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sbc.compress_model(net, batches[:1], checkpoint_dir=tmp_path, **options)
+    resumed = sbc.compress_model(net, batches[:1], checkpoint_dir=tmp_path, **options)
+    assert moved == []
+    assert same(together.model.state_dict(), resumed.model.state_dict())
+    sbc.compress_model(net, batches[:2], **options)
+    assert moved == ["conv", "fc.0"]
 
 
 def two_norms() -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -162,11 +162,14 @@ class Seen(Exception):
 
 @contextmanager
 def watching(
-    norms: dict[str, Any], calls: dict[str, int] | None = None
+    norms: dict[str, Any],
+    calls: dict[str, int] | None = None,
+    each: Callable[[str, Statistics], None] | None = None,
 ) -> Iterator[dict[str, Statistics]]:
     """Statistics of what each of the norms is fed while this lasts.
 
     With `calls`, how often each is called in one forward, a forward is ended by `Seen` after the last.
+    `each` is called before a norm is.
     """
     seen = {name: Statistics() for name in norms}
     handles = []
@@ -180,6 +183,8 @@ def watching(
             nonlocal forwards
             (given, *_) = (*args, *kwargs.values())
             seen[name].see(given, module)
+            if each is not None:
+                each(name, seen[name])
             if calls is not None and all(seen[n].calls == forwards * calls[n] for n in norms):
                 forwards += 1
                 raise Seen

@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint
 from .feed import Feeder
 from .gather import Gatherer, Moments, corrected_target
 from .measure import measured
-from .norms import per_step, reestimate, row_scale, split_by_step, watching
+from .norms import Statistics, per_step, reestimate, row_scale, split_by_step, watching
 from .overrides import LAYER_OPTIONS
 from .plan import Plan, PlannedLayer, entry
 from .progress import Progress, logger
@@ -65,6 +65,7 @@ class Run:
         self.log = [f"{layer.name}: {note}" for layer in plan.layers for note in layer.notes]
         self.before: dict[str, Any] = {}  # BatchNorm statistics of the dense model
         self.norm_calls: dict[str, int] = {}  # of each, in one forward
+        self.norm_runs = 0  # forwards of a pass
         self.total_cost = sum(_cost(layer) for layer in self.layers.values())
 
     def check_layers(self) -> None:
@@ -143,6 +144,7 @@ class Run:
         )
         other.sparsities = {**self.sparsities, **shares}
         other.before, other.norm_calls = self.before, self.norm_calls
+        other.norm_runs = self.norm_runs
         other.compress()
         return other.work
 
@@ -163,10 +165,13 @@ class Run:
         self._in_order()
         moving = [name for name in self.layers if self.moving_norms(name)]
         bar = self.bars.task("BatchNorms", len(moving))
-        for name in moving:
-            if not self._has_moved(name):  # else an earlier run did it
+        open_ = [name for name in moving if not self._has_moved(name)]  # others an earlier run did
+        bar(len(moving) - len(open_))
+        together = self._move_together(open_)
+        for name in open_:
+            if not together:
                 self._reestimate(name)
-                self._store(name)
+            self._store(name)
             bar()
 
     def _sequential(self) -> None:
@@ -392,6 +397,7 @@ class Run:
             return
         with watching(every) as self.before:
             runs = self._feeder(self.dense).run({}, {}, lambda output: None)
+        self.norm_runs = runs
         self.norm_calls = {n: max(seen.calls // runs, 1) for n, seen in self.before.items()}
 
     def _reestimate(self, name: str) -> None:
@@ -402,16 +408,38 @@ class Run:
         self.watch_dense_norms()
         with watching(norms, {n: self.norm_calls[n] for n in norms}) as after:
             self._feeder(self.work).run({}, {}, lambda output: None)
-        for n, norm in norms.items():
-            dense = self.originals[n]
-            with torch.no_grad():
-                norm.running_mean.copy_(dense.running_mean)
-                norm.running_var.copy_(dense.running_var)
-            reestimate(norm, self.before[n], after[n])
-            for field in ("running_mean", "running_var"):
-                key = f"{n}.{field}"
-                self.changed[key] = getattr(norm, field).detach().clone()
-                self.tensors[name][f"state:{key}"] = self.changed[key]
+        for n in norms:
+            self._move(name, n, after[n])
+
+    def _move_together(self, names: Sequence[str]) -> bool:
+        """As `_reestimate` of each, in one pass: of a single batch all that a norm is fed is there
+        when it is called. False where there are more, or a norm is called again: nothing is done."""
+        if not names:
+            return False
+        self.watch_dense_norms()
+        layer_of = {n: name for name in names for n in self.moving_norms(name)}
+        single = self.norm_runs == 1 and all(self.norm_calls[n] == 1 for n in layer_of)
+        if not single or len(layer_of) != len(names):  # norms behind one layer are seen together
+            return False
+
+        def move(n: str, seen: Statistics) -> None:
+            self._move(layer_of[n], n, seen)
+
+        with watching({n: self.modules[n] for n in layer_of}, each=move):
+            self._feeder(self.work).run({}, {}, lambda output: None)
+        return True
+
+    def _move(self, name: str, n: str, after: Statistics) -> None:
+        """New statistics for a BatchNorm of a layer."""
+        norm, dense = self.modules[n], self.originals[n]
+        with torch.no_grad():
+            norm.running_mean.copy_(dense.running_mean)
+            norm.running_var.copy_(dense.running_var)
+        reestimate(norm, self.before[n], after)
+        for field in ("running_mean", "running_var"):
+            key = f"{n}.{field}"
+            self.changed[key] = getattr(norm, field).detach().clone()
+            self.tensors[name][f"state:{key}"] = self.changed[key]
 
     # ---- results
 
