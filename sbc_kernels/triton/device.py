@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _native
 from ..dispatch import interpreted
 
 __all__ = [
@@ -71,6 +72,13 @@ def _class_of(index: int) -> str:
     return {
         (8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100",
     }.get(capability, "other")  # fmt: skip
+
+
+@lru_cache
+def has_native() -> bool:
+    """Whether the package has CUDA kernels of its own, and the driver takes them: it must be as new as
+    the toolkit that they were built with. Else Triton's do their work."""
+    return bool(_native.with_cuda and _native.cuda_devices())
 
 
 def has_fast_float64(tensor: Tensor) -> bool:

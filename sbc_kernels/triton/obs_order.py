@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .device import CLASSES, Build, device_class, room
+from .device import CLASSES, Build, device_class, has_native, room
 from .linalg import TYPES, launching
 from .obs_order_kernels import BARRED, GONE, OPEN, compact, factor, panel, update
 
@@ -366,7 +366,7 @@ def _run(
 
 def _has_native_panel(weight: Tensor, m: int, grouped: bool) -> bool:
     """Whether csrc/obs_order/cuda_panel.cu is there and takes this panel."""
-    on_gpu = weight.device.type == "cuda" and _native.with_cuda
+    on_gpu = weight.device.type == "cuda" and has_native()
     return on_gpu and weight.dtype == torch.float32 and m <= 6144 and not grouped
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .. import _native
-from .device import device_class, room
+from .device import device_class, has_native, room
 from .spike_gram_kernels import add_partials, filter_rows, multiply_rows, sum_pairs
 from .spike_gram_planes import PARTIAL, ROW_BYTES, Planes
 from .spike_gram_tiles import ENTRIES, FILTER_WARPS, PAIRS, TILES, TYPES, inner_of
@@ -267,7 +267,7 @@ def _tile_for(values: Tensor, planes: Planes, channels: int, longest: int, avail
     tiles = [
         tile
         for tile in TILES[device_class(values)][planes.dtype]
-        if not tile.native or (_native.with_cuda and values.device.type == "cuda")
+        if not tile.native or (values.device.type == "cuda" and has_native())
     ]
     fitting = next((k for k, tile in enumerate(tiles) if tile.columns >= channels), len(tiles) - 1)
     units = -(-longest // planes.most_steps) * planes.right_digits
