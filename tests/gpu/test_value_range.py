@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interpreted import DEVICE
+from interpreted import DEVICE, needs_triton
 from torch import Tensor
 
 from sbc_kernels.triton.value_range import _BLOCK, _TYPES, value_range
+
+pytestmark = needs_triton
 
 
 def drawn(shape: tuple[int, ...], dtype: torch.dtype, seed: int, whole: bool) -> Tensor:
