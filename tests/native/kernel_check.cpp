@@ -102,6 +102,7 @@ int main_checked(int argc, char** argv) {
   run("any", "narrow_spikes", check_narrow_spikes);
   run("any", "mirror_upper", check_mirror_upper);
   run("any", "assemble_conv", check_assemble_conv);
+  run("any", "cuda_panel", [&](Tally& tally) { check_cuda_panel(quick, tally); });
   for (const Isa isa : isas) run_isa(isa, quick);
   std::printf("%d passed, %d failed\n", total.passed, total.failed);
   return total.failed > 0 ? 1 : 0;
