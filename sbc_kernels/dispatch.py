@@ -89,7 +89,7 @@ BACKENDS: dict[str, Backend] = {
         _native_backend("portable", "C++ for any processor"),
         Backend(
             "triton",
-            "Triton for NVIDIA GPUs, of torch tensors that lie there; not yet run on one",
+            "Triton for NVIDIA GPUs, of torch tensors that lie there",
             _triton_runs,
             _triton_op,
             frozenset({"bytes"}),

@@ -1,4 +1,4 @@
-"""How `SpikeHessian` sums on a GPU: torch tensors and the Triton kernels. Not yet run on a GPU.
+"""How `SpikeHessian` sums on a GPU: torch tensors and the Triton kernels.
 
 Nothing leaves the device but three numbers a batch: whether spikes are integers, and their range. Bool
 spikes spare that.

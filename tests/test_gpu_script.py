@@ -344,14 +344,18 @@ def test_report_of_kernels() -> None:
         {},
         {},
         dry=False,
-        selected=(case, cases.Case("b", "B")),
-        kernels={"order-large": [("panel", 284, 0.3), ("update", 280, 0.695), ("copy", 1, 0.005)]},
+        selected=(case, cases.Case("b", "B"), cases.Case("c", "C")),
+        kernels={
+            "order-large": [("panel", 284, 0.3), ("update", 280, 0.695), ("copy", 1, 0.005)],
+            "c": [],
+        },
         counters={"order-large": profile.read(NCU)},
     )
     lines = text.splitlines()
     assert "| A | panel | 284 | 300.00 ms | 30% |" in lines
     assert not any("copy" in line for line in lines)  # less than a hundredth
     assert "| B | not yet run | - | - | - |" in lines
+    assert "| C | not profiled | - | - | - |" in lines
     assert "| A | panel | 2.00 ms | 20 % | - | 67 % | - | - | - | wait 7.5, barrier 4.7 |" in lines
 
 

@@ -103,7 +103,7 @@ def _kernels(
         lines += [
             _line(case.title, name[:60], str(launches), duration(took), f"{took / total:.0%}")
             for name, launches, took in large
-        ] or [_line(case.title, UNKNOWN, "-", "-", "-")]
+        ] or [_line(case.title, "not profiled" if case.key in kernels else UNKNOWN, "-", "-", "-")]
     return lines
 
 

@@ -1,4 +1,4 @@
-// What the CUDA driver shows. The one CUDA file that every build with SBC_CUDA has.
+// What the CUDA driver shows.
 #pragma once
 
 #include <string>

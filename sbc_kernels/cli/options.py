@@ -379,7 +379,7 @@ Device = Annotated[
         RUN,
         metavar="DEVICE",
         autocompletion=lambda incomplete: _one_of("cpu", "cuda")(incomplete),
-        help="Where network and data are taken: cpu, cuda, cuda:1. Not yet run on a GPU.",
+        help="Where network and data are taken: cpu, cuda, cuda:1.",
     ),
 ]
 MaxMemory = Annotated[

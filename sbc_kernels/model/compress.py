@@ -59,9 +59,8 @@ def compress_model(
 
     Parameters
     ----------
-    model : see `trace`; in CPU memory or on one GPU, where it is then compressed (not yet run on a
-        GPU). Never changed unless `inplace`. Forward hooks of your own run with the copies that are
-        worked on.
+    model : see `trace`; in CPU memory or on one GPU, where it is then compressed. Never changed unless
+        `inplace`. Forward hooks of your own run with the copies that are worked on.
     calibration : unlabelled batches as the model takes them: a tensor (one batch), a list, a
         DataLoader; of a batch that is a tuple the first item. Iterated several times, with the same
         random seed. A few hundred samples do.

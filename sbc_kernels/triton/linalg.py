@@ -1,4 +1,4 @@
-"""Factorisations of the shared Hessian, and the product that the sweeps need. Not yet run on a GPU.
+"""Factorisations of the shared Hessian, and the product that the sweeps need.
 
 The factorisations are cuSOLVER's, by way of torch, always in float64: in float32 the factor's error
 grows with the condition of H and shows in the codes. At d = 4096 a Cholesky is 23 GFLOP: by estimate

@@ -1,4 +1,4 @@
-"""The order in which Optimal Brain Surgeon removes the weights of each row. Not yet run on a GPU.
+"""The order in which Optimal Brain Surgeon removes the weights of each row.
 
 Removing weights one at a time is a pivoted Cholesky factorisation of G = H^-1 whose pivot rule is the
 least w_p^2 / G_pp, so it is blocked as LAPACK blocks pivoted Cholesky (xPSTRF), many rows at once:

@@ -1,4 +1,4 @@
-"""The device side of `obs_order`: a panel's pivots, compaction, the update. Not yet run on a GPU.
+"""The device side of `obs_order`: a panel's pivots, compaction, the update.
 
 A place is where a weight stands among the m that its row has left, in ascending order of columns. L
 [pivots, side] has the panel's columns ``G_:p / sqrt(G_pp)``, one a line. A matrix is either the shared

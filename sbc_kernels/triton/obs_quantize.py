@@ -1,4 +1,4 @@
-"""GPTQ-style column sweep: round, prune by block, or both. Not yet run on a GPU.
+"""GPTQ-style column sweep: round, prune by block, or both.
 
 With H = R R', R upper triangular in the order of the sweep, step j rounds
 ``w_j + sum_{l<j} (w_l - q_l) R_lj / R_jj``. This form, not the one with U = R^-1: both cost rows d^2

@@ -1,4 +1,4 @@
-"""The optimal remaining weights of each row, given a mask. Not yet run on a GPU.
+"""The optimal remaining weights of each row, given a mask.
 
 One Cholesky factorisation a row, all rows at once and of unequal size: a row's matrix is cut into
 square tiles, the lower triangle of them lies packed in memory, and a program leaves at once where its

@@ -1,4 +1,4 @@
-"""Spike-train Hessians on a GPU. Not yet run on a GPU.
+"""Spike-train Hessians on a GPU.
 
 Three launches a chunk of samples: `filter_rows` writes planes of bytes, every channel's samples side by
 side; `multiply_rows` sums products of planes on the matrix units; `add_partials` adds what came out to
