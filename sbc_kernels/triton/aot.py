@@ -21,12 +21,20 @@ from triton.compiler import ASTSource
 
 from .device import SHARED_BYTES, Build
 
-__all__ = ["ARCHITECTURES", "Report", "builds", "compile_build", "table"]
+__all__ = [
+    "ARCHITECTURES",
+    "MATRIX_INSTRUCTION",
+    "Report",
+    "builds",
+    "compile_build",
+    "cuobjdump",
+    "table",
+]
 
 ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 MODULES = ("value_range", "spike_gram", "obs_order", "obs_solve", "obs_quantize", "linalg")
 # Matrix instructions as the machine code names them: mma, wgmma and tcgen05.
-_TENSOR = re.compile(r"\b(?:[HIDQ]MMA|[HIQ]GMMA|UTC\w*MMA)\b")
+MATRIX_INSTRUCTION = re.compile(r"\b(?:[HIDQ]MMA|[HIQ]GMMA|UTC\w*MMA)\b")
 
 
 @dataclass(frozen=True)
@@ -55,14 +63,15 @@ class Report:
         )
         return f"| {' | '.join(map(str, cells))} |"
 
-    def faults(self, build: Build) -> list[str]:
-        """What is wrong with it; nothing where all is well."""
+    def faults(self, tensor_cores: bool) -> list[str]:
+        """What is wrong with it, which is to have matrix instructions or need not; nothing where all
+        is well."""
         found = []
         if self.spilled:
             found.append(f"spills {self.spilled} bytes a thread")
-        if self.shared > SHARED_BYTES[self.architecture]:
+        if self.shared > SHARED_BYTES[self.architecture.rstrip("a")]:
             found.append(f"needs {self.shared} bytes of shared memory")
-        if build.tensor_cores and not self.tensor:
+        if tensor_cores and not self.tensor:
             found.append("has no matrix instruction")
         return [f"{self.name} on {self.architecture} {fault}" for fault in found]
 
@@ -102,8 +111,8 @@ def compile_build(build: Build, architecture: str) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
-        usage = _cuobjdump("-res-usage", cubin)
-        code = _cuobjdump("-sass", cubin)
+        usage = cuobjdump("-res-usage", cubin)
+        code = cuobjdump("-sass", cubin)
     registers, stack = (int(_found(rf"{key}:(\d+)", usage)) for key in ("REG", "STACK"))
     local = int(_found(r"LOCAL:(\d+)", usage))
     return Report(
@@ -112,7 +121,7 @@ def compile_build(build: Build, architecture: str) -> Report:
         registers,
         stack + local,
         int(compiled.metadata.shared),
-        tuple(sorted(set(_TENSOR.findall(code)))),
+        tuple(sorted(set(MATRIX_INSTRUCTION.findall(code)))),
     )
 
 
@@ -126,7 +135,7 @@ def table() -> str:
     for architecture in ARCHITECTURES:
         for build in builds(architecture):
             report = compile_build(build, architecture)
-            faults += report.faults(build)
+            faults += report.faults(build.tensor_cores)
             lines.append(report.row())
     if faults:
         raise RuntimeError("; ".join(faults))
@@ -140,10 +149,10 @@ def _found(pattern: str, text: str) -> str:
     return match[1]
 
 
-def _cuobjdump(flag: str, cubin: Path) -> str:
+def cuobjdump(flag: str, binary: Path) -> str:
     """NVIDIA's disassembler, which comes with Triton."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    done = subprocess.run([tool, flag, cubin], capture_output=True, text=True, check=True)
+    done = subprocess.run([tool, flag, binary], capture_output=True, text=True, check=True)
     return done.stdout
 
 
