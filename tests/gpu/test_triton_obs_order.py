@@ -26,6 +26,7 @@ from sbc_kernels import reference
 
 pytest.importorskip("triton")
 from sbc_kernels.triton import obs_order as module
+from sbc_kernels.triton.device import has_native
 
 pytestmark = needs_triton
 DTYPES = (np.float32, np.float64)
@@ -278,11 +279,17 @@ def test_refusals() -> None:
 class TestOnlyOnAGPU:
     pytestmark = needs_gpu
 
+    @pytest.mark.parametrize("native", [True, False])
     @pytest.mark.parametrize(
         ("d", "rows", "steps"), [(700, 40, 700), (1540, 3, 500), (5000, 2, 200)]
     )
-    def test_a_layer(self, dtype: Any, d: int, rows: int, steps: int) -> None:
+    def test_a_layer(
+        self, dtype: Any, d: int, rows: int, steps: int, native: bool, monkeypatch: Any
+    ) -> None:
         """All sweeps, both ends of the panels. G is a diagonal and one direction."""
+        if native and (dtype == np.float64 or not has_native()):
+            pytest.skip("no CUDA kernel for it")
+        monkeypatch.setattr(module, "has_native", lambda: native)
         rng = np.random.default_rng(d)
         diagonal, direction = rng.random(d) + 0.5, rng.standard_normal(d)
         G = (np.diag(diagonal) + np.outer(direction, direction)).astype(dtype)

@@ -22,6 +22,7 @@ pytest.importorskip("triton")
 from sbc_kernels.triton import spike_gram as module
 from sbc_kernels.triton import spike_gram_launch as launch
 from sbc_kernels.triton import spike_gram_work as work
+from sbc_kernels.triton.device import has_native
 from sbc_kernels.triton.spike_gram import Schedule
 from sbc_kernels.triton.spike_gram_planes import planes_of_integers
 from sbc_kernels.triton.spike_gram_work import Tile, geometry_of
@@ -565,9 +566,18 @@ class TestOnAGpu:
 
     pytestmark = needs_gpu
 
+    @pytest.mark.parametrize("native", [True, False])
     @pytest.mark.parametrize("d", [64, 128, 300, 1152])
     @pytest.mark.parametrize("neuron", [sbc.IF(), sbc.LIF(2.0), sbc.LIF(1.7)], ids=repr)
-    def test_linear(self, d: int, neuron: Neuron) -> None:
+    def test_linear(self, d: int, neuron: Neuron, native: bool, monkeypatch: Any) -> None:
+        takes_native = d > 256 and torch.cuda.get_device_capability() == (9, 0)
+        if native and not (takes_native and has_native()):
+            pytest.skip("no CUDA kernel for it")
+        monkeypatch.setattr(launch, "has_native", lambda: native)
+        multiply, native_calls = launch._multiply_bytes, []
+        monkeypatch.setattr(
+            launch, "_multiply_bytes", lambda *given: native_calls.append(multiply(*given))
+        )
         T, N = 8, 30011
         spikes = (torch.rand(T, N, 1, d, device=DEVICE) < 0.2).to(torch.int8)
         plan, part = plan_of(neuron, T, 0, 1), linear_regions()[0]
@@ -582,6 +592,7 @@ class TestOnAGpu:
         wanted = (Z if plan.squared else X.reshape(-1, d)).T @ Z  # exact: below 2^53
         assert float(wanted.max()) < 2.0**53
         assert torch.equal(sums[0][0].triu(), wanted.triu())
+        assert bool(native_calls) == native
 
     def test_a_program_at_its_limit(self) -> None:
         spikes = torch.full((1, 1023 * 128 + 500, 1, 64), -128, dtype=torch.int8, device=DEVICE)
