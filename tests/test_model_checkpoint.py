@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import signal
@@ -10,15 +11,18 @@ import sys
 import textwrap
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
 from sbc_kernels.model.feed import Feeder
+from sbc_kernels.model.norms import Statistics, reestimate, watching
 from sbc_kernels.model.run import Run
 
 with warnings.catch_warnings():
@@ -29,7 +33,7 @@ with warnings.catch_warnings():
         same,
         spikes,
     )
-    from spikingjelly.activation_based import functional
+    from spikingjelly.activation_based import functional, layer, neuron
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -85,65 +89,23 @@ def test_batchnorms_that_followed_are_kept_too(
     options: dict[str, Any] = {"sparsity": 0.8, "calibration_mode": "parallel"}
     whole = sbc.compress_model(net, batches, **options)
     moved: list[str] = []
-    reestimate = Run._reestimate
+    move = Run._move
 
-    def interrupted(run: Run, name: str) -> None:
+    def interrupted(run: Run, norm: str, after: Statistics) -> None:
         if len(moved) == 1:
             raise KeyboardInterrupt
-        moved.append(name)
-        reestimate(run, name)
+        moved.append(norm)
+        move(run, norm, after)
 
-    monkeypatch.setattr(Run, "_reestimate", interrupted)
+    monkeypatch.setattr(Run, "_move", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sbc.compress_model(net, batches, checkpoint_dir=tmp_path, **options)
     monkeypatch.setattr(
-        Run, "_reestimate", lambda run, name: (moved.append(name), reestimate(run, name))
+        Run, "_move", lambda run, norm, after: (moved.append(norm), move(run, norm, after))
     )
     resumed = sbc.compress_model(net, batches, checkpoint_dir=tmp_path, **options)
-    assert moved == ["conv", "fc.0"]
+    assert moved == ["bn", "fc.1"]
     assert same(whole.model.state_dict(), resumed.model.state_dict())
-
-
-def test_one_batch_moves_all_batchnorms_in_one_pass(
-    tmp_path: Path, batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To the same as one after another, also where an earlier run had moved some."""
-    net = two_norms()
-    options: dict[str, Any] = {"sparsity": 0.8, "calibration_mode": "parallel"}
-    passes: list[None] = []
-    run = Feeder.run
-    monkeypatch.setattr(Feeder, "run", lambda *args: (passes.append(None), run(*args))[1])
-    together = sbc.compress_model(net, batches[:1], **options)
-    fast = len(passes)
-    moved: list[str] = []
-    reestimate = Run._reestimate
-    monkeypatch.setattr(
-        Run, "_reestimate", lambda run, name: (moved.append(name), reestimate(run, name))
-    )
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "_move_together", lambda run, names: False)
-        apart = sbc.compress_model(net, batches[:1], **options)
-    assert moved == ["conv", "fc.0"]
-    assert len(passes) - fast == fast + 1
-    assert same(together.model.state_dict(), apart.model.state_dict())
-
-    moved.clear()
-    store = Run._store
-
-    def interrupted(run: Run, name: str) -> None:
-        store(run, name)
-        if run.moving_norms(name) and run._has_moved(name):
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "_store", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            sbc.compress_model(net, batches[:1], checkpoint_dir=tmp_path, **options)
-    resumed = sbc.compress_model(net, batches[:1], checkpoint_dir=tmp_path, **options)
-    assert moved == []
-    assert same(together.model.state_dict(), resumed.model.state_dict())
-    sbc.compress_model(net, batches[:2], **options)
-    assert moved == ["conv", "fc.0"]
 
 
 def two_norms() -> nn.Module:
@@ -152,6 +114,125 @@ def two_norms() -> nn.Module:
     norm = nn.BatchNorm1d(20).eval()
     net.fc = nn.Sequential(net.fc, norm)
     return net
+
+
+def shortcut_first() -> nn.Module:
+    """Of a residual add: `y` is behind both layers, and both norms are behind `a`."""
+    return with_norms(lambda m, x: m.n(m.y(m.b(x) + m.x(m.a(x)))))
+
+
+def late_norm() -> nn.Module:
+    """`a` is called before `b`, its norm after that of `b`, and fed what that one lets through."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        early = m.a(x)
+        return m.k(m.x(early * m.n(m.y(m.b(x)))))
+
+    return with_norms(run)
+
+
+def with_norms(run: Callable[[Any, Tensor], Tensor]) -> nn.Module:
+    torch.manual_seed(5)
+    parts: dict[str, nn.Module] = {name: nn.Linear(12, 16, bias=False) for name in "ab"}
+    for name in "xy":
+        norm = nn.BatchNorm1d(16)
+        with torch.no_grad():
+            norm.running_var.uniform_(0.1, 0.5)
+            norm.running_mean.uniform_(-0.1, 0.1)
+        parts[name] = layer.SeqToANNContainer(norm)
+    parts |= {name: neuron.LIFNode(tau=2.0, step_mode="m", v_threshold=0.5) for name in "nk"}
+    return Net(run, **parts).eval()
+
+
+@pytest.mark.parametrize("build", [two_norms, shortcut_first, late_norm])
+@pytest.mark.parametrize("split", [1, 2])
+def test_each_batchnorm_follows_those_before_it(
+    build: Callable[[], nn.Module], split: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of calls, once each: from one pass where there is one batch, else a pass each. After
+    that, what each is fed has the mean and variance that it was given."""
+    net = build()
+    torch.manual_seed(6)
+    shape = (4, 60, 2, 8, 8) if build is two_norms else (4, 60, 12)
+    whole = (torch.rand(shape) < 0.4).float()
+    batches = list(whole.split(60 // split, dim=1))
+    passes: list[None] = []
+    run = Feeder.run
+    monkeypatch.setattr(Feeder, "run", lambda *args: (passes.append(None), run(*args))[1])
+    options: dict[str, Any] = {"sparsity": 0.6, "calibration_mode": "parallel"}
+    still = sbc.compress_model(net, batches, bn_reestimate=False, bias_correction=False, **options)
+    before = len(passes)
+    passes.clear()
+    result = sbc.compress_model(net, batches, bias_correction=False, **options)
+    assert len(passes) - before == (2 if split == 1 else 3)  # the dense model's, then ours
+
+    norms = {
+        n: m
+        for n, m in result.model.named_modules()
+        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)
+    }
+    assert len(norms) == 2
+    dense, after = (statistics_of(model, batches) for model in (net, result.model))
+    for name, norm in norms.items():
+        old = dict(net.named_modules())[name]
+        expected = copy.deepcopy(old)
+        reestimate(expected, dense[name], after[name])
+        assert torch.equal(expected.running_mean, norm.running_mean)
+        assert torch.equal(expected.running_var, norm.running_var)
+        assert not torch.equal(
+            norm.running_var, dict(still.model.named_modules())[name].running_var
+        )
+
+    stored = sbc.compress_model(
+        net, batches, bias_correction=False, checkpoint_dir=tmp_path, **options
+    )
+    passes.clear()
+    again = sbc.compress_model(
+        net, batches, bias_correction=False, checkpoint_dir=tmp_path, **options
+    )
+    assert not passes
+    for other in (stored, again):
+        assert same(result.model.state_dict(), other.model.state_dict())
+
+
+def statistics_of(model: nn.Module, batches: list[Tensor]) -> dict[str, Statistics]:
+    norms = {
+        n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)
+    }
+    with watching(norms) as seen, torch.no_grad():
+        for batch in batches:
+            functional.reset_net(model)
+            model(batch)
+    functional.reset_net(model)
+    return seen
+
+
+def test_stopped_while_batchnorms_follow(
+    tmp_path: Path, batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one batch all have followed by then: the first file that says so is written, no other."""
+    net = two_norms()
+    options: dict[str, Any] = {"sparsity": 0.8, "calibration_mode": "parallel"}
+    whole = sbc.compress_model(net, batches[:1], **options)
+    store = Run._store
+
+    def interrupted(run: Run, name: str) -> None:
+        store(run, name)
+        if any(key.endswith("running_var") for key in run.tensors[name]):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_store", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sbc.compress_model(net, batches[:1], checkpoint_dir=tmp_path, **options)
+    moved: list[str] = []
+    move = Run._move
+    monkeypatch.setattr(
+        Run, "_move", lambda run, norm, after: (moved.append(norm), move(run, norm, after))
+    )
+    resumed = sbc.compress_model(net, batches[:1], checkpoint_dir=tmp_path, **options)
+    assert moved == ["fc.1"]
+    assert same(whole.model.state_dict(), resumed.model.state_dict())
 
 
 def test_damaged_files_are_named(tmp_path: Path, batches: list[Tensor]) -> None:

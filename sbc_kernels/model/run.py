@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -63,7 +63,11 @@ class Run:
         self.changed: dict[str, Tensor] = {}  # entries of the state dict
         self.resumed = 0
         self.log = [f"{layer.name}: {note}" for layer in plan.layers for note in layer.notes]
-        self.before: dict[str, Any] = {}  # BatchNorm statistics of the dense model
+        self.layers_before: dict[str, list[str]] = {}  # each BatchNorm that is to follow them
+        for name in self.layers:
+            for norm in self.moving_norms(name):
+                self.layers_before.setdefault(norm, []).append(name)
+        self.before: dict[str, Statistics] = {}  # BatchNorms of the dense model, as they are called
         self.norm_calls: dict[str, int] = {}  # of each, in one forward
         self.norm_runs = 0  # forwards of a pass
         self.total_cost = sum(_cost(layer) for layer in self.layers.values())
@@ -163,15 +167,12 @@ class Run:
                 if layer.name in finished:
                     bar(_cost(layer))
         self._in_order()
-        moving = [name for name in self.layers if self.moving_norms(name)]
-        bar = self.bars.task("BatchNorms", len(moving))
-        open_ = [name for name in moving if not self._has_moved(name)]  # others an earlier run did
-        bar(len(moving) - len(open_))
-        together = self._move_together(open_)
-        for name in open_:
-            if not together:
-                self._reestimate(name)
-            self._store(name)
+        bar = self.bars.task("BatchNorms", len(self.layers_before))
+        open_ = [norm for norm in self.layers_before if not self._has_moved(norm)]
+        bar(len(self.layers_before) - len(open_))  # an earlier run did
+        for norm in self._move_norms(open_):
+            for name in self.layers_before[norm]:
+                self._store(name)
             bar()
 
     def _sequential(self) -> None:
@@ -182,7 +183,7 @@ class Run:
             if not self._restore(name) and not self._left_alone(name):
                 (moments,) = (m for _, m in self.gather([name], paired=True))
                 self._decide(name, moments)
-                self._reestimate(name)
+                list(self._move_norms(self.moving_norms(name)))
                 self._store(name)
             bar(_cost(layer))
         self._in_order()
@@ -385,52 +386,45 @@ class Run:
             return []
         return [n for n in self.layers[name].norms if self.plan.plain_norms.get(n)]
 
-    def _has_moved(self, name: str) -> bool:
-        """Whether a restored layer's file has its BatchNorms' new statistics as well."""
-        found = self.tensors.get(name, {})
-        return all(f"state:{n}.running_var" in found for n in self.moving_norms(name))
+    def _has_moved(self, norm: str) -> bool:
+        """Whether the files of the layers before it have its new statistics."""
+        found = [self.tensors.get(name, {}) for name in self.layers_before[norm]]
+        return all(f"state:{norm}.running_var" in tensors for tensors in found)
 
     def watch_dense_norms(self) -> None:
         """Statistics of all BatchNorms in the dense model; one pass, once."""
-        every = {n: self.originals[n] for name in self.layers for n in self.moving_norms(name)}
-        if self.before or not every:
+        if self.before or not self.layers_before:
             return
-        with watching(every) as self.before:
+        called: list[str] = []
+        norms = {norm: self.originals[norm] for norm in self.layers_before}
+        with watching(norms, each=lambda norm, _: called.append(norm)) as before:
             runs = self._feeder(self.dense).run({}, {}, lambda output: None)
+        self.before = {norm: before[norm] for norm in dict.fromkeys((*called, *norms))}
         self.norm_runs = runs
-        self.norm_calls = {n: max(seen.calls // runs, 1) for n, seen in self.before.items()}
+        self.norm_calls = {n: max(seen.calls // runs, 1) for n, seen in before.items()}
 
-    def _reestimate(self, name: str) -> None:
-        """New statistics for the BatchNorms right behind a layer, from a calibration pass."""
-        norms = {n: self.modules[n] for n in self.moving_norms(name)}
+    def _move_norms(self, norms: Sequence[str]) -> Iterator[str]:
+        """New statistics for BatchNorms, from calibration passes; yields each when it has them.
+
+        One after another as they are called, since what one is fed depends on those before. That is a
+        pass each, but of a single batch one pass: all that a norm is fed is there when it is called.
+        """
         if not norms:
             return
         self.watch_dense_norms()
-        with watching(norms, {n: self.norm_calls[n] for n in norms}) as after:
-            self._feeder(self.work).run({}, {}, lambda output: None)
-        for n in norms:
-            self._move(name, n, after[n])
+        ordered = [norm for norm in self.before if norm in norms]
+        single = self.norm_runs == 1 and all(self.norm_calls[norm] == 1 for norm in norms)
+        for together in [ordered] if single else [[norm] for norm in ordered]:
+            watched = {norm: self.modules[norm] for norm in together}
+            calls = {norm: self.norm_calls[norm] for norm in together}
+            with watching(watched, calls, self._move if single else None) as after:
+                self._feeder(self.work).run({}, {}, lambda output: None)
+            if not single:
+                self._move(together[0], after[together[0]])
+            yield from together
 
-    def _move_together(self, names: Sequence[str]) -> bool:
-        """As `_reestimate` of each, in one pass: of a single batch all that a norm is fed is there
-        when it is called. False where there are more, or a norm is called again: nothing is done."""
-        if not names:
-            return False
-        self.watch_dense_norms()
-        layer_of = {n: name for name in names for n in self.moving_norms(name)}
-        single = self.norm_runs == 1 and all(self.norm_calls[n] == 1 for n in layer_of)
-        if not single or len(layer_of) != len(names):  # norms behind one layer are seen together
-            return False
-
-        def move(n: str, seen: Statistics) -> None:
-            self._move(layer_of[n], n, seen)
-
-        with watching({n: self.modules[n] for n in layer_of}, each=move):
-            self._feeder(self.work).run({}, {}, lambda output: None)
-        return True
-
-    def _move(self, name: str, n: str, after: Statistics) -> None:
-        """New statistics for a BatchNorm of a layer."""
+    def _move(self, n: str, after: Statistics) -> None:
+        """New statistics for a BatchNorm."""
         norm, dense = self.modules[n], self.originals[n]
         with torch.no_grad():
             norm.running_mean.copy_(dense.running_mean)
@@ -439,7 +433,9 @@ class Run:
         for field in ("running_mean", "running_var"):
             key = f"{n}.{field}"
             self.changed[key] = getattr(norm, field).detach().clone()
-            self.tensors[name][f"state:{key}"] = self.changed[key]
+            for name in self.layers_before[n]:
+                if name in self.tensors:
+                    self.tensors[name][f"state:{key}"] = self.changed[key]
 
     # ---- results
 
