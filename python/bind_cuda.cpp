@@ -104,6 +104,9 @@ void order_panel(uintptr_t matrix, uintptr_t weight, uintptr_t diagonal, uintptr
 
 void bind_cuda(py::module_& module) {
   module.def("cuda_devices", &sbc::cuda_devices, "Names of the CUDA devices the driver shows.");
+  module.def("runs_multiply_bytes", &sbc::runs_multiply_bytes, py::arg("device"));
+  module.def("runs_order_panel", &sbc::runs_order_panel, py::arg("device"));
+  module.attr("most_panel_places") = kMostPanelPlaces;
   module.def("multiply_bytes", &multiply_bytes, py::arg("planes"), py::arg("rows"),
              py::arg("units"), py::arg("num_units"), py::arg("pairs"), py::arg("partials"),
              py::arg("slots"), py::arg("channels"), py::arg("device"), py::arg("stream"));

@@ -41,6 +41,8 @@ class GpuGram:
         """
         if values.dtype in (torch.uint16, torch.uint32):  # which few kernels know
             values = values.to(torch.int64)
+        elif values.dtype == torch.uint64:  # of which int64 does not hold all
+            values = values.to(torch.float64)
         if conv is None:
             shaped = values.reshape(len(values), -1, 1, values.shape[-1])
         else:  # as the network has it: the kernels take any strides

@@ -212,6 +212,7 @@ def test_without_a_gpu_it_says_so(launch: str, arguments: dict[str, Any]) -> Non
     with pytest.raises(RuntimeError, match=r"^cuda\w+: "):
         getattr(_native, launch)(**arguments)
     assert _native.cuda_devices() == []
+    assert not getattr(_native, f"runs_{launch}")(0)
 
 
 @calls_cuda

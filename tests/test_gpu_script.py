@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -89,6 +90,46 @@ def runner(folder: Path, seconds: float = 60, only: tuple[str, ...] = ()) -> ste
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
+
+
+def test_an_interrupt_stops_what_runs(tmp_path: Path) -> None:
+    """At once, and the children of what runs."""
+    code = (
+        "import sys, time; sys.path.append(sys.argv[1]); from gpu.steps import Runner, Step\n"
+        "import os; from pathlib import Path\n"
+        "run = Runner(Path(sys.argv[2]) / 'log', os.environ, time.monotonic() + 60)\n"
+        "step = ['sh', '-c', 'echo $$ > $0; sleep 50']\n"
+        "run.run_together([Step(n, [*step, sys.argv[2] + '/' + n], 55) for n in 'ab'])\n"
+    )
+    there = subprocess.Popen(
+        [*python(code), str(ROOT / "benchmarks"), str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        files = [tmp_path / name for name in "ab"]
+        while not all(file.exists() and file.read_text() for file in files):
+            assert there.poll() is None
+            time.sleep(0.05)
+        there.send_signal(signal.SIGINT)
+        _, said = there.communicate(timeout=30)
+    finally:
+        there.kill()
+    assert "KeyboardInterrupt" in said
+    for file in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+
+
+def test_the_last_failure_of_a_case_is_told() -> None:
+    here = machine.Machine("Card", "sm_90", "580", "13.0", 1, "torch 2", "2026-11-26", "abc")
+    case = cases.Case("y", "Y")
+    done = [
+        steps.Done("case x, case y", "too slow", note="stopped after 240 s"),
+        steps.Done("case y", "failed", note="y: MemoryError: 9 GB"),
+    ]
+    text = report.report(here, done, {}, {}, dry=False, selected=(case,))
+    (row,) = (line for line in text.splitlines() if line.startswith("| Y | ours |"))
+    assert "MemoryError: 9 GB" in row
+    assert "stopped" not in row
 
 
 def test_a_step_that_fails_stops_no_other(
@@ -374,10 +415,11 @@ class Ticks:
         return place.Sample(self.now, int(self.now))
 
 
+@pytest.mark.parametrize("profiling", [False, True])
 def test_where_a_process_dies_the_rest_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profiling: bool
 ) -> None:
-    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(script, "ROOT", tmp_path)
     files = script.Files(dry=True)
     ran: list[list[str]] = []
 
@@ -386,8 +428,10 @@ def test_where_a_process_dies_the_rest_goes_on(
         ran.append(keys)
         for key in keys:
             if key == "order-large":  # nothing more comes of this process
+                if profiling:  # but what was measured before
+                    files.case(key).write_text("{}")
                 break
-            files.case(key).write_text("{}")
+            files.case(key).write_text('{"kernels": []}')
 
     walker = runner(tmp_path)
     monkeypatch.setattr(walker, "run", run)

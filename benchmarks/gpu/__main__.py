@@ -170,7 +170,11 @@ def measure_together(runner: Runner, files: Files, cases: list[Case]) -> None:
         limit = sum(case.limit for case in cases)
         runner.run(name, [sys.executable, "-m", "gpu.measure", *measured], limit)
         reached = [k for k, case in enumerate(cases) if files.case(case.key).exists()]
-        cases = cases[reached[-1] + 2 :] if reached else cases[1:]
+        if not reached:
+            cases = cases[1:]
+            continue
+        was_over = "kernels" in json.loads(files.case(cases[reached[-1]].key).read_text())
+        cases = cases[reached[-1] + (2 if was_over else 1) :]
 
 
 def profile(runner: Runner, files: Files, dry: bool, watched: Watch) -> None:

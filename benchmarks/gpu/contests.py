@@ -13,6 +13,7 @@ from problems import inverse, problem
 from torch import Tensor
 
 import sbc_kernels as sbc
+from sbc_kernels.triton.spike_gram import float_precision
 
 from . import sew, torch_rivals
 from .cases import OBC, UNFOLD_FP32
@@ -104,7 +105,7 @@ def gram_floats(place: Place) -> Contest:
         (Rival("filter, fp32 GEMM", timed(lambda: torch_rivals.gram(x, k, torch.float32))),),
         work=float(T * N * d * (d + 1)),
         unit="FLOP/s of the triangle",
-        limit="fp64",
+        limit="fp64" if float_precision(x) == torch.float64 else "fp32",
         rounds=30,
     )
 

@@ -156,7 +156,8 @@ def report(
         lines.append(_line(name, "dry run" if dry else scaled(rate, unit)))
     lines += ["", _LEGEND, "", *HEADER]
     for case in selected:
-        failure = next((said for name, said in failures.items() if case.name in name), "")
+        # The last one that it was in: where a process dies, another goes on with the rest.
+        failure = next((said for name, said in [*failures.items()][::-1] if case.name in name), "")
         lines += rows(case, outcomes.get(case.key), failure, dry)
     lines += ["", *_kernels(selected, kernels or {}), "", *_counters(selected, counters or {})]
     return "\n".join(lines) + "\n"

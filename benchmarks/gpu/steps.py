@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -54,6 +55,7 @@ class Runner:
     report: Callable[[], None] = lambda: None
     done: list[Done] = field(default_factory=list)
     _writing: Lock = field(default_factory=Lock)
+    _running: set[subprocess.Popen[str]] = field(default_factory=set)
 
     def wanted(self, name: str) -> bool:
         return not self.only or any(part in name for part in self.only)
@@ -70,7 +72,12 @@ class Runner:
             return []
         with ThreadPoolExecutor(len(wanted)) as pool:
             futures = [pool.submit(self._try, step) for step in wanted]
-            return [self._end(*future.result()) for future in futures]
+            try:
+                return [self._end(*future.result()) for future in futures]
+            except BaseException:  # an interrupt reaches this thread of this process alone
+                for process in [*self._running]:
+                    _stop(process)
+                raise
 
     def _try(self, step: Step) -> tuple[Done, str]:
         """And what it printed."""
@@ -79,7 +86,7 @@ class Runner:
             return Done(name, "no time left"), ""
         print(f"{name} ...", flush=True)
         start = time.monotonic()
-        code, output = _run(step.command, self.environment, limit)
+        code, output = self._run(step.command, limit)
         seconds = time.monotonic() - start
         with self._writing, self.log.open("a", encoding="utf-8") as file:
             file.write(f"\n==== {name}\n$ {shlex.join(step.command)}\n{output}")
@@ -88,6 +95,31 @@ class Runner:
         if code == 0:
             return Done(name, "ok", seconds, step.note or _last_line(output)), output
         return Done(name, "failed", seconds, _last_line(output)), output
+
+    def _run(self, command: Sequence[str], limit: float) -> tuple[int | None, str]:
+        """Exit status, None where it was stopped; and what it printed."""
+        try:
+            process = subprocess.Popen(
+                command,
+                env=dict(self.environment),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            return 127, f"{error}\n"
+        self._running.add(process)
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            _stop(process)
+            output, _ = process.communicate()
+            return None, output
+        finally:
+            self._running.discard(process)
+        return process.returncode, output
 
     def skip(self, name: str, why: str) -> None:
         if self.wanted(name):
@@ -102,32 +134,10 @@ class Runner:
         return done
 
 
-def _run(
-    command: Sequence[str], environment: Mapping[str, str], limit: float
-) -> tuple[int | None, str]:
-    """Exit status, None where it was stopped; and what it printed."""
-    try:
-        process = subprocess.Popen(
-            command,
-            env=dict(environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that its own children are stopped as well
-        )
-    except OSError as error:
-        return 127, f"{error}\n"
-    try:
-        output, _ = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
+def _stop(process: subprocess.Popen[str]) -> None:
+    """With its own children."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        return None, output
-    except BaseException:  # an interrupt reaches this process alone
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return process.returncode, output
 
 
 def _last_line(output: str) -> str:

@@ -14,4 +14,14 @@ inline void check(cudaError_t error, const char* call) {
   }
 }
 
+// Whether the device runs this kernel: there is code for it, and the driver takes it.
+template <typename Kernel>
+bool runs(Kernel* kernel, int device) {
+  cudaFuncAttributes attributes;
+  const bool has_code = cudaSetDevice(device) == cudaSuccess &&
+                        cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
+  cudaGetLastError();  // or the next to ask would be told
+  return has_code;
+}
+
 }  // namespace sbc

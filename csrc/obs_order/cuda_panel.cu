@@ -332,6 +332,8 @@ void launch(const OrderPanelParams& params, int units, CUstream_st* stream) {
 
 }  // namespace
 
+bool runs_order_panel(int device) { return runs(panel<1>, device); }
+
 void order_panel(const OrderPanelParams& params, CUstream_st* stream) {
   if (params.rows == 0 || params.count == 0) return;
   check(cudaSetDevice(params.device), "cudaSetDevice");

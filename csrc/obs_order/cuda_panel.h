@@ -39,6 +39,8 @@ struct OrderPanelParams {
   int device;
 };
 
+bool runs_order_panel(int device);
+
 // Devices of compute capability 8.0 and later; throws std::runtime_error with what CUDA says.
 void order_panel(const OrderPanelParams& params, CUstream_st* stream);
 

@@ -303,6 +303,8 @@ CUtensorMap map_of(const MultiplyBytesParams& params) {
 
 }  // namespace
 
+bool runs_multiply_bytes(int device) { return runs(multiply_units, device); }
+
 void multiply_bytes(const MultiplyBytesParams& params, CUstream_st* stream) {
   if (params.num_units == 0) return;
   check(cudaSetDevice(params.device), "cudaSetDevice");

@@ -27,6 +27,8 @@ struct MultiplyBytesParams {
   int device;
 };
 
+bool runs_multiply_bytes(int device);
+
 // partials[slot] = the sum over a unit's steps k of left' right, modulo 2^32. Step k is pair
 // k % pairs in step k / pairs of the planes. Devices of compute capability 9.0 only; throws
 // std::runtime_error with what CUDA says.

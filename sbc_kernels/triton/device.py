@@ -19,13 +19,15 @@ __all__ = [
     "Build",
     "device_class",
     "has_fast_float64",
+    "has_native",
     "interpreted",
+    "kept_alive",
     "room",
 ]
 
 CLASSES = ("sm_80", "sm_90", "sm_100", "other")
-# Of one thread block. "other" is what any other NVIDIA GPU from sm_80 on has.
 _LITTLE = 1 / 64  # of a card's memory
+# Of one thread block. "other" is what any other NVIDIA GPU from sm_80 on has.
 SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "other": 64 << 10}
 
 
@@ -74,11 +76,24 @@ def _class_of(index: int) -> str:
     }.get(capability, "other")  # fmt: skip
 
 
+def has_native(kernel: str, tensor: Tensor) -> bool:
+    """Whether the package's own CUDA kernel, "order_panel" or "multiply_bytes", runs on the tensor's
+    device: it was built for its architecture, by a toolkit the driver takes. Else Triton's does."""
+    return tensor.device.type == "cuda" and _native.with_cuda and _runs(kernel, tensor.device.index)
+
+
 @lru_cache
-def has_native() -> bool:
-    """Whether the package has CUDA kernels of its own, and the driver takes them: it must be as new as
-    the toolkit that they were built with. Else Triton's do their work."""
-    return bool(_native.with_cuda and _native.cuda_devices())
+def _runs(kernel: str, index: int) -> bool:
+    with torch.cuda.device(index):
+        return bool(getattr(_native, f"runs_{kernel}")(index))
+
+
+def kept_alive(kept: Tensor) -> Tensor:
+    """A tensor that is kept between calls, for use on the current stream: when it is let go of, its
+    memory waits for that stream."""
+    if kept.device.type == "cuda":
+        kept.record_stream(torch.cuda.current_stream(kept.device))
+    return kept
 
 
 def has_fast_float64(tensor: Tensor) -> bool:
@@ -89,21 +104,22 @@ def has_fast_float64(tensor: Tensor) -> bool:
 
 
 def room(tensor: Tensor, wanted: int, max_memory: int | None) -> int:
-    """Bytes that may be taken on the tensor's device: `max_memory`; None: four fifths of what is free.
+    """Bytes that may be taken on the tensor's device: `max_memory`; None: four fifths of what is free,
+    and for who wants little no more than that, so that small layers are cut the same way in every run.
 
-    Waits for nothing. Where `wanted` is little, what is free is not asked, which takes longer than a
-    small layer does: torch then finds it, or says that it cannot.
+    Waits for nothing. The driver is asked where torch does not hold as much as is wanted.
     """
     if max_memory is not None:
         return max_memory
     if tensor.device.type != "cuda":
         return 1 << 32
     little = int(torch.cuda.get_device_properties(tensor.device).total_memory * _LITTLE)
-    if wanted <= little:
-        return little
-    free, _ = torch.cuda.mem_get_info(tensor.device)
     stats = torch.cuda.memory_stats_as_nested_dict(tensor.device)
     reserved, taken = (
         stats[f"{what}_bytes"]["all"]["current"] for what in ("reserved", "allocated")
     )
-    return int(0.8 * (free + reserved - taken))
+    if wanted <= min(little, reserved - taken):
+        return little
+    free, _ = torch.cuda.mem_get_info(tensor.device)
+    available = int(0.8 * (free + reserved - taken))
+    return min(little, available) if wanted <= little else available

@@ -4,7 +4,8 @@ Removing weights one at a time is a pivoted Cholesky factorisation of G = H^-1 w
 least w_p^2 / G_pp, so it is blocked as LAPACK blocks pivoted Cholesky (xPSTRF), many rows at once:
 
   panel     B pivots of each row, one program a row. A row's pivots wait for one another, and each
-            reads a column of the trailing matrix and the panel's earlier columns, L.
+            reads a column of the trailing matrix and the panel's earlier columns, L. In float32 without
+            groups it is csrc/obs_order/cuda_panel.cu where that is there.
   compact   closes the gaps in the vectors.
   factor    L of the survivors, laid out for the next.
   update    one rank-B update of the upper triangle, out of place, which drops the removed rows and
@@ -366,8 +367,9 @@ def _run(
 
 def _has_native_panel(weight: Tensor, m: int, grouped: bool) -> bool:
     """Whether csrc/obs_order/cuda_panel.cu is there and takes this panel."""
-    on_gpu = weight.device.type == "cuda" and has_native()
-    return on_gpu and weight.dtype == torch.float32 and m <= 6144 and not grouped
+    if grouped or weight.dtype != torch.float32 or not has_native("order_panel", weight):
+        return False
+    return m <= _native.most_panel_places
 
 
 def _sweep(m: int, tiles: Tiles) -> Sweep:

@@ -318,7 +318,6 @@ def update(
     i = tl.where(long, q, tiles - even - q) * TILE + tl.program_id(2) * WIDE + tl.arange(0, WIDE)
     j = tl.where(long, q + along, along - even) * TILE + tl.arange(0, TILE)
 
-    # The index is loaded late, or its registers cost a block of threads a multiprocessor.
     if EARLY:
         entry = _entries(
             source, index, i, j, row, source_stride, source_width, side, n, PACKED, TILE

@@ -1,9 +1,10 @@
 """Spike-train Hessians on a GPU.
 
 Three launches a chunk of samples: `filter_rows` writes planes of bytes, every channel's samples side by
-side; `multiply_rows` sums products of planes on the matrix units; `add_partials` adds what came out to
-the sums. A linear layer is a map of one position. A convolution is never unfolded: its sums are over
-pairs of positions, a region and a shift at a time (see conv.py), all in one launch.
+side; `multiply_rows`, or on Hopper csrc/spike_gram/cuda_bytes.cu, sums products of planes on the matrix
+units; `add_partials` adds what came out to the sums. A linear layer is a map of one position. A
+convolution is never unfolded: its sums are over pairs of positions, a region and a shift at a time (see
+conv.py), all in one launch.
 
 Integers are exact. A plane holds signed bytes: ``Z = M X`` itself where it fits (``Z' Z`` is the sum),
 else X and the digits of ``Z = M'M X`` to base 256. Where a byte does not fit between -128 and 127, an
@@ -31,9 +32,10 @@ import torch
 from torch import Tensor
 
 from ..gram_plan import GramPlan
-from .device import has_fast_float64
+from .device import has_fast_float64, kept_alive
+from .linalg import launching
 from .spike_gram_kernels import assemble, mirror
-from .spike_gram_launch import Schedule, add, on_device, uploaded
+from .spike_gram_launch import Schedule, add, uploaded
 from .spike_gram_planes import planes_of_floats, planes_of_integers
 from .spike_gram_tiles import SIDE, builds
 from .spike_gram_work import Geometry, geometry_of
@@ -190,7 +192,7 @@ def mirror_upper(matrix: Tensor, factor: float) -> Tensor:
         raise ValueError("matrix is not contiguous; accepted is a contiguous one")
     if matrix.numel() > 0:
         blocks = -(-d // SIDE)
-        with on_device(matrix.device):
+        with launching(matrix):
             grid = (blocks, blocks, matrix.numel() // (d * d))
             mirror[grid](matrix, _number(factor, matrix.device), d, SIDE=SIDE, num_warps=4)
     return matrix
@@ -213,13 +215,14 @@ def assemble_conv(
     d, taps : ``C * taps``, and the taps of the kernel.
     """
     channels, device = d // taps, sums[0].device
-    pairs, entries = _tap_pairs(tuple(blocks), taps, device)
+    pairs, entries = map(kept_alive, _tap_pairs(tuple(blocks), taps, device))
     base = sums[0].data_ptr()
     offsets = uploaded(tuple((part.data_ptr() - base) // 8 for part in sums), device)
     matrix = torch.empty((d, d), dtype=torch.float64, device=device)
     tiles = -(-channels // SIDE)
-    with on_device(device):
-        assemble[(len(pairs) - 1, tiles * tiles)](
+    grid = ((len(pairs) - 1) * tiles**2,)  # of one axis: the others end at 65535
+    with launching(matrix):
+        assemble[grid](
             sums[0], offsets, pairs, entries, matrix, _number(factor, device), channels, taps, tiles,
             SIDE=SIDE, num_warps=4,
         )  # fmt: skip
@@ -249,10 +252,9 @@ def _tap_pairs(
     )
 
 
-@lru_cache(maxsize=256)
 def _number(value: float, device: torch.device) -> Tensor:
     """float64: Triton would pass a number as float32."""
-    return torch.tensor([value], dtype=torch.float64).to(device)
+    return torch.full((1,), value, dtype=torch.float64, device=device)
 
 
 @lru_cache(maxsize=1)

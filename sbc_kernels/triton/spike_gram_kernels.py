@@ -251,18 +251,19 @@ def assemble(
     SIDE: tl.constexpr,
 ):
     """A tile of what is between two taps, a <= b, and its mirror image. Always added in one order."""
-    pair = pairs + tl.program_id(0) * 3
+    program, square = tl.program_id(0), tiles * tiles
+    pair, tile = pairs + program // square * 3, program % square
     a, b = tl.load(pair), tl.load(pair + 1)
-    c = tl.program_id(1) // tiles * SIDE + tl.arange(0, SIDE)
-    z = tl.program_id(1) % tiles * SIDE + tl.arange(0, SIDE)
+    c = tile // tiles * SIDE + tl.arange(0, SIDE)
+    z = tile % tiles * SIDE + tl.arange(0, SIDE)
     inside = (c < channels)[:, None] & (z < channels)[None, :]
     # Between a tap and itself a sum is its own mirror image: only its upper triangle is there.
     inside &= (a != b) | (c[:, None] <= z[None, :])
     at = sums + c.to(tl.int64)[:, None] * channels + z[None, :]
-    square = channels.to(tl.int64) * channels
+    block = channels.to(tl.int64) * channels
     total = tl.zeros([SIDE, SIDE], dtype=tl.float64)
     for k in range(tl.load(pair + 2), tl.load(pair + 5)):
-        there = tl.load(offsets + tl.load(entries + 2 * k)) + tl.load(entries + 2 * k + 1) * square
+        there = tl.load(offsets + tl.load(entries + 2 * k)) + tl.load(entries + 2 * k + 1) * block
         total += tl.load(at + there, mask=inside, other=0.0)
     total *= tl.load(factor)
     row = (c * taps + b).to(tl.int64)[:, None]

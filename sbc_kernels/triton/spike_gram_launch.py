@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,13 +12,14 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .. import _native
-from .device import device_class, has_native, room
+from .device import device_class, has_native, kept_alive, room
+from .linalg import launching
 from .spike_gram_kernels import add_partials, filter_rows, multiply_rows, sum_pairs
 from .spike_gram_planes import PARTIAL, ROW_BYTES, Planes
 from .spike_gram_tiles import ENTRIES, FILTER_WARPS, PAIRS, TILES, TYPES, inner_of
 from .spike_gram_work import Geometry, Job, Tile
 
-__all__ = ["Schedule", "add", "on_device", "uploaded"]
+__all__ = ["Schedule", "add", "uploaded"]
 
 _PLANE_BYTES = 2 << 30  # of one chunk: more gains nothing
 _PARTIAL_BYTES = 512 << 20
@@ -41,11 +41,6 @@ class Schedule(NamedTuple):
     depth: int = 0
     units: int = 0
     tile: Tile | None = None
-
-
-def on_device(device: torch.device) -> AbstractContextManager[Any]:
-    """What is launched inside goes to the device's current stream."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def add(
@@ -81,7 +76,7 @@ def add(
         # Memory is one space, and float64 lies apart by whole elements: one launch reaches all sums.
         offsets=tuple((part.data_ptr() - base) // 8 for part in sums),
     )
-    with on_device(values.device):
+    with launching(values):
         for first in range(0, N, samples):
             chunk = values[:, first : first + samples]
             job = job._replace(steps=-(-T * chunk.shape[1] // planes.width))
@@ -267,7 +262,7 @@ def _tile_for(values: Tensor, planes: Planes, channels: int, longest: int, avail
     tiles = [
         tile
         for tile in TILES[device_class(values)][planes.dtype]
-        if not tile.native or (values.device.type == "cuda" and has_native())
+        if not tile.native or has_native("multiply_bytes", values)
     ]
     fitting = next((k for k, tile in enumerate(tiles) if tile.columns >= channels), len(tiles) - 1)
     units = -(-longest // planes.most_steps) * planes.right_digits
@@ -286,8 +281,12 @@ def _multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-@lru_cache(maxsize=64)
 def uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """int64, modulo 2^64 as the kernels count."""
+    return kept_alive(_uploaded(numbers, device))
+
+
+@lru_cache(maxsize=64)
+def _uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     wrapped = [(number + (1 << 63)) % (1 << 64) - (1 << 63) for number in numbers]
     return torch.tensor(wrapped, dtype=torch.int64).to(device)

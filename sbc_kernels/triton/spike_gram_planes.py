@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..gram_plan import GramPlan
+from .device import kept_alive
 
 __all__ = ["PARTIAL", "ROW_BYTES", "Planes", "planes_of_floats", "planes_of_integers"]
 
@@ -72,7 +73,7 @@ def planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
     wide = plan.max_term >= 1 << 31
     return Planes(
         dtype=torch.int8,
-        weights=_uploaded(plan.integers.tobytes(), len(plan.integers), wide, device),
+        weights=kept_alive(_uploaded(plan.integers.tobytes(), len(plan.integers), wide, device)),
         sum=torch.int64 if wide else torch.int32,
         keep=plain or not plan.squared,
         digits=digits,

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .device import kept_alive
+
 __all__ = ["Geometry", "Job", "Tile", "Work", "geometry_of"]
 
 _UNIT_STEPS = 8  # what beginning and ending a unit costs, in steps of its loop
@@ -128,17 +130,19 @@ class Geometry:
             parts = np.array([[0, 0], [0, low], [low, 0]], dtype=np.int32)
             pairs = (pairs[:, None, :] + parts).reshape(-1, 2)
         kept: Tensor = self._kept(("pairs", device, fold), lambda: _upload(pairs, device))
-        return kept
+        return kept_alive(kept)
 
     def items_on(self, device: torch.device) -> Tensor:
         """int32 [items, 2]: first pair, pairs."""
         table = np.stack([self.first, self.counts], axis=1).astype(np.int32)
         kept: Tensor = self._kept(("items", device), lambda: _upload(table, device))
-        return kept
+        return kept_alive(kept)
 
     def work_on(self, device: torch.device, job: Job) -> Work:
         """The same again costs nothing: the next batch has the same shape."""
         work: Work = self._kept((device, job), lambda: self._plan(device, job))
+        for table in (work.units, work.tiles):
+            kept_alive(table)
         return work
 
     def _kept(self, key: tuple[Any, ...], build: Any) -> Any:

@@ -16,6 +16,7 @@ __all__ = ["rounded_to_tf32"]
 
 @triton.jit
 def rounded_to_tf32(value):
-    """To 11 bits, the nearest: what a matrix unit reads of a float32."""
+    """To 11 bits, the nearest: what a matrix unit reads of a float32. NaN stays NaN."""
     bits = value.to(tl.int32, bitcast=True)
-    return ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return tl.where(value == value, rounded, value)  # of NaN the sum may wrap around, to -0

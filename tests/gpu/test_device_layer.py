@@ -96,7 +96,7 @@ def test_a_convolution_as_on_the_host(conv: str, kind: str) -> None:
     assert any(said in line for line in there.log)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.int64])
 @pytest.mark.parametrize("largest", [3, 60000])
 def test_unsigned_and_wide_integers(dtype: torch.dtype, largest: int) -> None:
     draw = torch.Generator().manual_seed(0)

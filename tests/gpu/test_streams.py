@@ -19,6 +19,7 @@ pytestmark = needs_triton
 
 class Inputs(NamedTuple):
     spikes: Tensor  # bool [T, N, d]
+    wide: Tensor  # bool [T, N, 300]: of as many channels a GPU takes another kernel
     maps: Tensor  # bool [T, N, C, h, w]
     analog: Tensor
     weight: Tensor  # [rows, d]
@@ -40,6 +41,7 @@ def inputs(seed: int) -> Inputs:
     grid = sbc.fit_grid(weight, 4)
     return Inputs(
         torch.from_numpy(spikes).bool(),
+        torch.from_numpy(spike_train(rng, 2, 9, 300)).bool(),
         torch.from_numpy(maps).bool(),
         torch.from_numpy(spikes * rng.random(spikes.shape)).float(),
         *(torch.from_numpy(m).float() for m in (weight, hessian, np.linalg.inv(hessian))),
@@ -60,6 +62,7 @@ Op = Callable[[Inputs], tuple[Tensor, ...]]
 
 OPS: dict[str, Op] = {
     "Gram": lambda x: (sbc.spike_gram(x.spikes, sbc.LIF(1.7), backend="triton"),),
+    "wide Gram": lambda x: (sbc.spike_gram(x.wide, sbc.IF(), backend="triton"),),
     "conv Gram": lambda x: (sbc.spike_gram(x.maps, sbc.IF(), conv=CONV, backend="triton"),),
     "analog Gram": lambda x: (sbc.spike_gram(x.analog, sbc.LIF(2.0), backend="triton"),),
     "order": lambda x: sbc.obs_order(x.weight, x.inverse, backend="triton"),

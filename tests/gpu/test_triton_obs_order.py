@@ -287,9 +287,17 @@ class TestOnlyOnAGPU:
         self, dtype: Any, d: int, rows: int, steps: int, native: bool, monkeypatch: Any
     ) -> None:
         """All sweeps, both ends of the panels. G is a diagonal and one direction."""
-        if native and (dtype == np.float64 or not has_native()):
+        if native and (dtype == np.float64 or not has_native("order_panel", torch.ones(1).cuda())):
             pytest.skip("no CUDA kernel for it")
-        monkeypatch.setattr(module, "has_native", lambda: native)
+        monkeypatch.setattr(module, "has_native", lambda kernel, tensor: native)
+        calls: list[None] = []
+        panel = module._native.order_panel if native else None
+        monkeypatch.setattr(
+            module._native,
+            "order_panel",
+            lambda **given: calls.append(panel(**given)),
+            raising=False,
+        )
         rng = np.random.default_rng(d)
         diagonal, direction = rng.random(d) + 0.5, rng.standard_normal(d)
         G = (np.diag(diagonal) + np.outer(direction, direction)).astype(dtype)
@@ -303,6 +311,7 @@ class TestOnlyOnAGPU:
         again, cost = order_of(weight, G, steps)
         assert np.array_equal(order, again)
         assert np.array_equal(loss, cost)
+        assert bool(calls) == native
 
     def test_many_rows(self, dtype: Any) -> None:
         """In turns. What removing all costs is known beforehand."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -561,6 +562,24 @@ def test_tables_of_the_native_kernel(groups: int, monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(torch.stack(made).numpy(), wanted)
 
 
+def test_a_grid_has_room_for_any_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's grids end at 65535 programs in all axes but the first."""
+    grids = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            grids.append(grid)
+            return lambda *arguments, **constants: None
+
+    monkeypatch.setattr(module, "assemble", Kernel())
+    for channels, taps in ((16384, 1), (64, 23 * 23)):
+        blocks = tuple((0, a, b) for a in range(taps) for b in range(a, taps))
+        sums = torch.empty((1, channels, channels), dtype=torch.float64, device="meta")
+        module.assemble_conv([sums], [blocks], 1.0, channels * taps, taps)
+    assert all(axis <= 65535 for grid in grids for axis in grid[1:])
+    assert [math.prod(grid) for grid in grids] == [512**2, 23**2 * (23**2 + 1) // 2 * 4]
+
+
 class TestOnAGpu:
     """At the sizes and with the tiles that are chosen there."""
 
@@ -570,10 +589,9 @@ class TestOnAGpu:
     @pytest.mark.parametrize("d", [64, 128, 300, 1152])
     @pytest.mark.parametrize("neuron", [sbc.IF(), sbc.LIF(2.0), sbc.LIF(1.7)], ids=repr)
     def test_linear(self, d: int, neuron: Neuron, native: bool, monkeypatch: Any) -> None:
-        takes_native = d > 256 and torch.cuda.get_device_capability() == (9, 0)
-        if native and not (takes_native and has_native()):
+        if native and (d <= 256 or not has_native("multiply_bytes", torch.ones(1).cuda())):
             pytest.skip("no CUDA kernel for it")
-        monkeypatch.setattr(launch, "has_native", lambda: native)
+        monkeypatch.setattr(launch, "has_native", lambda kernel, tensor: native)
         multiply, native_calls = launch._multiply_bytes, []
         monkeypatch.setattr(
             launch, "_multiply_bytes", lambda *given: native_calls.append(multiply(*given))

@@ -120,7 +120,7 @@ OrderPanelParams Problem::params() {
           0};
 }
 
-// A panel of one row, in float with the kernel's roundings, or in double.
+// A panel of one row, in float with the kernel's roundings.
 void remove_plainly(const Source& source, Problem& problem, int64_t row) {
   const int64_t m = problem.shape.m, padded = problem.padded;
   float* const w = problem.weight.data() + row * problem.side;
@@ -266,7 +266,6 @@ void check_shapes(Tally& tally, Random& random, const Source& source, bool quick
   }
   constexpr int64_t kNear[] = {0, 1, 2, 3, 4, 5, 8, 12, kMostPanelPivots};
   constexpr int64_t kCounts[] = {1, 2, 3, 8, 9, 13, 40, 63, 64, 96, 128};
-  int number = 0;
   for (const int64_t m : sizes) {
     for (const int64_t tile : {int64_t{0}, int64_t{64}, int64_t{128}}) {
       const int64_t most = m > 3000 ? 64 : kMostPanelPivots;
@@ -277,8 +276,8 @@ void check_shapes(Tally& tally, Random& random, const Source& source, bool quick
                         tile,
                         m + 5 < source.size ? random.integer(0, 5) : 0,
                         random.chance(0.7)};
-      make_room(kNear[number % std::size(kNear)], m);
-      set_turns(number++);
+      make_room(kNear[random.integer(0, std::size(kNear) - 1)], m);
+      set_turns(static_cast<int>(random.integer(0, 2)));
       check(tally, source, Problem(random, source, shape));
     }
   }
