@@ -107,9 +107,9 @@ def _autocorrelation(k: NDArray[Any]) -> NDArray[Any]:
     return matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GramPlan:
-    """What the kernel is told, see csrc/spike_gram/params.h.
+    """What the kernel is told, see csrc/spike_gram/params.h. By bytes, the same filter has the same.
 
     Attributes
     ----------

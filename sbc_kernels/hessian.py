@@ -111,19 +111,17 @@ class SpikeHessian:
         """
         values, restore = to_array(spikes, "spikes", self._backend)
         engine = self._engine_for(values)
-        if values.ndim > 0 and len(values) > 0 and self.neuron is not None:
-            impulse_response(self.neuron, len(values))  # may be too short: before anything is kept
         values, channels = self._checked(values)
         T, N = values.shape[:2]
-        narrow = engine.narrow(values, self.conv)
-        if self._channels is None:
-            self._set_channels(channels)
         # Without a neuron nothing couples the time steps: they are T samples of one step each.
         steps = 1 if self.neuron is None else T
         filter_ = self._filters.get(steps)
-        if filter_ is None:
+        if filter_ is None:  # its response may be too short: before anything is kept
             bits = BYTES_FIXED_POINT_BITS if "bytes" in engine.skills else FIXED_POINT_BITS
             filter_ = self._filters[steps] = matched_filter(self.neuron, steps, bits)
+        narrow = engine.narrow(values, self.conv)
+        if self._channels is None:
+            self._set_channels(channels)
         plan = None
         if narrow is not None:
             per_group = narrow[0].shape[-1] // self.groups

@@ -335,7 +335,8 @@ def membrane_matrix(neuron: Neuron | None, T: int) -> Response:
 
 def impulse_response(neuron: Neuron, T: int) -> Response:
     """``neuron.impulse_response(T)``, checked: float64 [T] and finite."""
-    if isinstance(neuron, type) or not isinstance(neuron, Neuron):
+    # Not isinstance(neuron, Neuron), which takes longer than the rest: a small layer notices.
+    if isinstance(neuron, type) or not callable(getattr(neuron, "impulse_response", None)):
         came = (
             f"the class {neuron.__name__}"
             if isinstance(neuron, type)

@@ -62,6 +62,13 @@ class Planes:
 
 def planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
     """``Z = M X`` alone where it is squared, X alone where M'M is 1, else X and the digits of M'M X."""
+    planes = _planes_of_integers(plan, device)
+    kept_alive(planes.weights)
+    return planes
+
+
+@lru_cache(maxsize=64)
+def _planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
     assert plan.integers is not None
     plain = plan.integers.shape == (1, 1) and int(plan.integers[0, 0]) == 1
     alone = plain or plan.squared
@@ -71,9 +78,10 @@ def planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
     biased = max(0, digits - 1 if plan.is_signed or highest <= 127 else digits)
     bias = sum(128 << 8 * digit for digit in range(biased))
     wide = plan.max_term >= 1 << 31
+    weights = plan.integers.astype(np.int64 if wide else np.int32)
     return Planes(
         dtype=torch.int8,
-        weights=kept_alive(_uploaded(plan.integers.tobytes(), len(plan.integers), wide, device)),
+        weights=torch.from_numpy(weights).to(device),
         sum=torch.int64 if wide else torch.int32,
         keep=plain or not plan.squared,
         digits=digits,
@@ -102,9 +110,3 @@ def planes_of_floats(membrane: Tensor, device: torch.device, dtype: torch.dtype)
         fold=2 * parts - 1,
         biases=(0, 0),
     )
-
-
-@lru_cache(maxsize=64)
-def _uploaded(integers: bytes, T: int, wide: bool, device: torch.device) -> Tensor:
-    matrix = np.frombuffer(integers, dtype=np.int64).reshape(T, T)
-    return torch.from_numpy(matrix.astype(np.int64 if wide else np.int32)).to(device)

@@ -124,18 +124,26 @@ class Geometry:
     def pairs_on(self, device: torch.device, fold: int) -> Tensor:
         """int32 [pairs * fold, 2]: slots left and right. Of three products of two parts, the one of
         the two small parts is left out."""
-        pairs = self.pairs
-        if fold == 3:
-            low = self.positions
-            parts = np.array([[0, 0], [0, low], [low, 0]], dtype=np.int32)
-            pairs = (pairs[:, None, :] + parts).reshape(-1, 2)
-        kept: Tensor = self._kept(("pairs", device, fold), lambda: _upload(pairs, device))
+
+        def build() -> Tensor:
+            pairs = self.pairs
+            if fold == 3:
+                low = self.positions
+                parts = np.array([[0, 0], [0, low], [low, 0]], dtype=np.int32)
+                pairs = (pairs[:, None, :] + parts).reshape(-1, 2)
+            return _upload(pairs, device)
+
+        kept: Tensor = self._kept(("pairs", device, fold), build)
         return kept_alive(kept)
 
     def items_on(self, device: torch.device) -> Tensor:
         """int32 [items, 2]: first pair, pairs."""
-        table = np.stack([self.first, self.counts], axis=1).astype(np.int32)
-        kept: Tensor = self._kept(("items", device), lambda: _upload(table, device))
+
+        def build() -> Tensor:
+            table = np.stack([self.first, self.counts], axis=1)
+            return _upload(table.astype(np.int32), device)
+
+        kept: Tensor = self._kept(("items", device), build)
         return kept_alive(kept)
 
     def work_on(self, device: torch.device, job: Job) -> Work:
