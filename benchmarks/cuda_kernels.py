@@ -13,12 +13,8 @@ from pathlib import Path
 from sbc_kernels.triton.aot import MATRIX_INSTRUCTION, Report, cuobjdump
 
 ROOT = Path(__file__).parents[1]
-ARCHITECTURES = (
-    "sm_80",
-    "sm_90",
-    "sm_90a",
-    "sm_100",
-)  # sm_90a: warpgroup products, for Hopper alone
+# sm_90a has the warpgroup products, which are Hopper's alone.
+ARCHITECTURES = ("sm_80", "sm_90", "sm_90a", "sm_100")
 KERNELS = ("multiply_units", *(f"panel<{groups}>" for groups in (1, 2, 3, 4)))
 MULTIPLY = ("multiply_units",)  # must have matrix instructions
 # How `cuobjdump -res-usage` tells of an architecture and a function.

@@ -67,9 +67,14 @@ def matched_filter(neuron: Neuron | None, T: int, bits: int = FIXED_POINT_BITS) 
     """``M'M`` of the neuron over T steps, the identity for ``neuron=None``; where it is no integer,
     rounded to row sums of `bits` bits."""
     if neuron is None:
-        identity = np.eye(T, dtype=np.int64)
-        return MatchedFilter(identity, 1.0, True, bits, identity)
+        return _identity(T, bits)
     return _matched(impulse_response(neuron, T).tobytes(), bits)
+
+
+@lru_cache(maxsize=64)
+def _identity(T: int, bits: int) -> MatchedFilter:
+    identity = np.eye(T, dtype=np.int64)
+    return MatchedFilter(identity, 1.0, True, bits, identity)
 
 
 @lru_cache(maxsize=64)
