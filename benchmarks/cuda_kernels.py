@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sbc_kernels.triton.aot import MATRIX_INSTRUCTION, Report, cuobjdump
+from sbc_kernels.backends.triton.aot import MATRIX_INSTRUCTION, Report, cuobjdump
 
 ROOT = Path(__file__).parents[1]
 # sm_90a has the warpgroup products, which are Hopper's alone.

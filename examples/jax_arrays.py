@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import sbc_kernels as sbc
 from sbc_kernels.demo.data import digits
 from sbc_kernels.demo.events import saccade_events
-from sbc_kernels.io import load_packed
+from sbc_kernels.files import load_packed
 
 
 @jax.jit

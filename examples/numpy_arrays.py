@@ -15,7 +15,7 @@ import numpy as np
 import sbc_kernels as sbc
 from sbc_kernels.demo.data import digits
 from sbc_kernels.demo.events import saccade_events
-from sbc_kernels.io import load_packed, packed_tensor, save_packed
+from sbc_kernels.files import load_packed, packed_tensor, save_packed
 
 Arrays = dict[str, np.ndarray]
 

@@ -5,12 +5,13 @@ out = sbc.compress_layer(W, spikes, neuron=sbc.LIF(tau=2.0), sparsity=0.97)
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from . import metrics
+from ._version import __version__
+from .backends.registry import available_backends, native_info
 from .conv import Conv
-from .dispatch import available_backends, native_info
+from .errors import ParameterError
 from .grid import Grid, fit_grid
 from .hessian import SpikeHessian
 from .layer import CompressedLayer, compress_layer
@@ -30,11 +31,11 @@ from .neurons import (
     SinabsLIF,
     Synaptic,
 )
-from .obs_order import obs_order
-from .obs_quantize import QuantizedRows, obs_quantize
-from .obs_solve import obs_solve
-from .pattern import Pattern, parse_sparsity
-from .spike_gram import spike_gram
+from .ops.obs_order import obs_order
+from .ops.obs_quantize import QuantizedRows, obs_quantize
+from .ops.obs_solve import obs_solve
+from .ops.spike_gram import spike_gram
+from .sparsity import Pattern, parse_sparsity
 
 if TYPE_CHECKING:
     from .model import (
@@ -45,11 +46,6 @@ if TYPE_CHECKING:
         register_neuron,
         trace,
     )
-
-try:
-    __version__ = version("sbc-kernels")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
 
 _NEED_TORCH = (
     "CompressedModel",
@@ -66,6 +62,10 @@ def __getattr__(name: str) -> Any:
     if name in _NEED_TORCH:
         return getattr(import_module(".model", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [
@@ -85,12 +85,14 @@ __all__ = [
     "Neuron",
     "NorseLIF",
     "NorseLIFBox",
+    "ParameterError",
     "Pattern",
     "Plan",
     "QuantizedRows",
     "SinabsLIF",
     "SpikeHessian",
     "Synaptic",
+    "__version__",
     "available_backends",
     "compress_layer",
     "compress_model",

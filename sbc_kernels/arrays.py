@@ -15,7 +15,7 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from . import _native
-from .dispatch import on_device, thread_count
+from .backends.registry import on_device, thread_count
 
 Array = NDArray[Any]
 Restore = Callable[[Array], Any]

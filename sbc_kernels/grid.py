@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from .arrays import dtype_name, is_float, kept_mask, require_finite, require_shape, to_array
+from .arrays import (
+    dtype_name,
+    is_float,
+    kept_mask,
+    require_finite,
+    require_shape,
+    to_array,
+)
 
 __all__ = ["Grid", "fit_grid"]
 

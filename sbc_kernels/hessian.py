@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays import to_array
-from .conv import Conv, Region, linear_regions, regions
-from .dispatch import gram_skills
-from .gram_cpu import CpuGram
-from .gram_plan import (
+from .backends.gram_plan import (
     BYTES_FIXED_POINT_BITS,
     FIXED_POINT_BITS,
     GramPlan,
@@ -18,10 +15,13 @@ from .gram_plan import (
     matched_filter,
     plan_gram,
 )
+from .backends.native.gram import CpuGram
+from .backends.registry import gram_skills
+from .conv import Conv, Region, linear_regions, regions
 from .neurons import Neuron, impulse_response, membrane_matrix
 
 if TYPE_CHECKING:
-    from .gram_gpu import GpuGram
+    from .backends.triton.gram import GpuGram
 
 __all__ = ["SpikeHessian"]
 
@@ -225,7 +225,7 @@ class SpikeHessian:
         if isinstance(values, np.ndarray):
             wanted: CpuGram | GpuGram = CpuGram(self._backend)
         else:
-            from .gram_gpu import GpuGram
+            from .backends.triton.gram import GpuGram
 
             wanted = GpuGram(self._backend, values.device)
         return self._require_engine(wanted, "spikes")

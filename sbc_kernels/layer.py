@@ -22,24 +22,15 @@ from .arrays import (
 )
 from .conv import Conv
 from .hessian import SpikeHessian
+from .method.compress import prune_rows, quantize_rows, row_losses
+from .method.damping import share_unit, warn
+from .method.exact import Curve, RowOrder, order_rows
+from .method.options import Options, checked_options
+from .method.rows import Rows
 from .neurons import LIF, Neuron
-from .pattern import parse_sparsity
-from .rows import (
-    Curve,
-    Options,
-    RowOrder,
-    Rows,
-    order_rows,
-    prune_rows,
-    quantize_rows,
-    row_losses,
-    share_unit,
-    warn,
-)
 
 __all__ = ["CompressedLayer", "compress_layer"]
 
-METHODS = ("exact", "blocked", "magnitude", "rtn")
 
 _logger = logging.getLogger("sbc_kernels")
 
@@ -303,58 +294,6 @@ def weight_values(W: Any, backend: str | None = None) -> tuple[Any, Restore]:
 
 
 # ---- checks ------------------------------------------------------------------------------------
-
-
-def checked_options(
-    sparsity: float | str | None,
-    bits: int | None,
-    method: str,
-    grid: str | None,
-    sym: bool,
-    group_size: int,
-    act_order: bool | None,
-    block_size: int,
-    damp_percent: float,
-    backend: str | None,
-) -> Options:
-    """`compress_layer`'s options, checked, with the defaults that depend on one another."""
-    pattern = None if sparsity is None else parse_sparsity(sparsity)
-    if bits is not None:
-        integral = isinstance(bits, (int, np.integer)) and not isinstance(bits, bool)
-        if not integral or not 1 <= bits <= 8:
-            raise ValueError(f"bits is {bits!r}; accepted is an integer in 1..8, or None")
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; accepted are {', '.join(METHODS)}")
-    if method == "rtn" and (pattern is not None or bits is None):
-        raise ValueError("method is 'rtn'; accepted with it is bits and no sparsity")
-    if method == "magnitude" and pattern is None:
-        raise ValueError("method is 'magnitude'; accepted with it is a sparsity")
-    if grid not in (None, "mse", "absmax"):
-        raise ValueError(f"grid is {grid!r}; accepted are 'mse' and 'absmax'")
-    if not isinstance(block_size, (int, np.integer)) or block_size < 1:
-        raise ValueError(f"block_size is {block_size!r}; accepted is an integer of at least 1")
-    number = isinstance(damp_percent, (int, float)) and not isinstance(damp_percent, bool)
-    if not number or not 0.0 <= damp_percent < np.inf:
-        raise ValueError(f"damp_percent is {damp_percent!r}; accepted is a number of at least 0")
-    natural = method == "blocked" and pattern is not None and pattern.of_m > 0
-    if natural and act_order:
-        raise ValueError(
-            "act_order is True with method 'blocked' and an N:M pattern; accepted is False"
-        )
-    if natural and pattern is not None:
-        block_size = -(-block_size // pattern.of_m) * pattern.of_m
-    return Options(
-        pattern=pattern,
-        bits=None if bits is None else int(bits),
-        method=method,
-        grid=grid or ("absmax" if method in ("rtn", "magnitude") else "mse"),
-        sym=bool(sym),
-        group_size=group_size,
-        act_order=not natural if act_order is None else bool(act_order),
-        block_size=int(block_size),
-        damp_percent=float(damp_percent),
-        backend=backend,
-    )
 
 
 def _checked_conv(

@@ -16,7 +16,7 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 import sbc_kernels as sbc  # noqa: E402
-from sbc_kernels import dispatch  # noqa: E402
+from sbc_kernels.backends import registry as dispatch  # noqa: E402
 
 # The same examples in every run, nothing written next to the sources, no clock on a busy machine.
 settings.register_profile("sbc", deadline=None, derandomize=True, database=None, max_examples=40)

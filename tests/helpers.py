@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sbc_kernels import gram_plan
+from sbc_kernels.backends import gram_plan
 from sbc_kernels.neurons import Neuron, impulse_response, membrane_matrix
 
 Array = NDArray[Any]

@@ -14,7 +14,7 @@ import torch
 from helpers import assert_close, eps
 from torch import nn
 
-from sbc_kernels.model.adapters import NeuronFacts, adapter_of
+from sbc_kernels.frameworks import NeuronFacts, adapter_of
 from sbc_kernels.neurons import impulse_response
 
 with warnings.catch_warnings():

@@ -10,8 +10,8 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("Triton is for Linux", allow_module_level=True)
 
-from sbc_kernels.triton import aot
-from sbc_kernels.triton.device import SHARED_BYTES, interpreted
+from sbc_kernels.backends.triton import aot
+from sbc_kernels.backends.triton.device import SHARED_BYTES, interpreted
 
 TABLE = Path(__file__).parents[1] / "benchmarks" / "results" / "ahead-of-time.md"
 
@@ -36,7 +36,9 @@ def test_as_in_the_table(architecture: str) -> None:
         report = aot.compile_build(build, architecture)
         assert not report.faults(build.tensor_cores)
         found.add(report.row())
-    assert found == known, "python -m sbc_kernels.triton.aot > TABLE, and look at what changed"
+    assert found == known, (
+        "python -m sbc_kernels.backends.triton.aot > TABLE, and look at what changed"
+    )
 
 
 def test_every_op_is_compiled() -> None:

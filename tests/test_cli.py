@@ -29,13 +29,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 import sbc_kernels as sbc
-from sbc_kernels import cli, dispatch, model
+from sbc_kernels import cli, model
+from sbc_kernels.backends import registry as dispatch
 from sbc_kernels.cli import options
 from sbc_kernels.cli.commands.compress import compress
 from sbc_kernels.cli.data import Cut, load_data
 from sbc_kernels.cli.objects import load_model, read_weights
-from sbc_kernels.io import Pruned, read_metadata, save_packed
-from sbc_kernels.layer import METHODS
+from sbc_kernels.files import Pruned, read_metadata, save_packed
+from sbc_kernels.method.options import METHODS
 from sbc_kernels.metrics import connection_sparsity, synaptic_operations
 from sbc_kernels.model.settings import ALLOCATIONS, MODES
 

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels import reference
-from sbc_kernels.pattern import parse_sparsity, prune_least
+from sbc_kernels.ops import reference
+from sbc_kernels.sparsity import parse_sparsity, prune_least
 
 # ---- layers and options ------------------------------------------------------------------------
 

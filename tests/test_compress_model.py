@@ -19,9 +19,9 @@ from sbc_kernels.demo.data import digits
 from sbc_kernels.demo.events import saccade_events
 from sbc_kernels.demo.network import Network, as_input, measure
 from sbc_kernels.demo.train import SHIPPED, load_checkpoint
-from sbc_kernels.model.allocate import cheapest, lamp
-from sbc_kernels.model.feed import Feeder
-from sbc_kernels.model.tracing import copy_of
+from sbc_kernels.model.allocation.shares import cheapest, lamp
+from sbc_kernels.model.passes import Feeder
+from sbc_kernels.network.copies import copy_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import sbc_kernels as sbc
 from sbc_kernels import conv as geometry
-from sbc_kernels import reference
+from sbc_kernels.ops import reference
 
 Padding = int | tuple[int, ...] | str
 
@@ -254,7 +254,7 @@ def test_groups_are_convolutions_of_their_own() -> None:
 
 
 def test_analog_maps_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sbc_kernels import gram_cpu
+    from sbc_kernels.backends.native import gram as gram_cpu
 
     spikes = np.random.default_rng(5).integers(-9, 9, (2, 7, 4, 5, 4)) / 4
     conv = sbc.Conv((3, 2), (1, 2), 1, 1, 2)

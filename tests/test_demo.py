@@ -21,7 +21,7 @@ from sbc_kernels.demo.events import CONTRAST, DARK, project, saccade_events, sac
 from sbc_kernels.demo.network import TAU, Network, as_input, lif, measure
 from sbc_kernels.demo.run import SETTINGS, Setting, run_demo
 from sbc_kernels.demo.train import RECIPES, SHIPPED, load_checkpoint, save_checkpoint, train
-from sbc_kernels.io import load_packed, read_packed
+from sbc_kernels.files import load_packed, read_packed
 from sbc_kernels.metrics import connection_sparsity
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"

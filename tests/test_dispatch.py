@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import sbc_kernels as sbc
-from sbc_kernels import _native, dispatch
+from sbc_kernels import _native
+from sbc_kernels.backends import registry as dispatch
 
 
 def test_what_there_is() -> None:

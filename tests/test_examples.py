@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import sbc_kernels
-from sbc_kernels.io import read_packed
+from sbc_kernels.files import read_packed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ENVIRONMENT = {

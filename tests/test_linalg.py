@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels.linalg import inverse, upper_factor
+from sbc_kernels.ops.factor import inverse, upper_factor
 
 # Around the tiles of float64: 8, 12 and 24 to a side.
 SIZES = [1, 2, 7, 8, 9, 12, 13, 23, 24, 25, 48, 49, 100, 193]

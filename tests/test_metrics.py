@@ -13,14 +13,9 @@ from safetensors.numpy import load, save_file
 from torch import nn
 
 import sbc_kernels as sbc
+from sbc_kernels.files import Pruned, Quantized, save_packed
 from sbc_kernels.grid import Grid
-from sbc_kernels.io import Pruned, Quantized, save_packed
-from sbc_kernels.metrics import (
-    Footprint,
-    connection_sparsity,
-    footprint,
-    layer_synaptic_operations,
-)
+from sbc_kernels.metrics import Footprint, connection_sparsity, footprint, layer_synaptic_operations
 
 
 def brute_force(weight: np.ndarray, spikes: np.ndarray, weighted: bool) -> float:

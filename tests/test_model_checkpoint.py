@@ -21,9 +21,10 @@ from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.model.feed import Feeder
-from sbc_kernels.model.norms import Statistics, reestimate, watching
+from sbc_kernels.model.norms import reestimate
+from sbc_kernels.model.passes import Feeder
 from sbc_kernels.model.run import Run
+from sbc_kernels.network.watch import Statistics, watching
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

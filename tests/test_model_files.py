@@ -20,8 +20,8 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.io import read_metadata
-from sbc_kernels.io.packed import HEADER, checksum
+from sbc_kernels.files import read_metadata
+from sbc_kernels.files.packed import HEADER, checksum
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -14,7 +14,7 @@ from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.model.norms import channel_axis, watching
+from sbc_kernels.network.watch import channel_axis, watching
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

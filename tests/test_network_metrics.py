@@ -566,7 +566,7 @@ class Given(nn.Module):
 
 @pytest.fixture
 def given_neuron() -> Iterator[Callable[..., None]]:
-    from sbc_kernels.model import adapters
+    from sbc_kernels import frameworks as adapters
 
     before = list(adapters._registered)
     yield lambda *args, **named: sbc.register_neuron(Given, *args, **named)

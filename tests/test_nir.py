@@ -19,8 +19,8 @@ from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.io.nir import nir_graph, write_nir
-from sbc_kernels.model.tracing import reset_states
+from sbc_kernels.export.nir.graph import nir_graph, write_nir
+from sbc_kernels.network.copies import reset_states
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

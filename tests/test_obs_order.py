@@ -23,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels import reference
-from sbc_kernels.obs_order import run_obs_order
+from sbc_kernels.ops import reference
+from sbc_kernels.ops.obs_order import run_obs_order
 
 DTYPES = (np.float32, np.float64)
 # Tiles have 12, 24 or 48 sides, panels 24 pivots: every size up to two tiles, then the edges.

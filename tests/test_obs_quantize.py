@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels import reference
-from sbc_kernels.obs_quantize import QuantizedRows, run_obs_quantize
-from sbc_kernels.pattern import Pattern, parse_sparsity
+from sbc_kernels.ops import reference
+from sbc_kernels.ops.obs_quantize import QuantizedRows, run_obs_quantize
+from sbc_kernels.sparsity import Pattern, parse_sparsity
 
 DTYPES = (np.float32, np.float64)
 

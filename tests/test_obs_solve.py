@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels import reference
-from sbc_kernels.obs_solve import run_obs_solve
+from sbc_kernels.ops import reference
+from sbc_kernels.ops.obs_solve import run_obs_solve
 
 DTYPES = (np.float32, np.float64)
 # Around the sides of one to four tiles: 8, 12, 24 and 48 elements.
@@ -75,7 +75,7 @@ def test_through_the_inverse(backend: str, dtype: Any, damp: float) -> None:
 
 
 def test_each_row_is_solved_on_its_smaller_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["sbc_kernels.obs_solve"]  # the package's name for it is the function
+    module = sys.modules["sbc_kernels.ops.obs_solve"]  # the package's name for it is the function
     sides = []
     solve = module._solve_subsets
 

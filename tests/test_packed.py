@@ -16,9 +16,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 import sbc_kernels as sbc
-from sbc_kernels.grid import Grid
-from sbc_kernels.io import Pruned, Quantized, load_packed, packed_tensor, read_packed, save_packed
-from sbc_kernels.io.packed import (
+from sbc_kernels.files import (
+    Pruned,
+    Quantized,
+    load_packed,
+    packed_tensor,
+    read_packed,
+    save_packed,
+)
+from sbc_kernels.files.packed import (
     CHUNK,
     HEADER,
     checksum,
@@ -27,6 +33,7 @@ from sbc_kernels.io.packed import (
     pack_bits,
     unpack_bits,
 )
+from sbc_kernels.grid import Grid
 
 
 def same_bits(a: Any, b: Any) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels.pattern import prune_least
+from sbc_kernels.sparsity import prune_least
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from torch import nn
 
 import sbc_kernels as sbc
 from sbc_kernels.report import render, write_html
+from sbc_kernels.report.format import UNKNOWN, count, duration, large, percent, ratio, si
 from sbc_kernels.report.svg import PALETTE
-from sbc_kernels.report.words import UNKNOWN, count, duration, large, percent, ratio, si
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

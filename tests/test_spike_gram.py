@@ -24,8 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels import dispatch, gram_plan, reference
+from sbc_kernels.backends import gram_plan
+from sbc_kernels.backends import registry as dispatch
 from sbc_kernels.neurons import Neuron
+from sbc_kernels.ops import reference
 
 NEURONS: dict[str, Neuron | None] = {
     "current": None,

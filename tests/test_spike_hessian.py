@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels import reference
 from sbc_kernels.neurons import Neuron
+from sbc_kernels.ops import reference
 
 D = 13
 LANES = [name for name in sbc.available_backends("cpu") if name != "amx"]

@@ -13,7 +13,7 @@ from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.model.plan import Layout
+from sbc_kernels.model.layout import Layout
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

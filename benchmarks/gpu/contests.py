@@ -13,7 +13,7 @@ from problems import inverse, problem
 from torch import Tensor
 
 import sbc_kernels as sbc
-from sbc_kernels.triton.spike_gram import float_precision
+from sbc_kernels.backends.triton.spike_gram import float_precision
 
 from . import sew, torch_rivals
 from .cases import OBC, UNFOLD_FP32
@@ -158,7 +158,7 @@ def _order(place: Place, rows: int, d: int, rival_rows: int, steps: int, **optio
 
 def _ordered(weight: Tensor, G: Tensor) -> Any:
     """`sbc.obs_order` takes what is free; here it must do with 15 GB and what lies there already."""
-    from sbc_kernels.triton.obs_order import obs_order
+    from sbc_kernels.backends.triton.obs_order import obs_order
 
     return obs_order(
         weight=weight, inverse_hessian=G, num_pruned=weight.shape[1], max_memory=15 * 10**9

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import sbc_kernels as sbc
-from sbc_kernels.triton.device import interpreted
+from sbc_kernels.backends.triton.device import interpreted
 
 if interpreted():
     sys.path.append(str(Path(__file__).parents[2] / "tests" / "gpu"))

@@ -19,8 +19,8 @@ import torch
 from problems import inverse, problem
 from torch import Tensor
 
-from sbc_kernels.triton import obs_order, obs_solve
-from sbc_kernels.triton.device import device_class
+from sbc_kernels.backends.triton import obs_order, obs_solve
+from sbc_kernels.backends.triton.device import device_class
 
 from .place import Place
 

@@ -19,7 +19,7 @@ MODULES = (
     "sbc_kernels",
     "sbc_kernels.model",
     "sbc_kernels.metrics",
-    "sbc_kernels.io",
+    "sbc_kernels.files",
     "sbc_kernels.report",
 )
 NOT_IN = (nodes.reference, nodes.term, nodes.title, addnodes.pending_xref)

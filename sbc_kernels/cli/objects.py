@@ -223,7 +223,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def _states(model: nn.Module, keys: set[str]) -> set[str]:
     """Of these entries, those of neurons that are no parameters: their states, of any batch size."""
-    from ..model.tracing import neurons_of
+    from ..network.copies import neurons_of
 
     inside = tuple(f"{name}." if name else "" for name in neurons_of(model))
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -248,8 +248,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
-    from ..io import load_packed, read_metadata
-    from ..io.packed import HEADER
+    from ..files import load_packed, read_metadata
+    from ..files.packed import HEADER
 
     try:
         with safe_open(path, framework="pt") as file:

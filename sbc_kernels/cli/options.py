@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..dispatch import BACKENDS, available_backends
+from ..backends.registry import BACKENDS, available_backends
 from .config import load_config
 
 WHAT = "What to do"

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..report.read import Comparison, Number, Report, Side
-from ..report.words import count, duration, percent, points, ratio, si
+from ..report.format import count, duration, percent, points, ratio, si
+from ..report.schema import Comparison, Number, Report, Side
 
 if TYPE_CHECKING:
     from ..metrics import Measured

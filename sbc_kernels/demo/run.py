@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..io import load_packed, packed_tensor, save_packed
-from ..io.atomic import write_atomic
+from ..files import load_packed, packed_tensor, save_packed
+from ..files.atomic import write_atomic
 from ..layer import compress_layer
 from ..neurons import LIF
 from .data import Dataset, digits, fashion_mnist

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from ..io import read_packed, save_packed
+from ..files import read_packed, save_packed
 from .data import Dataset
 from .events import MARGIN, saccade_events
 from .network import Network, as_input

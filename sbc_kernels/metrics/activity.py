@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..model.adapters import Adapter, NeuronFacts
-from ..model.feed import narrow
-from ..model.provenance import first_tensor, tensors_in
-from ..model.tracing import Forward, neurons_of
+from ..frameworks import Adapter, NeuronFacts
+from ..model.passes import narrow
+from ..network.copies import Forward, neurons_of
+from ..network.tensors import first_tensor, tensors_in
 from ..neurons import Neuron, membrane_matrix
 from .passes import Pass, each_batch
 

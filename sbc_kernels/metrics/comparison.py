@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..model.tracing import Forward
+from ..network.copies import Forward
 from .activity import Activity, OnSpikes, VanRossum
 from .operations import OperationCounter, SynapticOperations
 from .passes import Pass, each_batch, forward_of, labels_of

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..model.provenance import WEIGHT_LAYERS, first_tensor, leading_axes
 from ..model.result import CompressedModel
-from ..model.tracing import Forward
+from ..network.copies import Forward
+from ..network.tensors import WEIGHT_LAYERS, first_tensor, leading_axes
 from .passes import Pass, each_batch
 
 __all__ = ["LayerOperations", "SynapticOperations", "synaptic_operations"]

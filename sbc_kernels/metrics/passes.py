@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..model.adapters import Adapter
-from ..model.provenance import first_tensor
+from ..frameworks import Adapter
 from ..model.result import CompressedModel
 from ..model.settings import reiterable
-from ..model.tracing import (
+from ..network.copies import (
     Forward,
     copy_of,
     neurons_of,
@@ -22,6 +21,7 @@ from ..model.tracing import (
     run_forward,
     undisturbed,
 )
+from ..network.tensors import first_tensor
 
 
 class Watcher(Protocol):

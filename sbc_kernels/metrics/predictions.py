@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.tracing import Forward
+from ..network.copies import Forward
 from .passes import Pass, each_batch, labels_of
 
 __all__ = ["accuracy"]

@@ -1,10 +1,11 @@
 """Whole models: find the weight layers of a spiking network, compress them, lose nothing."""
 
-from .adapters import register_neuron
+from ..frameworks import register_neuron
 from .compress import compress_model
 from .files import load_compressed
 from .plan import Plan, PlannedLayer
-from .result import CompressedModel, LayerRecord
+from .record import LayerRecord
+from .result import CompressedModel
 from .tracing import trace
 
 __all__ = [

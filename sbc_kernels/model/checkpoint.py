@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..io.atomic import write_atomic
+from .._version import __version__
+from ..files.atomic import write_atomic
+from ..network.copies import neurons_of, undisturbed
+from ..network.tensors import tensors_in
 from ..neurons import impulse_response
 from .plan import Plan
-from .provenance import tensors_in
-from .tracing import neurons_of, undisturbed
 
 __all__ = ["Checkpoint", "fingerprint"]
 
@@ -61,7 +62,7 @@ def fingerprint(
                 weights.update(impulse_response(neuron, layer.layout.steps).tobytes())
     said = hashlib.sha256(json.dumps(options, sort_keys=True, default=repr).encode())
     return {
-        "format": f"{_VERSION}, sbc-kernels {_package_version()}",
+        "format": f"{_VERSION}, sbc-kernels {__version__}",
         "model": weights.hexdigest(),
         "calibration": data.hexdigest(),
         "options": said.hexdigest(),
@@ -72,12 +73,6 @@ def _add(digest: Any, name: str, tensor: Tensor) -> None:
     dense = tensor.detach().cpu().contiguous()
     digest.update(f"{name}:{dense.dtype}:{tuple(dense.shape)};".encode())
     digest.update(dense.reshape(-1).view(torch.uint8).numpy() if dense.numel() else b"")
-
-
-def _package_version() -> str:
-    from .. import __version__
-
-    return __version__
 
 
 class Checkpoint:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Array
-from ..grid import Grid
-from ..io.packed import (
+from ..files.packed import (
     Footprint,
     PackedTensor,
     Pruned,
@@ -28,9 +27,10 @@ from ..io.packed import (
     read_packed,
     stored_bytes,
 )
+from ..grid import Grid
+from ..network.copies import copy_of, require_model, reset_states
+from ..network.tensors import is_norm
 from .plan import entry
-from .provenance import is_norm
-from .tracing import copy_of, require_model, reset_states
 
 if TYPE_CHECKING:
     from .result import CompressedModel

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..network.copies import reset_states, undisturbed
 from .norms import Vector, affine_of, fold
 from .plan import Plan
-from .tracing import reset_states, undisturbed
 
 __all__ = ["fold_norms"]
 

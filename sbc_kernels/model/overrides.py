@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from ..network.tensors import WEIGHT_LAYERS
 from ..neurons import impulse_response
-from .provenance import WEIGHT_LAYERS
 
 Overrides = Mapping[str, Mapping[str, Any]]
 

@@ -21,15 +21,21 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 
+from ..frameworks import Adapter, NeuronFacts
+from ..network.tensors import (
+    WEIGHT_LAYERS,
+    first_tensor,
+    is_norm,
+    is_plain,
+    leading_axes,
+    map_tensors,
+    tensors_in,
+)
 from . import norms
-from .adapters import Adapter, NeuronFacts
-
-WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 # Between a layer and its neuron these bend the current: the layer's output is not what is integrated.
 # MaxPool is not among them: it picks one of the currents.
@@ -130,52 +136,6 @@ class Provenance:
     plain_norms: dict[str, bool] = field(
         default_factory=dict
     )  # what `affine_of` says is what it does
-
-
-def leading_axes(module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of a weight layer's input or output that are not its features or its map."""
-    own = 1 if isinstance(module, nn.Linear) else len(module.kernel_size) + 1
-    return tuple(shape[: len(shape) - own])
-
-
-def is_norm(module: Any) -> bool:
-    """BatchNorm in any of its forms, told by what it keeps."""
-    return (
-        hasattr(module, "running_var")
-        and hasattr(module, "running_mean")
-        and hasattr(module, "eps")
-    )
-
-
-def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A nest of tuples, lists and dictionaries with its tensors changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple):
-        items = [map_tensors(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    if isinstance(value, list):
-        return [map_tensors(item, change) for item in value]
-    if isinstance(value, dict):
-        return {key: map_tensors(item, change) for key, item in value.items()}
-    return value
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of a nest, in order."""
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(value, note)
-    return found
-
-
-def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """A module's input: what it was called with first."""
-    return next(iter(tensors_in((args, kwargs))), None)
 
 
 def record(
@@ -471,21 +431,6 @@ def _require_finite(name: str, module: Any, given: Tensor) -> None:
             f"the example, or first calibration batch, makes {where} an input that is NaN or infinite; "
             "accepted are finite values"
         )
-
-
-def is_plain(module: Any, given: Tensor, output: Tensor) -> bool:
-    """Whether the layer answers its input times its weight, plus its bias, and no more."""
-    lead = leading_axes(module, tuple(given.shape))
-    flat = given.reshape(-1, *given.shape[len(lead) :])
-    with torch.no_grad():
-        if isinstance(module, nn.Linear):
-            expected = F.linear(flat, module.weight, module.bias)
-        else:
-            expected = module._conv_forward(flat, module.weight, module.bias)
-    if expected.numel() != output.numel():
-        return False
-    wrong = (expected.reshape(output.shape).float() - output.float()).abs().max()
-    return bool(wrong <= 1e-2 * expected.float().abs().max() + 1e-6)
 
 
 def _own_node(output: Tensor) -> Tensor:

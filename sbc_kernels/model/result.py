@@ -13,63 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..io.atomic import write_atomic
+from .._version import __version__
+from ..files.atomic import write_atomic
+from ..network.copies import copy_of
 from .files import packed_file
 from .plan import Plan, text_table
-from .tracing import copy_of
+from .record import LayerRecord
 
 if TYPE_CHECKING:
-    from ..io.packed import Footprint
+    from ..files.packed import Footprint
     from ..metrics import Comparison
 
 __all__ = ["CompressedModel", "LayerRecord"]
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """What became of one layer.
-
-    Attributes
-    ----------
-    name, kind, shape : of the layer.
-    sparsity : fraction of exact zeros in its weight.
-    bits : of its codes; None where it was not quantized.
-    loss : sum over rows of the mean squared filtered output error, ``E_n |Y_n dw|^2``, in the units of
-        the layer's own output, against the weight that it was to approximate.
-    relative_error : root of that loss over ``E_n |Y_n w|^2``.
-    damp_percent, retries : the damping used, and how often it had to be raised.
-    dead_inputs, inputs : inputs that never fired in calibration, of how many (of all groups).
-    gram_path : which way the Hessian's batches went.
-    seconds : of the decision, calibration passes not counted.
-    notes, log : the plan's and the compression's remarks.
-    curve : (sparsity, relative error) along the layer's exact order, as `CompressedLayer.curve`.
-    group_size : of its grid, as in `Grid`; None where it was not quantized.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    sparsity: float
-    bits: int | None
-    loss: float
-    relative_error: float
-    damp_percent: float
-    retries: int
-    dead_inputs: int
-    inputs: int
-    gram_path: str
-    seconds: float
-    notes: tuple[str, ...] = ()
-    log: tuple[str, ...] = ()
-    curve: tuple[tuple[float, float], ...] = ()
-    group_size: int | None = None
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> LayerRecord:
-        """Of what `dataclasses.asdict` gave, after a trip through JSON."""
-        tuples = {key: tuple(record[key]) for key in ("shape", "notes", "log")}
-        tuples["curve"] = tuple((x, y) for x, y in record["curve"])
-        return cls(**{**{k: v for k, v in record.items() if k != "parts"}, **tuples})
 
 
 @dataclass(frozen=True)
@@ -136,7 +91,7 @@ class CompressedModel:
 
     def to_nir(self, path: str | Path, *, integer_weights: bool = False) -> None:
         """Writes the model as a NIR graph (Neuromorphic Intermediate Representation), for simulators
-        and chips. See `sbc_kernels.io.nir.nir_graph` for what it can hold, and what is raised.
+        and chips. `sbc_kernels.export.nir.graph.nir_graph` says what it can hold and what is raised.
 
         Parameters
         ----------
@@ -144,7 +99,7 @@ class CompressedModel:
         integer_weights : write ``codes - zero_point`` as weights, and move the scales into thresholds,
             resets, leaks and biases. Exact for IF and LIF neurons.
         """
-        from ..io.nir import nir_graph, write_nir
+        from ..export.nir.graph import nir_graph, write_nir
 
         graph = nir_graph(
             copy_of(self.model).cpu(),  # followed value by value, which is no work for a GPU
@@ -183,8 +138,6 @@ class CompressedModel:
 
     def _about(self, comparison: Comparison | None) -> dict[str, Any]:
         """`report` without the footprint."""
-        from .. import __version__
-
         return {
             "versions": {
                 "sbc_kernels": __version__,

@@ -15,22 +15,23 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..files.packed import Quantized
 from ..grid import Grid
-from ..io.packed import Quantized
 from ..layer import CompressedLayer, PreparedLayer, weight_array
-from ..rows import Options
-from .allocate import lamp
+from ..method.options import Options
+from ..network.copies import Forward, copy_of, undisturbed
+from ..network.watch import Statistics, watching
+from .allocation.measured import measured
+from .allocation.shares import lamp
 from .checkpoint import Checkpoint
-from .feed import Feeder
-from .gather import Gatherer, Moments, corrected_target
-from .measure import measured
-from .norms import Statistics, per_step, reestimate, row_scale, split_by_step, watching
+from .moments import Gatherer, Moments, corrected_target
+from .norms import per_step, reestimate, row_scale, split_by_step
 from .overrides import LAYER_OPTIONS
+from .passes import Feeder
 from .plan import Plan, PlannedLayer, entry
 from .progress import Progress, logger
-from .result import LayerRecord
+from .record import LayerRecord
 from .settings import Settings
-from .tracing import Forward, copy_of, undisturbed
 
 
 class Run:

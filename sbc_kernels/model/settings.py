@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layer import checked_options
-from ..rows import Options
-from .tracing import undisturbed
+from ..method.options import Options, checked_options
+from ..network.copies import undisturbed
 
 BASELINES = ("magnitude", "rtn")
 ALLOCATIONS = ("uniform", "lamp", "measured")

@@ -1,6 +1,6 @@
 """One HTML file about one compression: figures, plots, sortable tables; it loads nothing.
 
-read.py checks the report dictionary; page.py, tables.py and figures.py say what is on the page;
+schema.py checks the report dictionary; sections.py, tables.py and figures.py say what is on the page;
 plots.py draws with matplotlib, svg.py makes that part of the page; page.html, .css and .js are it;
 rendering.py puts it together.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..io.atomic import write_atomic
+from ..files.atomic import write_atomic
 
 __all__ = ["render", "write_html"]
 

@@ -11,10 +11,10 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from .format import percent
 from .plots import NARROW, WIDE, Drawn, fitting, slots, stages
-from .read import Layer
+from .schema import Layer
 from .svg import Sheet, color, rectangles
-from .words import percent
 
 __all__ = ["heat", "small_multiples"]
 

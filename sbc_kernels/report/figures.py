@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .curves import heat, small_multiples
+from .format import (
+    UNKNOWN,
+    count,
+    duration,
+    large,
+    percent,
+    plural,
+    ratio,
+    si,
+    span,
+    tick,
+)
 from .plots import Drawn, Panel, panels
-from .read import Comparison, Layer, Number, Report, total
+from .schema import Comparison, Layer, Number, Report, total
 from .tables import Table, curve_table, damped, error_at, neuron_table
-from .words import UNKNOWN, count, duration, large, percent, plural, ratio, si, span, tick
 
 __all__ = ["Plot", "plots_of"]
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from .read import Number
+from .schema import Number
 from .svg import Sheet, color, rectangles
 
 __all__ = ["Drawn", "Panel", "fitting", "panels", "slots", "stages"]

@@ -12,8 +12,8 @@ import jinja2
 from markupsafe import Markup
 
 from .figures import plots_of
-from .page import PJ_PER_AC, PJ_PER_MAC, done_to, options_of, remarks_of, tiles_of
-from .read import read
+from .schema import read
+from .sections import PJ_PER_AC, PJ_PER_MAC, done_to, options_of, remarks_of, tiles_of
 from .svg import PALETTE, style
 from .tables import layer_table
 

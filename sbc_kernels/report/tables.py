@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .read import Comparison, Layer, Number
-from .words import UNKNOWN, count, duration, percent, plural, si
+from .format import UNKNOWN, count, duration, percent, plural, si
+from .schema import Comparison, Layer, Number
 
 __all__ = [
     "Cell",

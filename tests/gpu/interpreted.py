@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbc_kernels.triton.device import interpreted
+from sbc_kernels.backends.triton.device import interpreted
 
 DEVICE = "cuda" if torch.cuda.is_available() and not interpreted() else "cpu"
 needs_triton = pytest.mark.skipif(

@@ -13,8 +13,8 @@ from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
+from sbc_kernels.backends.triton.device import has_fast_float64
 from sbc_kernels.demo.network import lif
-from sbc_kernels.triton.device import has_fast_float64
 
 pytestmark = needs_triton
 

@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
 
-from sbc_kernels import reference
+from sbc_kernels.ops import reference
 
 pytest.importorskip("triton")
-from sbc_kernels.triton import obs_order as module
-from sbc_kernels.triton.device import has_native
+from sbc_kernels.backends.triton import obs_order as module
+from sbc_kernels.backends.triton.device import has_native
 
 pytestmark = needs_triton
 DTYPES = (np.float32, np.float64)

@@ -13,13 +13,13 @@ from test_linalg import assert_factor, positive_definite
 from test_obs_quantize import assert_swept, sparse_gpt
 
 import sbc_kernels as sbc
-from sbc_kernels import reference
-from sbc_kernels.obs_quantize import QuantizedRows, run_obs_quantize
-from sbc_kernels.pattern import Pattern, parse_sparsity
+from sbc_kernels.ops import reference
+from sbc_kernels.ops.obs_quantize import QuantizedRows, run_obs_quantize
+from sbc_kernels.sparsity import Pattern, parse_sparsity
 
 pytest.importorskip("triton")
-from sbc_kernels.triton import linalg
-from sbc_kernels.triton import obs_quantize as module
+from sbc_kernels.backends.triton import factor as linalg
+from sbc_kernels.backends.triton import obs_quantize as module
 
 pytestmark = needs_triton
 DTYPES = (np.float32, np.float64)

@@ -11,11 +11,11 @@ from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, inverse_of
 from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
 from test_obs_solve import assert_solved
 
-from sbc_kernels import reference
-from sbc_kernels.obs_solve import run_obs_solve
+from sbc_kernels.ops import reference
+from sbc_kernels.ops.obs_solve import run_obs_solve
 
 pytest.importorskip("triton")
-from sbc_kernels.triton import obs_solve as module
+from sbc_kernels.backends.triton import obs_solve as module
 
 pytestmark = needs_triton
 DTYPES = (np.float32, np.float64)

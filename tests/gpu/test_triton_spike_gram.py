@@ -15,18 +15,20 @@ from helpers import assert_close, eps, exact_spike_sum, spike_train
 from interpreted import DEVICE, needs_gpu, needs_triton
 
 import sbc_kernels as sbc
-from sbc_kernels import _native, gram_plan, reference
+from sbc_kernels import _native
+from sbc_kernels.backends import gram_plan
 from sbc_kernels.conv import Region, linear_regions, regions
 from sbc_kernels.neurons import Neuron, membrane_matrix
+from sbc_kernels.ops import reference
 
 pytest.importorskip("triton")
-from sbc_kernels.triton import spike_gram as module
-from sbc_kernels.triton import spike_gram_launch as launch
-from sbc_kernels.triton import spike_gram_work as work
-from sbc_kernels.triton.device import has_native
-from sbc_kernels.triton.spike_gram import Schedule
-from sbc_kernels.triton.spike_gram_planes import planes_of_integers
-from sbc_kernels.triton.spike_gram_work import Tile, geometry_of
+from sbc_kernels.backends.triton import spike_gram as module
+from sbc_kernels.backends.triton import spike_gram_launch as launch
+from sbc_kernels.backends.triton import spike_gram_schedule as work
+from sbc_kernels.backends.triton.device import has_native
+from sbc_kernels.backends.triton.spike_gram import Schedule
+from sbc_kernels.backends.triton.spike_gram_planes import planes_of_integers
+from sbc_kernels.backends.triton.spike_gram_schedule import Tile, geometry_of
 
 pytestmark = needs_triton
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from interpreted import DEVICE, needs_triton
 from torch import Tensor
 
-from sbc_kernels.triton.value_range import _BLOCK, _TYPES, value_range
+from sbc_kernels.backends.triton.value_range import _BLOCK, _TYPES, value_range
 
 pytestmark = needs_triton
 
@@ -58,7 +58,7 @@ def test_blocks(count: int) -> None:
 
 
 def test_more_blocks_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sbc_kernels.triton.value_range._MOST_PROGRAMS", 3)
+    monkeypatch.setattr("sbc_kernels.backends.triton.value_range._MOST_PROGRAMS", 3)
     for at in range(0, 10 * _BLOCK, _BLOCK // 2):
         values = drawn((10 * _BLOCK,), torch.float32, 5, True)
         values[at] = -300.25
@@ -70,7 +70,7 @@ def test_more_blocks_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_finite_is_seen(
     dtype: torch.dtype, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sbc_kernels.triton.value_range._MOST_PROGRAMS", 1)
+    monkeypatch.setattr("sbc_kernels.backends.triton.value_range._MOST_PROGRAMS", 1)
     values = torch.ones(3 * _BLOCK, dtype=dtype)
     values[at] = math.nan
     whole, low, _ = value_range(values.to(DEVICE))

@@ -107,7 +107,7 @@ def compress(
             param_hint="--inplace",
         )
     from ... import metrics
-    from ...io.atomic import write_atomic
+    from ...files.atomic import write_atomic
     from ...model import compress_model
     from ...model.files import require_storable
 
@@ -149,7 +149,7 @@ def compress(
 
 
 def _text(result: CompressedModel, report: dict[str, Any], out: Path) -> str:
-    from ...report.read import read
+    from ...report.schema import read
     from ..tables import comparison_parts, render, size_line
 
     told = read(report)

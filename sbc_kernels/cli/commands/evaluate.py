@@ -69,7 +69,7 @@ def evaluate(
     from ... import metrics
     from ...metrics.passes import labels_of
     from ...model.settings import first_batch
-    from ...report.read import Comparison as Told
+    from ...report.schema import Comparison as Told
     from ..tables import comparison_parts, figures, operations, rates, render, side_of
 
     how = {"forward": None if forward is None else load_object(forward, "--forward")}

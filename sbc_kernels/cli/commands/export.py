@@ -105,7 +105,7 @@ def export(
         # Tied weights become tensors of their own: safetensors holds no two names for one.
         save_file({name: t.clone() for name, t in load_compressed(file).items()}, out)
     else:
-        from ...io.nir import nir_graph, write_nir
+        from ...export.nir.graph import nir_graph, write_nir
         from ...model.settings import first_batch
 
         batches = load_data(calibration, Cut.of(ctx.params), "--calibration")
@@ -127,7 +127,7 @@ def layer_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
     """By layer name what only the compression knows, as `CompressedModel.tensors`."""
     import torch
 
-    from ...io import Pruned, Quantized, read_packed
+    from ...files import Pruned, Quantized, read_packed
 
     found: dict[str, dict[str, Any]] = {}
     for name, tensor in read_packed(path)[0].items():

@@ -35,7 +35,7 @@ def report(
     """
     need("sbc report", {m: m for m in ("safetensors", "jinja2", "matplotlib")})
     found = read_report(file)
-    from ...report.read import read
+    from ...report.schema import read
     from ..tables import render, report_parts
 
     if out is None:
@@ -50,7 +50,7 @@ def report(
 
 def read_report(path: Path) -> dict[str, Any]:
     """The report in a file's header. Bad use where there is none."""
-    from ...io import read_metadata
+    from ...files import read_metadata
 
     try:
         metadata = read_metadata(path)

@@ -1,0 +1,1 @@
+"""Who computes an op: one record a backend, see `registry`."""

@@ -1,0 +1,1 @@
+"""C++ kernels, on NumPy arrays in CPU memory."""

@@ -1,0 +1,160 @@
+"""Compiles every kernel for GPUs that need not be there, and reads what the compiler made of it.
+
+python -m sbc_kernels.backends.triton.aot   the table of registers, shared memory and instructions
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from .device import SHARED_BYTES, Build
+
+__all__ = [
+    "ARCHITECTURES",
+    "MATRIX_INSTRUCTION",
+    "Report",
+    "builds",
+    "compile_build",
+    "cuobjdump",
+    "table",
+]
+
+ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
+MODULES = ("value_range", "spike_gram", "obs_order", "obs_solve", "obs_quantize", "linalg")
+# Matrix instructions as the machine code names them: mma, wgmma and tcgen05.
+MATRIX_INSTRUCTION = re.compile(r"\b(?:[HIDQ]MMA|[HIQ]GMMA|UTC\w*MMA)\b")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a build came to on one architecture.
+
+    Attributes
+    ----------
+    registers : of a thread. `spilled` is bytes of its stack: 0 where nothing had to leave registers.
+    shared : bytes of shared memory of a thread block.
+    tensor : the matrix instructions in the code, by name.
+    """
+
+    name: str
+    architecture: str
+    registers: int
+    spilled: int
+    shared: int
+    tensor: tuple[str, ...]
+
+    def row(self) -> str:
+        """Its line in `table`."""
+        cells = (
+            *(self.name, self.architecture, self.registers, self.spilled, self.shared),
+            " ".join(self.tensor),
+        )
+        return f"| {' | '.join(map(str, cells))} |"
+
+    def faults(self, tensor_cores: bool) -> list[str]:
+        """What is wrong with it, which is to have matrix instructions or need not; nothing where all
+        is well."""
+        found = []
+        if self.spilled:
+            found.append(f"spills {self.spilled} bytes a thread")
+        if self.shared > SHARED_BYTES[self.architecture.rstrip("a")]:
+            found.append(f"needs {self.shared} bytes of shared memory")
+        if tensor_cores and not self.tensor:
+            found.append("has no matrix instruction")
+        return [f"{self.name} on {self.architecture} {fault}" for fault in found]
+
+
+def builds(architecture: str) -> Iterator[Build]:
+    """Every way a kernel is compiled for one of `ARCHITECTURES`: its device class, and "other"."""
+    seen = set()
+    for name in MODULES:
+        module = import_module(f"{__package__}.{name}")
+        for device_class in (architecture, "other"):
+            for build in module.builds(device_class):
+                same = (
+                    build.name,
+                    build.warps,
+                    build.stages,
+                    repr(sorted(build.constants.items())),
+                )
+                if same not in seen:
+                    seen.add(same)
+                    yield build
+
+
+def compile_build(build: Build, architecture: str) -> Report:
+    """Compiles to machine code. Raises what the compiler raises."""
+    names = build.kernel.arg_names
+    attrs = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name in {*build.aligned, *(n for n, t in build.types.items() if t.startswith("*"))}
+    }
+    signature = {n: build.types.get(n, "constexpr") for n in names}
+    source = ASTSource(build.kernel, signature, constexprs=dict(build.constants), attrs=attrs)
+    compiled: Any = triton.compile(
+        source,
+        target=GPUTarget("cuda", ARCHITECTURES[architecture], 32),
+        options={"num_warps": build.warps, "num_stages": build.stages},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage = cuobjdump("-res-usage", cubin)
+        code = cuobjdump("-sass", cubin)
+    registers, stack = (int(_found(rf"{key}:(\d+)", usage)) for key in ("REG", "STACK"))
+    local = int(_found(r"LOCAL:(\d+)", usage))
+    return Report(
+        build.name,
+        architecture,
+        registers,
+        stack + local,
+        int(compiled.metadata.shared),
+        tuple(sorted(set(MATRIX_INSTRUCTION.findall(code)))),
+    )
+
+
+def table() -> str:
+    """All builds on all architectures as a Markdown table. Raises RuntimeError naming the faults."""
+    lines = [
+        "| kernel | architecture | registers | spilled | shared bytes | matrix instructions |",
+        "|---|---|---|---|---|---|",
+    ]
+    faults: list[str] = []
+    for architecture in ARCHITECTURES:
+        for build in builds(architecture):
+            report = compile_build(build, architecture)
+            faults += report.faults(build.tensor_cores)
+            lines.append(report.row())
+    if faults:
+        raise RuntimeError("; ".join(faults))
+    return "\n".join(lines) + "\n"
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    if match is None:
+        raise RuntimeError(f"cuobjdump does not tell {pattern}")
+    return match[1]
+
+
+def cuobjdump(flag: str, binary: Path) -> str:
+    """NVIDIA's disassembler, which comes with Triton."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    done = subprocess.run([tool, flag, binary], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())

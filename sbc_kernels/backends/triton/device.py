@@ -1,0 +1,125 @@
+"""What kind of GPU a tensor lies on, and what a kernel is compiled with there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import _native
+from ..registry import interpreted
+
+__all__ = [
+    "CLASSES",
+    "SHARED_BYTES",
+    "Build",
+    "device_class",
+    "has_fast_float64",
+    "has_native",
+    "interpreted",
+    "kept_alive",
+    "room",
+]
+
+CLASSES = ("sm_80", "sm_90", "sm_100", "other")
+_LITTLE = 1 / 64  # of a card's memory
+# Of one thread block. "other" is what any other NVIDIA GPU from sm_80 on has.
+SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "other": 64 << 10}
+
+
+@dataclass(frozen=True)
+class Build:
+    """One way a kernel is compiled: what `aot` checks, without a GPU.
+
+    Attributes
+    ----------
+    name : of the op and kernel, and what sets this build apart: "obs_order/panel float32".
+    kernel : the function under ``triton.jit``.
+    types : by name of every argument that is no constant, Triton's name of its type ("*fp32", "i32").
+    constants : by name of every ``tl.constexpr``.
+    warps, stages : of the launch.
+    tensor_cores : whether its code must have matrix instructions.
+    aligned : arguments known to be multiples of 16 (pointers, strides).
+    """
+
+    name: str
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, Any]
+    warps: int
+    stages: int = 1
+    tensor_cores: bool = False
+    aligned: tuple[str, ...] = field(default=())
+
+
+def device_class(tensor: Tensor) -> str:
+    """One of `CLASSES`."""
+    if tensor.device.type != "cuda":
+        return "other"
+    return _class_of(tensor.device.index or 0)
+
+
+@lru_cache
+def _class_of(index: int) -> str:
+    """Of the workstation cards of sm_86 and sm_89, with less shared memory, it is "other"."""
+    capability = torch.cuda.get_device_capability(index)
+    if capability < (8, 0):
+        raise ValueError(
+            f"the GPU has compute capability {capability[0]}.{capability[1]}; accepted is 8.0 or later"
+        )
+    return {
+        (8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100",
+    }.get(capability, "other")  # fmt: skip
+
+
+def has_native(kernel: str, tensor: Tensor) -> bool:
+    """Whether the package's own CUDA kernel, "order_panel" or "multiply_bytes", runs on the tensor's
+    device: it was built for its architecture, by a toolkit the driver takes. Else Triton's does."""
+    return tensor.device.type == "cuda" and _native.with_cuda and _runs(kernel, tensor.device.index)
+
+
+@lru_cache
+def _runs(kernel: str, index: int) -> bool:
+    with torch.cuda.device(index):
+        return bool(getattr(_native, f"runs_{kernel}")(index))
+
+
+def kept_alive(kept: Tensor) -> Tensor:
+    """A tensor that is kept between calls, for use on the current stream: when it is let go of, its
+    memory waits for that stream."""
+    if kept.device.type == "cuda":
+        kept.record_stream(torch.cuda.current_stream(kept.device))
+    return kept
+
+
+def has_fast_float64(tensor: Tensor) -> bool:
+    """At half the speed of float32 or better: the data centres' cards, but for sm_103."""
+    if tensor.device.type != "cuda":
+        return False
+    return torch.cuda.get_device_capability(tensor.device) in ((8, 0), (9, 0), (10, 0))
+
+
+def room(tensor: Tensor, wanted: int, max_memory: int | None) -> int:
+    """Bytes that may be taken on the tensor's device: `max_memory`; None: four fifths of what is free,
+    and for who wants little no more than that, so that small layers are cut the same way in every run.
+
+    Waits for nothing. The driver is asked where torch does not hold as much as is wanted.
+    """
+    if max_memory is not None:
+        return max_memory
+    if tensor.device.type != "cuda":
+        return 1 << 32
+    little = int(torch.cuda.get_device_properties(tensor.device).total_memory * _LITTLE)
+    stats = torch.cuda.memory_stats_as_nested_dict(tensor.device)
+    reserved, taken = (
+        stats[f"{what}_bytes"]["all"]["current"] for what in ("reserved", "allocated")
+    )
+    if wanted <= min(little, reserved - taken):
+        return little
+    free, _ = torch.cuda.mem_get_info(tensor.device)
+    available = int(0.8 * (free + reserved - taken))
+    return min(little, available) if wanted <= little else available

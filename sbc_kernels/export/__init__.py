@@ -1,0 +1,1 @@
+"""Compressed networks for other tools."""

@@ -1,0 +1,371 @@
+"""Spiking networks as NIR graphs, the Neuromorphic Intermediate Representation (neuroir.org).
+
+    what the model has                                  the node
+    Linear                                              Affine (bias 0 where there is none)
+    Conv1d, Conv2d                                      Conv1d, Conv2d
+    AvgPool2d, AdaptiveAvgPool2d of whole windows       AvgPool2d
+    sinabs' SumPool2d, LPPool2d of norm 1               SumPool2d
+    a reshape that joins axes                           Flatten, its axes counted from the end
+    SpikingJelly IFNode, Norse IAF, sinabs IAF,         IF
+      snnTorch Leaky with beta = 1
+    SpikingJelly LIFNode, ParametricLIFNode, snnTorch   LIF
+      Leaky, Lapicque, Norse LIFBoxCell, sinabs LIF
+    SpikingJelly CUBALIFNode, snnTorch Synaptic, Norse  CubaLIF
+      LIF and LIFCell, sinabs LIF with tau_syn
+    sinabs ExpLeak, Norse LIBoxCell, LI                 LI, CubaLI, I
+    several modules added up                            several edges into a node
+
+Identities and Dropout are edges. NIR has no BatchNorm (fold it: ``compress_model(fold=True)``), no
+MaxPool, no product of two activations (attention); edges have no delay, and recurrence is not exported.
+All of these are errors that name the module. Time is in no NIR shape, and neither is the batch.
+
+**Time step.** NIR's neurons are differential equations; ``dt`` = 1e-4 s is the step at which readers
+have to run them (`dt` in the graph's metadata). By explicit Euler, ``v <- decay v + gain x +
+(1 - decay) leak`` is ``tau = dt / (1 - decay)`` and ``r = gain tau / dt``. The unit of a potential is
+free, and most readers know one r only, so r is 1 (``1 / dt`` of an IF), and what it would be is divided
+out of ``v_threshold``, ``v_reset`` and ``v_leak``: a potential of 1 is then the metadata's `unit` of
+the model's. A current-based neuron's current is updated first and counts in the same step, ``r =
+tau_mem / dt``, ``w_in = tau_syn / dt``. Before the first step a LIF is at ``v_leak``, an IF at
+``v_reset``, a current at 0.
+
+**Firing.** NIR's neurons fire above ``v_threshold`` and are then at ``v_reset``. Some frameworks fire
+at the threshold already (SpikingJelly, sinabs), and potentials of quantized weights do hit it. So
+``v_threshold`` lies between two neighbouring float32 numbers, on the side where both kinds of readers
+fire as the model does; its own threshold is in the metadata. NIR has no reset by subtraction, no lower
+bound of a potential and no several spikes a step. Neurons with these are written with the model's own
+threshold, with a warning, and with `reset`, `subtract`, `floor`, `most_spikes` in the metadata (in the
+model's units): spikes are the same only in a reader that does the same. So is a neuron that does not
+start at rest, with its `start`.
+
+**Readers**, as tried, of neurons that are reset to a value. SpikingJelly 2.0 takes IF, LIF and CubaLIF,
+all neurons of a node alike. snnTorch 1.0 takes LIF and CubaLIF of one threshold a node and at rest at
+0; its IF leaks. Norse 1.1 (``dt=1e-4, ignore_warnings=True``) takes IF, LIF and CubaLIF at rest at 0,
+each neuron with a threshold of its own; it leaves out AvgPool2d and Conv1d. sinabs 3.1 takes IF alone,
+which subtracts, fires several spikes and is bounded below by minus the threshold. Norse and sinabs run
+chains; where edges meet they lag a step.
+
+**Quantized weights** are written dequantized, with `codes`, `scale`, `zero_point`, `group_size` and
+`mask` in the node's metadata. With ``integer_weights`` the weights are the integers ``codes -
+zero_point`` (stored as float32), and each row's scale is divided out of the bias and of the neurons'
+``v_threshold``, ``v_reset`` and ``v_leak``, which leaves every spike as it is. Thresholds then differ
+between neurons, which of these readers Norse and sinabs take.
+
+All metadata of this package is below the key ``sbc_kernels`` of a node's or the graph's metadata.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..._version import __version__
+from ...files.atomic import write_atomic
+from ...frameworks import Adapter, Update
+from ...network.copies import (
+    Forward,
+    copy_of,
+    neurons_of,
+    require_model,
+    reset_states,
+    run_forward,
+    undisturbed,
+)
+from .layers import Codes, codes_of, layer_node
+from .links import INPUT, Links, Shape, find_links
+from .neurons import DT, neuron_node, require_as_said
+from .twins import called
+
+__all__ = ["nir_graph", "write_nir"]
+
+Vector = NDArray[np.float64]
+
+
+def nir_graph(
+    model: nn.Module,
+    example: Any,
+    *,
+    forward: Forward | None = None,
+    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+    integer_weights: bool = False,
+) -> Any:
+    """A spiking network as a ``nir.NIRGraph``. See this module for which node stands for what.
+
+    One forward pass of a copy of the model is followed; the model stays as it is. Every neuron's
+    spikes in it are held against the equations that are written.
+
+    Parameters
+    ----------
+    model : its BatchNorms folded.
+    example : a batch as the model takes it, of two samples or more; of a tuple or list the first item.
+    forward : ``forward(model, batch)`` runs one whole sequence; default ``model(batch)``.
+    tensors : by layer, what compression knows: `codes` uint8 of the weight's shape, `scale` and
+        `zero_point` float32 [d_out, groups], `mask` (`CompressedModel.tensors`).
+    integer_weights : quantized layers as integers, their scales moved into the neurons. Every one of
+        them needs one scale a row, and neurons that hear layers of the same scale only.
+
+    Returns
+    -------
+    nir.NIRGraph
+
+    Raises
+    ------
+    ImportError : there is no package `nir`.
+    TypeError, ValueError : naming the module that NIR cannot hold, and what to do.
+    """
+    nir = _package()
+    require_model(model)
+    if not isinstance(integer_weights, bool):
+        raise TypeError(f"integer_weights is {integer_weights!r}; accepted is True or False")
+    given = _input_of(example)
+    work = copy_of(model)
+    work.eval()
+    codes = _codes(work, tensors or {})
+    if integer_weights and not codes:
+        raise ValueError(
+            "integer_weights is True, but no layer has codes; accepted are models compressed with bits="
+        )
+    neurons = neurons_of(work)
+    with undisturbed():
+        reset_states(work)
+        links = find_links(work, neurons, given, lambda: run_forward(work, given, forward))
+        reset_states(work)
+
+    scales = _Scales(nir, links, codes if integer_weights else {})
+    keys = _keys(links)
+    nodes: dict[str, Any] = {keys[INPUT]: nir.Input({"input": np.array(links.input_shape)})}
+    edges: list[tuple[str, str]] = []
+    lost: list[str] = []
+    for name, place in links.places.items():
+        scale = scales.into(name)
+        for source in place.sources:
+            shape = _shape_of(links, source)
+            end = _flattened(nir, nodes, edges, keys[source], shape, place.given)
+            edges.append((end, keys[name]))
+        if name in neurons:
+            update = _update_of(name, *neurons[name])
+            require_as_said(name, place, update)
+            nodes[keys[name]], left_out = neuron_node(nir, name, place, update, scale)
+            lost += left_out
+        else:
+            nodes[keys[name]] = layer_node(nir, name, place, codes.get(name), integer_weights)
+        scales.out_of(name, nodes[keys[name]], scale)
+    scales.require_none_left()
+    output = _free("output", nodes)
+    nodes[output] = nir.Output({"output": np.array(links.places[links.outputs[0]].shape)})
+    edges += [(keys[name], output) for name in links.outputs]
+    if lost:
+        warnings.warn(
+            "NIR cannot hold all that this model does; only a reader that does it fires alike: "
+            + "; ".join(lost),
+            UserWarning,
+            stacklevel=2,
+        )
+    mine = {
+        "version": __version__,
+        "model": type(model).__name__,
+        "dt": DT,
+        "integer_weights": integer_weights,
+        "readout": ", ".join(links.readout),
+    }
+    return nir.NIRGraph(nodes, edges, metadata={"sbc_kernels": mine})
+
+
+def write_nir(path: str | Path, graph: Any) -> int:
+    """Writes a NIR graph as ``nir.read`` takes it, in one step; returns the file's size in bytes.
+
+    The folder must exist.
+
+    Raises
+    ------
+    ImportError : there is no package `nir`.
+    TypeError : naming the parameter, what came and what is accepted.
+    """
+    nir = _package()
+    if not isinstance(graph, nir.NIRGraph):
+        raise TypeError(f"graph is a {type(graph).__name__}; accepted is a nir.NIRGraph")
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"path is a {type(path).__name__}; accepted is a str or a pathlib.Path")
+    data = io.BytesIO()
+    nir.write(data, graph)
+    return write_atomic(path, data.getvalue())
+
+
+def _package() -> Any:
+    try:
+        return importlib.import_module("nir")
+    except ImportError as error:
+        raise ImportError("NIR graphs need the package nir: pip install nir") from error
+
+
+def _input_of(example: Any) -> Tensor:
+    first = example[0] if isinstance(example, (tuple, list)) and example else example
+    if not isinstance(first, Tensor):
+        raise TypeError(
+            f"example is a {type(example).__name__}; accepted is a tensor, or a tuple or list that "
+            "starts with one: a NIR graph has one input"
+        )
+    return first.detach()
+
+
+def _update_of(name: str, module: nn.Module, adapter: Adapter) -> Update:
+    """A neuron's equations. ValueError where NIR has none like them."""
+    tell = getattr(adapter, "update", None)
+    update: Update | str = "its equations are not known" if tell is None else tell(module)
+    if isinstance(update, str):
+        raise ValueError(
+            f"model has {called(name, module)}, which NIR cannot hold: {update}; accepted are "
+            "integrate-and-fire neurons, plain, leaky or current-based (IF, LIF, CubaLIF)"
+        )
+    return update
+
+
+def _codes(work: nn.Module, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Codes]:
+    """Codes of the layers that have some, under every name that a weight has."""
+    modules = dict(work.named_modules(remove_duplicate=False))
+    unknown = sorted(set(tensors) - set(modules))
+    if unknown:
+        raise ValueError(
+            f"tensors has {unknown[0]!r}, which no module of the model is called; accepted are "
+            "those of the compression that made the model"
+        )
+    found: dict[str, Codes] = {}
+    for name, parts in tensors.items():
+        known = codes_of(name, modules[name], parts)
+        if known is not None:
+            found |= {
+                other: known
+                for other, module in modules.items()
+                if getattr(module, "weight", None) is modules[name].weight
+            }
+    return found
+
+
+# ---- names, shapes, flattening -----------------------------------------------------------------
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    """A name that no node has, also with underscores for dots, as readers write it."""
+    used = {key.replace(".", "_") for key in taken}
+    while name.replace(".", "_") in used:
+        name += "_"
+    return name
+
+
+def _keys(links: Links) -> dict[str, str]:
+    """Names of the nodes: those of the modules, but for slashes, which make groups of a file."""
+    keys: dict[str, str] = {}
+    for name in links.places:
+        keys[name] = _free(name.replace("/", "_") or "model", dict.fromkeys(keys.values()))
+    keys[INPUT] = _free("input", dict.fromkeys(keys.values()))
+    return keys
+
+
+def _shape_of(links: Links, name: str) -> Shape:
+    return links.input_shape if name == INPUT else links.places[name].shape
+
+
+def _flattened(
+    nir: Any,
+    nodes: dict[str, Any],
+    edges: list[tuple[str, str]],
+    source: str,
+    shape: Shape,
+    wanted: Shape,
+) -> str:
+    """The node that gives `source` in the shape that is wanted: itself, or a Flatten of it."""
+    if shape == wanted:
+        return source
+    span = next(
+        (
+            (start, end)
+            for start in range(len(shape))
+            for end in range(start + 1, len(shape))
+            if (*shape[:start], int(np.prod(shape[start : end + 1])), *shape[end + 1 :]) == wanted
+        ),
+        None,
+    )
+    if span is None:
+        raise ValueError(
+            f"model reshapes what {source} answers from {list(shape)} to {list(wanted)}; accepted is a "
+            "reshape that joins axes, which is NIR's Flatten"
+        )
+    # From the end: readers differ in whether they count a batch axis.
+    start, end = (at - len(shape) for at in span)
+    for key, node in nodes.items():
+        if isinstance(node, nir.Flatten) and (source, key, start, end) == (
+            *next(edge for edge in edges if edge[1] == key),
+            node.start_dim,
+            node.end_dim,
+        ):
+            return key
+    key = _free(f"{source}_flatten", nodes)
+    nodes[key] = nir.Flatten({"input": np.array(shape)}, start_dim=start, end_dim=end)
+    edges.append((source, key))
+    return key
+
+
+# ---- integers ----------------------------------------------------------------------------------
+
+
+class _Scales:
+    """Of integer weights: what each node's answer has to be multiplied by, until a neuron hears it."""
+
+    def __init__(self, nir: Any, links: Links, codes: Mapping[str, Codes]) -> None:
+        self.nir, self.links, self.codes = nir, links, codes
+        self.found: dict[str, Vector | None] = {INPUT: None}
+
+    def into(self, name: str) -> Vector | None:
+        """The scale of what a node is fed with, in the shape of its input."""
+        place = self.links.places[name]
+        found = [self.found[source] for source in place.sources]
+        first = found[0]
+        for source, other in zip(place.sources, found, strict=True):
+            alike = first is None and other is None
+            if first is not None and other is not None:
+                alike = np.array_equal(first.ravel(), other.ravel())
+            if not alike:
+                raise ValueError(
+                    f"integer_weights is True, but {called(name, place.module)} adds up what "
+                    f"{place.sources[0]} and {source} answer, in units of different scales; accepted "
+                    "are layers of the same scales, or integer_weights=False"
+                )
+        return None if first is None else first.reshape(place.given)
+
+    def out_of(self, name: str, node: Any, scale: Vector | None) -> None:
+        """Notes the scale of what a node answers, given that of what it is fed with."""
+        place, nir = self.links.places[name], self.nir
+        weights = isinstance(node, (nir.Affine, nir.Conv1d, nir.Conv2d))
+        if weights and scale is not None:
+            raise ValueError(
+                f"integer_weights is True, but {called(name, place.module)} is fed with integers whose "
+                "scales no neuron has taken: they differ between its inputs; accepted are neurons "
+                "between quantized layers, or integer_weights=False"
+            )
+        if weights and name in self.codes:
+            rows = self.codes[name].row_scale
+            column = rows.reshape(-1, *[1] * (len(place.shape) - 1))
+            self.found[name] = np.broadcast_to(column, place.shape)
+        elif scale is not None and isinstance(node, (nir.AvgPool2d, nir.SumPool2d)):
+            self.found[name] = np.broadcast_to(scale[:, :1, :1], place.shape)  # one a channel
+        elif scale is not None and isinstance(node, (nir.I, nir.LI, nir.CubaLI)):
+            self.found[name] = scale
+        else:
+            self.found[name] = None
+
+    def require_none_left(self) -> None:
+        for name in self.links.outputs:
+            if self.found[name] is not None:
+                raise ValueError(
+                    f"integer_weights is True, but what {called(name, self.links.places[name].module)} "
+                    "answers reaches the output without a neuron that could take its scale; accepted "
+                    "are heads that are not quantized (overrides={name: {'skip': True}}), or "
+                    "integer_weights=False"
+                )

@@ -1,0 +1,68 @@
+"""Damping of a Hessian, raised until its Cholesky factorisation succeeds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from array_api_compat import device
+
+from .rows import Array, Rows
+
+MAX_RETRIES = 5
+
+
+def share_unit(parts: list[Rows]) -> None:
+    """The power of two that brings the mean diagonal of all groups to 0.5 .. 1. One for the layer:
+    its groups' losses are compared with each other."""
+    xp = parts[0].xp
+    live = xp.concat([part.hessian.diagonal()[part.live] for part in parts])
+    mean = float(xp.mean(live)) if live.shape[0] else 1.0
+    for part in parts:
+        part.unit = float(np.ldexp(1.0, -int(np.frexp(mean)[1])))
+
+
+def warn(log: list[str], message: str) -> None:
+    log.append(message)
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def damped(part: Rows, damp_percent: float) -> Array:
+    """H in its unit, with damping; the identity where no input is live."""
+    xp, size = part.xp, len(part.hessian)
+    where = device(part.hessian)
+    if part.silent == size:
+        return xp.eye(size, dtype=xp.float64, device=where)
+    # Its scale decides nothing, and float32 is not wide enough for all.
+    matrix = part.hessian * part.unit
+    along = xp.arange(size, device=where)
+    matrix[along, along] += damp_percent * xp.mean(matrix.diagonal()[part.live])
+    return matrix
+
+
+def with_damping(
+    part: Rows,
+    damp_percent: float,
+    log: list[str],
+    attempt: Callable[[Array], Any],
+) -> tuple[Any, float]:
+    """``attempt(damped Hessian)``; where its Cholesky fails, again with ten times the damping."""
+    percent = damp_percent
+    for retry in range(MAX_RETRIES + 1):
+        try:
+            return attempt(damped(part, percent)), percent
+        except np.linalg.LinAlgError as error:
+            if retry == MAX_RETRIES:
+                raise np.linalg.LinAlgError(
+                    f"{error}; {MAX_RETRIES} retries up to damp_percent {percent:g} did not help"
+                ) from error
+            larger = 10 * percent if percent > 0 else 1e-4
+            warn(
+                log,
+                f"Cholesky failed at damp_percent {percent:g} ({error}); retry {retry + 1} with "
+                f"{larger:g}",
+            )
+            percent = larger
+    raise AssertionError("unreachable")

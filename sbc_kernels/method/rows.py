@@ -1,0 +1,95 @@
+"""What becomes of a layer's rows: pruned, quantized, or both, under one Hessian a group.
+
+`layer.compress_layer` checks and assembles; the decisions are made here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from ..grid import Grid
+
+Array = Any  # NumPy, or torch on a GPU
+
+
+@dataclass
+class Rows:
+    """One convolution group's rows (all rows of other layers) and what becomes of them."""
+
+    weight: Array  # [rows, d], float32 or float64
+    hessian: Array  # [d, d], float64, undamped
+    row_scale: Array  # [rows], float64, of the rows' outputs before they are integrated
+    live: Array = field(init=False)  # [d], bool
+    silent: int = field(init=False)  # number of inputs that never spiked
+    xp: Any = field(init=False)  # the array library
+    unit: float = 1.0  # of H, see share_unit
+    result: Array = field(init=False)
+    quota: int = 0  # of weights to prune by blocks
+    mask: Array | None = None
+    codes: Array | None = None  # uint8
+    grid: Grid | None = None
+
+    def __post_init__(self) -> None:
+        self.xp = array_namespace(self.weight)
+        self.live = self.hessian.diagonal() > 0
+        self.silent = int(self.xp.sum(self.xp.astype(~self.live, self.xp.int64)))
+        self.result = self.xp.asarray(self.weight, copy=True)
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return int(self.weight.shape[0] * self.weight.shape[1])
+
+
+# ---- damping -----------------------------------------------------------------------------------
+
+
+# ---- pruning -----------------------------------------------------------------------------------
+
+
+def num_silent(parts: list[Rows]) -> int:
+    """Weights on inputs that never spiked."""
+    return sum(len(part.weight) * part.silent for part in parts)
+
+
+def num_weights(parts: list[Rows]) -> int:
+    return sum(part.size for part in parts)
+
+
+def flattened(arrays: list[Array]) -> Array:
+    xp = array_namespace(arrays[0])
+    return xp.concat([xp.reshape(array, (-1,)) for array in arrays])
+
+
+def unflatten(flat: Array, like: list[Array]) -> list[Array]:
+    """The inverse of `flat`."""
+    xp, parts, at = array_namespace(flat), [], 0
+    for array in like:
+        size = array.shape[0] * array.shape[1]
+        parts.append(xp.reshape(flat[at : at + size], array.shape))
+        at += size
+    return parts
+
+
+def masked(mask: Array, values: Array) -> Array:
+    """The values, zero where the mask is False."""
+    xp = array_namespace(values)
+    return xp.where(mask, values, xp.zeros_like(values))
+
+
+def among_live(matrix: Array, part: Rows) -> Array:
+    """The rows and columns of live inputs."""
+    if not part.silent:
+        return matrix
+    xp = part.xp
+    (live,) = xp.nonzero(part.live)
+    return xp.take(xp.take(matrix, live, axis=0), live, axis=1)
+
+
+# ---- quantization ------------------------------------------------------------------------------
+
+
+# ---- loss --------------------------------------------------------------------------------------

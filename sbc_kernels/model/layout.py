@@ -1,0 +1,116 @@
+"""Where a tensor has its time and sample axes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the calls of a weight layer during one forward hold the time steps.
+
+    Attributes
+    ----------
+    steps : T; 1 where the time steps do not matter (current Hessian).
+    step_of_call : for a loop over time, the step of each call; None where every call holds all steps.
+    axis : the leading axis that is time; None where it is flattened together with others.
+    inner : flattened, the positions of one step that lie together; 0 where all of one step do.
+    delay : steps that a recurrent layer's input comes before the current it makes.
+    """
+
+    steps: int
+    step_of_call: tuple[int, ...] | None = None
+    axis: int | None = None
+    inner: int = 0
+    delay: int = 0
+
+    def split(self, lead: tuple[int, ...]) -> tuple[int, int, int]:
+        """The leading axes as (outer, steps, inner). ValueError where the steps do not fit."""
+        T = self.steps
+        if self.axis is not None:
+            if len(lead) <= self.axis or lead[self.axis] != T:
+                raise ValueError(
+                    f"a layer's input has leading axes {list(lead)}; accepted are {T} time steps, as "
+                    f"in the example, on axis {self.axis}"
+                )
+            return math.prod(lead[: self.axis]), T, math.prod(lead[self.axis + 1 :])
+        leading, block = math.prod(lead), T * max(self.inner, 1)
+        if leading % block:
+            raise ValueError(
+                f"a layer's input has {leading} leading positions; accepted with {T} time steps, as "
+                f"in the example, is a multiple of {block}"
+            )
+        return (leading // block, T, self.inner) if self.inner else (1, T, leading // T)
+
+
+def layout_of(
+    calls: list[tuple[tuple[int, ...], NDArray[np.int64]]],
+    steps: int,
+    batch_first: bool,
+    one_sample: bool,
+) -> tuple[Layout | None, str]:
+    """The layout that the calls' step tables show; None where they show that there is none.
+
+    Parameters
+    ----------
+    calls : of each call, its leading axes and `LayerCall.step_of`.
+    steps : T as the consumers tell it.
+    batch_first : the consumers' own axes, which decide what the tables leave open.
+    one_sample : whether the example was a batch of one, which leaves more open.
+
+    Returns
+    -------
+    The layout, and a note where something was assumed ("" otherwise).
+    """
+    tables = [table for _, table in calls]
+    if any((table == -2).any() for table in tables):
+        return None, "its output mixes time steps before it is integrated"
+    known = [np.unique(table[table >= 0]) for table in tables]
+    if len(calls) > 1 and all(k.size == 1 for k in known):  # a loop over time
+        return Layout(steps, tuple(int(k[0]) % steps for k in known)), ""
+    found: set[Layout] = set()
+    open_ = False
+    for lead, table in calls:
+        options = [
+            layout for layout in _candidates(lead, steps, batch_first) if _fits(layout, lead, table)
+        ]
+        if not options:
+            return None, f"its calls do not hold the {steps} time steps in an order that is known"
+        if options[0].axis is None and not options[0].inner:
+            # Flattened, and one step's positions lie together: of a batch of one, or time first.
+            others = [layout for layout in options if layout.inner]
+            open_ = open_ or (bool(others) and steps > 1 and one_sample)
+            if batch_first and others:
+                options = others
+        found.add(options[0])
+    if len(found) != 1:
+        return None, "its calls differ in where the time axis is"
+    unseen = steps > 1 and all(k.size == 0 for k in known)
+    axis = "second" if batch_first else "first"
+    assumed = f"time assumed to be the {axis} axis"
+    if open_ and not unseen:
+        assumed += ": the example is a batch of one"
+    return found.pop(), assumed if unseen or open_ else ""
+
+
+def _candidates(lead: tuple[int, ...], steps: int, batch_first: bool) -> list[Layout]:
+    """Ways to hold the steps: on an axis of their own, or flattened."""
+    own = [Layout(steps, None, at) for at, extent in enumerate(lead) if extent == steps]
+    own = own[::-1] if batch_first else own
+    rest, left = divmod(math.prod(lead), steps)
+    flat = [] if left else [i for i in range(1, rest + 1) if rest % i == 0]
+    return [
+        *(own if len(lead) > 1 else []),
+        *([Layout(steps)] if flat else []),
+        *(Layout(steps, inner=i) for i in flat),
+    ]
+
+
+def _fits(layout: Layout, lead: tuple[int, ...], table: NDArray[np.int64]) -> bool:
+    outer, steps, inner = layout.split(lead)
+    expected = np.broadcast_to(np.arange(steps)[None, :, None], (outer, steps, inner)).ravel()
+    return bool(((table < 0) | (table == expected)).all())

@@ -1,0 +1,223 @@
+"""Calibration passes: what each weight layer is fed, as spikes [T, N, ...], batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..frameworks import Adapter, adapter_of
+from ..network.copies import Forward, reset_states, run_forward, undisturbed
+from ..network.tensors import first_tensor, leading_axes
+from ..network.watch import Seen
+from .plan import PlannedLayer
+
+Take = Callable[[Tensor], None]
+
+
+class Feeder:
+    """Runs calibration batches through a model and hands each layer's input on.
+
+    Parameters
+    ----------
+    model : a copy that may be run; put into eval mode.
+    calibration : batches, iterated anew for each pass.
+    forward : as in `trace`.
+    neuron_steps : of the plan; a batch whose neurons take another number of time steps is refused.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calibration: Iterable[Any],
+        forward: Forward | None,
+        neuron_steps: Mapping[str, int],
+    ) -> None:
+        self.model = model.eval()
+        self.calibration = calibration
+        self.forward = forward
+        self.neuron_steps = neuron_steps
+        self.modules = dict(model.named_modules())
+
+    def run(
+        self,
+        takes: dict[str, Take],
+        layers: dict[str, PlannedLayer],
+        on_output: Callable[[Any], None] | None = None,
+    ) -> int:
+        """One pass over all batches; returns how many there were.
+
+        Parameters
+        ----------
+        takes : by layer name, what is given its input of each batch: [T, samples, d_in] or
+            [T, samples, C, *map], integers in one byte where the values are such. Positions that
+            share a Linear layer (tokens) are samples.
+        layers : the plan's, by name.
+        on_output : is given what the model answers. Without it a pass ends when the last of `takes` has
+            been fed.
+        """
+        index = -1
+        with undisturbed():
+            for index, batch in enumerate(self.calibration):
+                self.feed(index, batch, takes, layers, on_output)
+        return index + 1
+
+    def feed(
+        self,
+        index: int,
+        batch: Any,
+        takes: dict[str, Take],
+        layers: dict[str, PlannedLayer],
+        on_output: Callable[[Any], None] | None = None,
+    ) -> None:
+        """One batch of a pass, from fresh states to fresh states. ValueError where it is of another
+        length than the traced example."""
+        reset_states(self.model)
+        ended = False
+        with ExitStack() as stack, torch.no_grad(), undisturbed(index):
+            waiting = set(takes)
+            self._watch_steps(stack)
+            gathers = [
+                gather
+                for name, take in takes.items()
+                for gather in self._hook(stack, layers[name], take, None if on_output else waiting)
+            ]
+            try:
+                output = run_forward(self.model, batch, self.forward)
+            except Seen:
+                output, ended = None, True
+        reset_states(self.model)
+        for gather in gathers:
+            if gather.held or (not ended and gather.calls != gather.expected):
+                raise ValueError(
+                    f"calibration batch {index} calls {gather.name!r} {gather.calls} times; accepted "
+                    f"are {gather.expected}, as in the example"
+                )
+        if on_output is not None and output is not None:
+            on_output(output)
+
+    def _watch_steps(self, stack: ExitStack) -> None:
+        """Refuses batches of another length where neurons take whole sequences."""
+        for name, steps in self.neuron_steps.items():
+            module = self.modules[name]
+            adapter = adapter_of(module)
+            if steps == 1 or adapter is None:
+                continue
+
+            def hook(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                adapter: Adapter = adapter,
+                steps: int = steps,
+                name: str = name,
+            ) -> None:
+                given = first_tensor(args, kwargs)
+                if given is not None:
+                    now = adapter.describe(module, tuple(given.shape)).steps
+                    if now != steps:
+                        raise ValueError(
+                            f"calibration has a batch of {now} time steps at {name!r}; accepted are "
+                            f"{steps}, as in the example"
+                        )
+
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def _hook(
+        self, stack: ExitStack, layer: PlannedLayer, take: Take, waiting: set[str] | None
+    ) -> Iterator[_Gather]:
+        """Feeds `take` from the layer's modules; raises Seen when nobody is left in `waiting`."""
+        for name in (layer.name, *layer.also):
+            gather = _Gather(layer, name, take)
+
+            def hook(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                gather: _Gather = gather,
+                name: str = name,
+            ) -> None:
+                given = first_tensor(args, kwargs)
+                assert given is not None
+                gather.add(module, given.detach())
+                # A loop over time has done nearly all by now: it may as well show its true length.
+                whole = layer.layout.step_of_call is None and not layer.also
+                if whole and gather.calls == layer.calls and waiting is not None:
+                    waiting.discard(layer.name)
+                    if not waiting:
+                        raise Seen
+
+            handle = self.modules[name].register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+            yield gather
+
+
+class _Gather:
+    """Puts the calls of one module during one forward together to [T, N, ...]."""
+
+    def __init__(self, layer: PlannedLayer, name: str, take: Take) -> None:
+        self.name = name
+        self.expected = layer.calls  # the same at each place of a weight that is tied
+        self.layout = layer.layout
+        self.take = take
+        self.calls = 0
+        self.held: list[Tensor] = []
+        self.steps: list[int] = []
+
+    def add(self, module: nn.Module, given: Tensor) -> None:
+        spikes = narrow(given)
+        lead = leading_axes(module, tuple(spikes.shape))
+        own = spikes.shape[len(lead) :]
+        steps = self.layout.step_of_call
+        if steps is None:
+            outer, T, inner = self.layout.split(lead)
+            timed = spikes.reshape(outer, T, inner, *own).transpose(0, 1)
+            self.take(timed.reshape(T, outer * inner, *own))
+        else:
+            self.held.append(spikes.reshape(math.prod(lead), *own))
+            self.steps.append(steps[self.calls % len(steps)])
+            if len(self.held) == len(steps):
+                self._flush()
+        self.calls += 1
+
+    def _flush(self) -> None:
+        """All steps of a loop are there: one sequence for each time that the layer is used a step."""
+        T = self.layout.steps
+        by_step: list[list[Tensor]] = [[] for _ in range(T)]
+        for step, spikes in zip(self.steps, self.held, strict=True):
+            by_step[step].append(spikes)
+        self.held, self.steps = [], []
+        # A step at which the layer was not called (it listens to the step before) heard nothing.
+        uses = max(len(calls) for calls in by_step)
+        some = next(calls[0] for calls in by_step if calls)
+        by_step = [[] for _ in range(self.layout.delay)] + by_step[: T - self.layout.delay]
+        for use in range(uses):
+            sequence = [
+                calls[use] if use < len(calls) else torch.zeros_like(some) for calls in by_step
+            ]
+            self.take(torch.stack([s.to(_widest(sequence)) for s in sequence]))
+
+
+def narrow(values: Tensor) -> Tensor:
+    """Integers in one byte where they fit, other values as they are."""
+    if values.dtype in (torch.bool, torch.uint8, torch.int8):
+        return values
+    if values.is_floating_point() and not bool((values == values.round()).all()):
+        return values
+    low, high = (float(v) for v in values.aminmax()) if values.numel() else (0.0, 0.0)
+    if low >= 0 and high <= 127:
+        return values.to(torch.uint8)
+    if low >= -128 and high <= 127:
+        return values.to(torch.int8)
+    return values
+
+
+def _widest(tensors: list[Tensor]) -> torch.dtype:
+    dtype = tensors[0].dtype
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype

@@ -1,0 +1,1 @@
+"""Somebody's network: copied, run, watched, left undisturbed."""

@@ -1,0 +1,73 @@
+"""Tensors in nested values, and the kinds of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def leading_axes(module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of a weight layer's input or output that are not its features or its map."""
+    own = 1 if isinstance(module, nn.Linear) else len(module.kernel_size) + 1
+    return tuple(shape[: len(shape) - own])
+
+
+def is_norm(module: Any) -> bool:
+    """BatchNorm in any of its forms, told by what it keeps."""
+    return (
+        hasattr(module, "running_var")
+        and hasattr(module, "running_mean")
+        and hasattr(module, "eps")
+    )
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A nest of tuples, lists and dictionaries with its tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        items = [map_tensors(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, list):
+        return [map_tensors(item, change) for item in value]
+    if isinstance(value, dict):
+        return {key: map_tensors(item, change) for key, item in value.items()}
+    return value
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of a nest, in order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, note)
+    return found
+
+
+def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """A module's input: what it was called with first."""
+    return next(iter(tensors_in((args, kwargs))), None)
+
+
+def is_plain(module: Any, given: Tensor, output: Tensor) -> bool:
+    """Whether the layer answers its input times its weight, plus its bias, and no more."""
+    lead = leading_axes(module, tuple(given.shape))
+    flat = given.reshape(-1, *given.shape[len(lead) :])
+    with torch.no_grad():
+        if isinstance(module, nn.Linear):
+            expected = F.linear(flat, module.weight, module.bias)
+        else:
+            expected = module._conv_forward(flat, module.weight, module.bias)
+    if expected.numel() != output.numel():
+        return False
+    wrong = (expected.reshape(output.shape).float() - output.float()).abs().max()
+    return bool(wrong <= 1e-2 * expected.float().abs().max() + 1e-6)

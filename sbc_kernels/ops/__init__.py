@@ -1,0 +1,1 @@
+"""The ops, public and on checked arrays."""
