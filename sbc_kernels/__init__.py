@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import metrics
-from ._version import __version__
+from ._version import __version__ as __version__
 from .backends.registry import available_backends, native_info
 from .conv import Conv
 from .errors import ParameterError
@@ -92,7 +92,6 @@ __all__ = [
     "SinabsLIF",
     "SpikeHessian",
     "Synaptic",
-    "__version__",
     "available_backends",
     "compress_layer",
     "compress_model",

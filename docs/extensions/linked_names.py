@@ -57,7 +57,7 @@ class LinkNames(SphinxTransform):
 def _target(known: dict[str, Any], text: str) -> str | None:
     """The full name that is meant, or None."""
     name, _, member = text.removeprefix("sbc.").removesuffix("()").partition(".")
-    if name in ("metrics", "io", "report") and member in known and text.startswith("sbc."):
+    if name in ("metrics", "files", "report") and member in known and text.startswith("sbc."):
         name, member = member, ""
     if name not in known:
         return None
