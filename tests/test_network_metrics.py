@@ -566,11 +566,11 @@ class Given(nn.Module):
 
 @pytest.fixture
 def given_neuron() -> Iterator[Callable[..., None]]:
-    from sbc_kernels import frameworks as adapters
+    from sbc_kernels.frameworks.registered import registered
 
-    before = list(adapters._registered)
+    before = list(registered)
     yield lambda *args, **named: sbc.register_neuron(Given, *args, **named)
-    adapters._registered[:] = before
+    registered[:] = before
 
 
 class Trains(nn.Module):

@@ -20,6 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
+from .._version import __version__
+from ..backends.registry import available_backends, native_info
+
 try:
     import typer
 
@@ -64,9 +67,7 @@ class Data(StrEnum):
 
 def _print_version(asked: bool) -> None:
     if asked:
-        import sbc_kernels
-
-        typer.echo(f"sbc-kernels {sbc_kernels.__version__}")
+        typer.echo(f"sbc-kernels {__version__}")
         raise typer.Exit
 
 
@@ -142,16 +143,14 @@ def info(json: o.Json = False) -> Answer:
 
     [cyan]  sbc info --json[/cyan]
     """
-    import sbc_kernels
-
-    native = sbc_kernels.native_info()
+    native = native_info()
     cuda = native["cuda"]
     lines = {
-        "sbc-kernels": sbc_kernels.__version__,
+        "sbc-kernels": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{name: _version(name) for name in LIBRARIES + FRAMEWORKS},
         "instruction set": f"{native['isa']} (of {', '.join(native['available_isas'])})",
-        "backends": ", ".join(sbc_kernels.available_backends()),
+        "backends": ", ".join(available_backends()),
         "threads": str(native["threads"]),
         "cuda": "not built in" if cuda is None else str(cuda or "no device"),
     }
@@ -160,7 +159,7 @@ def info(json: o.Json = False) -> Answer:
             name: lines[name] for name in ("sbc-kernels", "python", *LIBRARIES, *FRAMEWORKS)
         },
         **native,
-        "backends": sbc_kernels.available_backends(),
+        "backends": available_backends(),
     }
     return Answer(told, "\n".join(f"{name:<16} {value}" for name, value in lines.items()))
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import typer
 
-import sbc_kernels
+from .. import neurons
 
 from .command import Failed, tell
 
@@ -181,9 +181,11 @@ def load_compressed_model(
     text: str, arguments: Mapping[str, Any] | None, path: Path, param_hint: str = "--compressed"
 ) -> nn.Module:
     """The network with the weights of a file of `sbc compress`."""
+    from ..model.files import load_compressed
+
     model = load_model(text, arguments)
     try:
-        return sbc_kernels.load_compressed(model, path)
+        return load_compressed(model, path)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint=param_hint) from error
 
@@ -250,12 +252,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     from ..files import load_packed, read_metadata
     from ..files.packed import HEADER
+    from ..model.files import load_compressed
 
     try:
         with safe_open(path, framework="pt") as file:
             packed = HEADER in (file.metadata() or {})
         if packed and "report" in read_metadata(path):  # a whole model
-            return sbc_kernels.load_compressed(path)
+            return load_compressed(path)
         if packed:
             dense = load_packed(path)
             return {name: torch.from_numpy(array) for name, array in dense.items()}
@@ -327,13 +330,13 @@ def _value(pattern: str, key: str, value: Any) -> Any:
 
 def neuron(text: Any, where: str) -> Any:
     """``LIF(tau=2.0)``, as `sbc inspect` prints it."""
-    names = [n for n in sbc_kernels.neurons.__all__ if n != "Neuron"]
+    names = [n for n in neurons.__all__ if n != "Neuron"]
     try:
         call = ast.parse(text, mode="eval").body
         assert isinstance(call, ast.Call)
         assert isinstance(call.func, ast.Name)
         assert call.func.id in names
-        made = getattr(sbc_kernels, call.func.id)
+        made = getattr(neurons, call.func.id)
         return made(
             *(ast.literal_eval(value) for value in call.args),
             **{str(item.arg): ast.literal_eval(item.value) for item in call.keywords},

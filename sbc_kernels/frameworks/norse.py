@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..neurons import IF, Neuron, NorseLIF, NorseLIFBox
-from . import (
+from .adapter import (
     NeuronFacts,
     StateSpace,
     Update,

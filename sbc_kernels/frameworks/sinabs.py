@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..neurons import IF, Neuron, SinabsLIF
-from . import (
+from .adapter import (
     NeuronFacts,
     StateSpace,
     Update,

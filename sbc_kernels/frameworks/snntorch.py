@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..neurons import Alpha, CubaLIF, Lapicque, Leaky, Neuron
-from . import (
+from .adapter import (
     NeuronFacts,
     Update,
     class_names,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..neurons import IF, LIF, PLIF, CubaLIF, Leaky, Neuron, SinabsLIF
-from . import (
+from .adapter import (
     NeuronFacts,
     StateSpace,
     Update,

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..frameworks import Adapter, NeuronFacts
-from ..model.passes import narrow
 from ..network.copies import Forward, neurons_of
-from ..network.tensors import first_tensor, tensors_in
+from ..network.tensors import first_tensor, narrow, tensors_in
 from ..neurons import Neuron, membrane_matrix
 from .passes import Pass, each_batch
 

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..model.result import CompressedModel
 from ..network.copies import Forward
 from ..network.tensors import WEIGHT_LAYERS, first_tensor, leading_axes
-from .passes import Pass, each_batch
+from .passes import Pass, each_batch, module_of
 
 __all__ = ["LayerOperations", "SynapticOperations", "synaptic_operations"]
 
@@ -150,7 +149,7 @@ def synaptic_operations(
 
 def weights_in(model: Any) -> list[Tensor] | None:
     """Weights of a model's layers, each once; None for what is no model."""
-    model = model.model if isinstance(model, CompressedModel) else model
+    model = module_of(model)
     if not isinstance(model, nn.Module):
         return None
     weights = [module.weight for module in model.modules() if isinstance(module, COUNTED)]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..frameworks import Adapter
-from ..model.result import CompressedModel
-from ..model.settings import reiterable
+from ..network.batches import reiterable
 from ..network.copies import (
     Forward,
     copy_of,
@@ -22,6 +21,27 @@ from ..network.copies import (
     undisturbed,
 )
 from ..network.tensors import first_tensor
+
+
+@runtime_checkable
+class RunnableModel(Protocol):
+    """A network together with the way to run it, as a `CompressedModel` is."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    @property
+    def forward(self) -> Forward | None:
+        """``forward(model, batch)`` runs one whole sequence; None for ``model(batch)``."""
+
+
+def module_of(model: object) -> object:
+    """The network of a `RunnableModel`; anything else as it is. A torch module is never taken apart,
+    although it may have an attribute `model` and always has a `forward`."""
+    if isinstance(model, RunnableModel) and not isinstance(model, nn.Module):
+        return model.model
+    return model
 
 
 class Watcher(Protocol):
@@ -53,7 +73,7 @@ class Pass:
             raise TypeError(
                 f"forward is {forward!r}; accepted is a function (model, batch), or None"
             )
-        self.model = copy_of(_module_of(model, name)).eval()
+        self.model = copy_of(_required_module(model, name)).eval()
         self.forward = forward_of(forward, model)
         self.samples = 0
         self._counts: set[int | None] = set()
@@ -146,7 +166,8 @@ def _samples_in(module: Any, adapter: Adapter, shape: tuple[int, ...]) -> int | 
 def forward_of(forward: Forward | None, *models: Any) -> Forward | None:
     """What was given, or else how a `CompressedModel` among the models is run."""
     for model in models:
-        if forward is None and isinstance(model, CompressedModel):
+        runnable = isinstance(model, RunnableModel) and not isinstance(model, nn.Module)
+        if forward is None and runnable:
             forward = model.forward
     return forward
 
@@ -156,10 +177,7 @@ def forward_of(forward: Forward | None, *models: Any) -> Forward | None:
 
 def each_batch(data: Any, do: Callable[[int, Any], Any]) -> None:
     """Calls ``do(index, batch)`` for all batches. ValueError where there are none."""
-    try:
-        batches: Iterable[Any] = reiterable(data)
-    except TypeError as error:
-        raise TypeError(str(error).replace("calibration", "data")) from None
+    batches = reiterable(data, "data")
     index = -1
     with undisturbed():
         for index, batch in enumerate(batches):
@@ -185,8 +203,8 @@ def _length(labels: Any) -> int:
     return size
 
 
-def _module_of(model: Any, name: str) -> nn.Module:
-    module = model.model if isinstance(model, CompressedModel) else model
+def _required_module(model: Any, name: str) -> nn.Module:
+    module = module_of(model)
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"{name} is a {type(model).__name__}; accepted is a torch.nn.Module or a CompressedModel"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..network.batches import first_batch, reiterable
 from ..network.copies import Forward, copy_of, require_model, run_forward
 from .checkpoint import Checkpoint, fingerprint
 from .fold import fold_norms
@@ -18,7 +19,7 @@ from .overrides import Overrides
 from .progress import PeakMemory, Progress
 from .result import CompressedModel
 from .run import Run
-from .settings import checked_settings, first_batch, reiterable
+from .settings import checked_settings
 from .tracing import trace_copy
 
 __all__ = ["compress_model"]

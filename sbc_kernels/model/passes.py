@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..frameworks import Adapter, adapter_of
 from ..network.copies import Forward, reset_states, run_forward, undisturbed
-from ..network.tensors import first_tensor, leading_axes
+from ..network.tensors import first_tensor, leading_axes, narrow
 from ..network.watch import Seen
 from .plan import PlannedLayer
 
@@ -200,20 +200,6 @@ class _Gather:
                 calls[use] if use < len(calls) else torch.zeros_like(some) for calls in by_step
             ]
             self.take(torch.stack([s.to(_widest(sequence)) for s in sequence]))
-
-
-def narrow(values: Tensor) -> Tensor:
-    """Integers in one byte where they fit, other values as they are."""
-    if values.dtype in (torch.bool, torch.uint8, torch.int8):
-        return values
-    if values.is_floating_point() and not bool((values == values.round()).all()):
-        return values
-    low, high = (float(v) for v in values.aminmax()) if values.numel() else (0.0, 0.0)
-    if low >= 0 and high <= 127:
-        return values.to(torch.uint8)
-    if low >= -128 and high <= 127:
-        return values.to(torch.int8)
-    return values
 
 
 def _widest(tensors: list[Tensor]) -> torch.dtype:

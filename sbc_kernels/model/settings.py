@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..method.options import Options, checked_options
-from ..network.copies import undisturbed
 
 BASELINES = ("magnitude", "rtn")
 ALLOCATIONS = ("uniform", "lamp", "measured")
@@ -103,28 +101,3 @@ def _half_of_memory(place: torch.device) -> int:
         return 4 << 30
 
 
-def reiterable(calibration: Any) -> Iterable[Any]:
-    """Batches that can be gone through again and again."""
-    if isinstance(calibration, Tensor):
-        return [calibration]
-    if isinstance(calibration, tuple) and calibration and isinstance(calibration[0], Tensor):
-        raise TypeError(
-            "calibration is a tuple of tensors, one batch or several; accepted is a list of batches"
-        )
-    if isinstance(calibration, (str, bytes, Mapping)) or not isinstance(calibration, Iterable):
-        raise TypeError(
-            f"calibration is a {type(calibration).__name__}; accepted is a tensor, a list of batches "
-            "or a DataLoader"
-        )
-    if isinstance(calibration, Iterator):
-        raise TypeError(
-            "calibration can be iterated only once; accepted is a list of batches or a DataLoader"
-        )
-    return calibration
-
-
-def first_batch(batches: Iterable[Any]) -> Any:
-    with undisturbed():
-        for batch in batches:
-            return batch
-    raise ValueError("calibration has no batch; accepted is at least one")

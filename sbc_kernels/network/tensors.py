@@ -71,3 +71,17 @@ def is_plain(module: Any, given: Tensor, output: Tensor) -> bool:
         return False
     wrong = (expected.reshape(output.shape).float() - output.float()).abs().max()
     return bool(wrong <= 1e-2 * expected.float().abs().max() + 1e-6)
+
+
+def narrow(values: Tensor) -> Tensor:
+    """Integers in one byte where they fit, other values as they are."""
+    if values.dtype in (torch.bool, torch.uint8, torch.int8):
+        return values
+    if values.is_floating_point() and not bool((values == values.round()).all()):
+        return values
+    low, high = (float(v) for v in values.aminmax()) if values.numel() else (0.0, 0.0)
+    if low >= 0 and high <= 127:
+        return values.to(torch.uint8)
+    if low >= -128 and high <= 127:
+        return values.to(torch.int8)
+    return values

@@ -68,7 +68,7 @@ def evaluate(
     need_models(ctx, "jinja2", "matplotlib")
     from ... import metrics
     from ...metrics.passes import labels_of
-    from ...model.settings import first_batch
+    from ...network.batches import first_batch
     from ...report.schema import Comparison as Told
     from ..tables import comparison_parts, figures, operations, rates, render, side_of
 

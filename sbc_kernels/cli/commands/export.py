@@ -106,7 +106,7 @@ def export(
         save_file({name: t.clone() for name, t in load_compressed(file).items()}, out)
     else:
         from ...export.nir.graph import nir_graph, write_nir
-        from ...model.settings import first_batch
+        from ...network.batches import first_batch
 
         batches = load_data(calibration, Cut.of(ctx.params), "--calibration")
         graph = nir_graph(

@@ -45,7 +45,7 @@ def inspect(
     """
     need_models(ctx)
     from ...model import trace
-    from ...model.settings import first_batch
+    from ...network.batches import first_batch
 
     network = load_model(model, model_args, checkpoint)
     batches = load_data(calibration, Cut.of(ctx.params), "--calibration")
