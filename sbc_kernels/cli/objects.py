@@ -19,7 +19,6 @@ import numpy as np
 import typer
 
 from .. import neurons
-
 from .command import Failed, tell
 
 if TYPE_CHECKING:

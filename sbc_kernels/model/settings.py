@@ -99,5 +99,3 @@ def _half_of_memory(place: torch.device) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, OSError, ValueError):  # not a system that tells
         return 4 << 30
-
-
