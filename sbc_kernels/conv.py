@@ -13,26 +13,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import ParameterError
 
 Pair = tuple[int, int]
 Classes = dict[tuple[int, ...], list[int]]  # positions of one axis by the taps that can lie there
 
 
-def _pair(value: Any, name: str, dims: int, least: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
-    values = (value,) * dims if values is None else values
-    good = len(values) == dims and all(
-        isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= least for v in values
+def _extents(value: object, name: str, dims: int, least: int) -> tuple[int, ...]:
+    """Returns one integer a dimension, from an integer for all or a sequence of `dims` integers."""
+    values: tuple[object, ...] = (value,) * dims
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        values = tuple(value)
+    extents = tuple(
+        int(v)
+        for v in values
+        if isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= least
     )
-    if not good:
-        raise ValueError(
-            f"{name} is {value!r}; accepted is an integer of at least {least}, or {dims} of them"
-        )
-    return tuple(int(v) for v in values)
+    if not len(extents) == len(values) == dims:
+        raise ParameterError(name, value, f"an integer of at least {least}, or {dims} of them")
+    return extents
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,14 @@ class Conv:
 
     Parameters
     ----------
-    kernel_size : (kw,) or (kh, kw); its length tells 1-D from 2-D.
-    stride, dilation : an integer or one a dimension.
+    kernel_size : (kw,) for Conv1d or (kh, kw) for Conv2d.
+    stride, dilation : an integer, or one a dimension.
     padding : an integer, one a dimension, "same" (stride 1 only) or "valid". Zero padding.
     groups : number of channel groups.
 
     Raises
     ------
-    ValueError : naming the parameter, what came and what is accepted.
+    ParameterError : one of them has another form or is too small.
     """
 
     kernel_size: tuple[int, ...]
@@ -60,24 +64,24 @@ class Conv:
     def __post_init__(self) -> None:
         size = self.kernel_size
         if not isinstance(size, (tuple, list)) or len(size) not in (1, 2):
-            raise ValueError(f"kernel_size is {size!r}; accepted is a tuple of 1 or 2 integers")
+            raise ParameterError("kernel_size", size, "a tuple of 1 or 2 integers")
         dims = len(size)
         set_ = object.__setattr__
-        set_(self, "kernel_size", _pair(size, "kernel_size", dims, 1))
-        set_(self, "stride", _pair(self.stride, "stride", dims, 1))
-        set_(self, "dilation", _pair(self.dilation, "dilation", dims, 1))
-        set_(self, "groups", _pair(self.groups, "groups", 1, 1)[0])
+        set_(self, "kernel_size", _extents(size, "kernel_size", dims, 1))
+        set_(self, "stride", _extents(self.stride, "stride", dims, 1))
+        set_(self, "dilation", _extents(self.dilation, "dilation", dims, 1))
+        set_(self, "groups", _extents(self.groups, "groups", 1, 1)[0])
         if isinstance(self.padding, str):
             if self.padding not in ("same", "valid"):
-                raise ValueError(
-                    f"padding is {self.padding!r}; accepted are integers, 'same' and 'valid'"
+                raise ParameterError(
+                    "padding", self.padding, "an integer, one a dimension, 'same' or 'valid'"
                 )
             if self.padding == "same" and any(s != 1 for s in self.strides):
-                raise ValueError(
-                    f"padding is 'same' with stride {self.stride}; accepted is stride 1"
+                raise ParameterError(
+                    "padding", "same", "stride 1", shown=f"'same' with stride {self.stride}"
                 )
         else:
-            set_(self, "padding", _pair(self.padding, "padding", dims, 0))
+            set_(self, "padding", _extents(self.padding, "padding", dims, 0))
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -96,7 +100,10 @@ class Conv:
         return int(np.prod(self.kernel_size))
 
     def pads(self) -> list[Pair]:
-        """(before, after) of each dimension. "same" puts the odd one after, as PyTorch does."""
+        """Returns the padding (before, after) of each dimension.
+
+        An odd total of "same" puts the larger half after, as PyTorch does.
+        """
         pads: list[Pair] = []
         for dim in range(self.dims):
             if self.padding == "same":
@@ -110,7 +117,10 @@ class Conv:
         return pads
 
     def axis_output(self, dim: int, extent: int) -> int:
-        """Output size along one dimension. Raises ValueError where the kernel does not fit."""
+        """Returns the output size along dimension `dim` of `extent` input positions.
+
+        Raises ValueError where the dilated kernel is larger than the padded input.
+        """
         reach = self.dilations[dim] * (self.kernel_size[dim] - 1) + 1
         free = extent + sum(self.pads()[dim]) - reach
         if free < 0:
@@ -121,7 +131,7 @@ class Conv:
         return free // self.strides[dim] + 1
 
     def output_size(self, input_size: tuple[int, ...]) -> tuple[int, ...]:
-        """Spatial output size. Raises ValueError where the kernel does not fit."""
+        """Returns the spatial output size. Raises ValueError where the kernel does not fit."""
         return tuple(self.axis_output(dim, extent) for dim, extent in enumerate(input_size))
 
 
@@ -133,7 +143,8 @@ class Region(NamedTuple):
     blocks: tuple[tuple[int, int, int], ...]  # (shift, tap a, tap b) with b - a the shift
 
 
-def _axis(conv: Conv, dim: int, extent: int) -> Classes:
+def _tap_classes(conv: Conv, dim: int, extent: int) -> Classes:
+    """Returns the positions along one axis, grouped by the kernel taps that can lie on them."""
     stride, dilation = conv.strides[dim], conv.dilations[dim]
     before = conv.pads()[dim][0]
     outputs = conv.axis_output(dim, extent)
@@ -152,14 +163,17 @@ def _axis(conv: Conv, dim: int, extent: int) -> Classes:
 
 @lru_cache(maxsize=64)
 def regions(conv: Conv, input_size: tuple[int, ...]) -> tuple[Region, ...]:
-    """Partition of the map. Every block (a, b) with b >= a is in exactly the regions where a can be."""
+    """Returns the partition of a map of `input_size` positions into regions.
+
+    A block (a, b) with b >= a appears in exactly the regions where tap a can lie.
+    """
     height, width = (1, *input_size)[-2:]
-    columns = _axis(conv, conv.dims - 1, width)
-    rows: Classes = _axis(conv, 0, height) if conv.dims == 2 else {(0,): [0]}
+    columns = _tap_classes(conv, conv.dims - 1, width)
+    rows: Classes = _tap_classes(conv, 0, height) if conv.dims == 2 else {(0,): [0]}
     reach_y, reach_x = (1, *conv.kernel_size)[-2:]
     dy, dx = (1, *conv.dilations)[-2:]
     y, x = np.divmod(np.arange(height * width, dtype=np.int32), width)
-    found = []
+    partition: list[Region] = []
     for taps_y, ys in rows.items():
         for taps_x, xs in columns.items():
             positions = (np.asarray(ys)[:, None] * width + np.asarray(xs)[None, :]).ravel()
@@ -179,12 +193,14 @@ def regions(conv: Conv, input_size: tuple[int, ...]) -> tuple[Region, ...]:
                 if inside[positions].any():  # a shift off the map everywhere adds nothing
                     listed += [(len(neighbours), a, b) for a, b in pairs]
                     neighbours.append(np.where(inside, ny * width + nx, -1).astype(np.int32))
-            found.append(Region(positions.astype(np.int32), np.stack(neighbours), tuple(listed)))
-    return tuple(found)
+            partition.append(
+                Region(positions.astype(np.int32), np.stack(neighbours), tuple(listed))
+            )
+    return tuple(partition)
 
 
 @lru_cache
 def linear_regions() -> tuple[Region, ...]:
-    """The one region of a Linear layer: a map of one position, a kernel of one tap."""
+    """Returns the one region of a Linear layer: a map of one position and a kernel of one tap."""
     zero = np.zeros(1, dtype=np.int32)
     return (Region(zero, zero[None, :], ((0, 0, 0),)),)

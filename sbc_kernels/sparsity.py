@@ -1,4 +1,4 @@
-"""Which weights may go: unstructured sparsity or N:M."""
+"""Sparsity patterns: which weights of a layer may be pruned, unstructured or N:M."""
 
 from __future__ import annotations
 
@@ -10,27 +10,38 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from .errors import ParameterError, ParameterTypeError
+
 __all__ = ["Pattern", "parse_sparsity"]
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Unstructured (``of_m = 0``, a fraction ``sparsity`` goes) or N:M (``keep_n`` of every ``of_m``
-    consecutive inputs are KEPT)."""
+    """A parsed sparsity.
+
+    Attributes
+    ----------
+    sparsity : fraction of the weights to prune, 0..1.
+    keep_n, of_m : of every `of_m` consecutive inputs of a row, `keep_n` are KEPT. Both are 0 where the
+        sparsity is unstructured.
+    """
 
     sparsity: float
     keep_n: int = 0
     of_m: int = 0
 
     def num_pruned(self, size: int) -> int:
-        """Of ``size`` weights, to the nearest."""
+        """Returns how many of `size` weights are pruned, rounded to the nearest integer."""
         return math.floor(self.sparsity * size + 0.5)
 
     def require_fits(self, shape: tuple[int, ...]) -> None:
+        """Raises ParameterError where M does not divide the d_in of a weight ``[d_out, d_in]``."""
         if self.of_m and shape[1] % self.of_m:
-            raise ValueError(
-                f"sparsity is '{self.keep_n}:{self.of_m}' and d_in is {shape[1]}; accepted is an M "
-                "that divides d_in"
+            raise ParameterError(
+                "sparsity",
+                f"{self.keep_n}:{self.of_m}",
+                "an M that divides d_in",
+                shown=f"'{self.keep_n}:{self.of_m}' and d_in is {shape[1]}",
             )
 
     def __str__(self) -> str:
@@ -38,30 +49,48 @@ class Pattern:
 
 
 def parse_sparsity(sparsity: float | str) -> Pattern:
-    """0..1 is the fraction of weights to prune; "N:M" keeps N of every M consecutive inputs.
+    """Parses the parameter `sparsity`.
+
+    Parameters
+    ----------
+    sparsity : the fraction of weights to prune, a number in 0..1; or "N:M", which keeps N of every M
+        consecutive inputs.
 
     Raises
     ------
-    TypeError, ValueError : naming what came and what is accepted.
+    ParameterTypeError : it is neither a number nor a string.
+    ParameterError : the number is outside 0..1, or the string is not "N:M" with N <= M.
     """
     accepted = "a number in 0..1, or 'N:M' with 0 <= N <= M and M >= 1 (N of every M are kept)"
     if isinstance(sparsity, str):
         match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", sparsity)
         keep_n, of_m = (int(match[1]), int(match[2])) if match else (1, 0)
         if keep_n > of_m or of_m < 1:
-            raise ValueError(f"sparsity is {sparsity!r}; accepted is {accepted}")
+            raise ParameterError("sparsity", sparsity, accepted)
         return Pattern(1.0 - keep_n / of_m, keep_n, of_m)
     if isinstance(sparsity, bool) or not isinstance(
         sparsity, (int, float, np.floating, np.integer)
     ):
-        raise TypeError(f"sparsity is a {type(sparsity).__name__}; accepted is {accepted}")
+        raise ParameterTypeError(
+            "sparsity", sparsity, accepted, shown=f"a {type(sparsity).__name__}"
+        )
     if not 0.0 <= sparsity <= 1.0:
-        raise ValueError(f"sparsity is {sparsity!r}; accepted is {accepted}")
+        raise ParameterError("sparsity", sparsity, accepted)
     return Pattern(float(sparsity))
 
 
 def prune_least(scores: Any, pattern: Pattern) -> Any:
-    """Mask, True = kept, that prunes the least scores [d_out, d_in]; ties go to the earlier one."""
+    """Returns the mask that prunes the weights of the least scores; of equal ones, the earlier.
+
+    Parameters
+    ----------
+    scores : [d_out, d_in], floating point, of any array library. NaN counts as the largest.
+    pattern : with N:M, every group of M inputs is ranked by itself; otherwise the whole matrix is.
+
+    Returns
+    -------
+    bool [d_out, d_in] on the device of `scores`, True where a weight is kept.
+    """
     xp = array_namespace(scores)
     rows, d = scores.shape
     if pattern.of_m:

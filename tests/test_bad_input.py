@@ -111,7 +111,7 @@ LAYER_CASES: dict[str, Case] = {
         T,
         "neuron is .*str; accepted is an object with",
     ),
-    "kernel too short": (compress(W, S, sbc.Kernel([1.0, 0.5])), V, "k is '2 values'; .*T = 3"),
+    "kernel too short": (compress(W, S, sbc.Kernel([1.0, 0.5])), V, "k is 2 values; .*T = 3"),
     "hessian": (compress(hessian="obc"), V, "hessian is 'obc'; accepted are 'smp' and 'current'"),
     "hessian None": (compress(hessian=None), V, "hessian is None"),
     "not fed": (compress(W, sbc.SpikeHessian(sbc.IF())), V, "has seen 0 samples; feed it"),

@@ -121,7 +121,7 @@ def test_number_of_products() -> None:
         ),
         (
             {"kernel_size": (3,), "padding": "full"},
-            "padding is 'full'; accepted are integers, 'same'",
+            "padding is 'full'; accepted is an integer, one a dimension, 'same'",
         ),
         (
             {"kernel_size": (3,), "stride": 2, "padding": "same"},

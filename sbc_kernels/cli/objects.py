@@ -329,7 +329,7 @@ def _value(pattern: str, key: str, value: Any) -> Any:
 
 def neuron(text: Any, where: str) -> Any:
     """``LIF(tau=2.0)``, as `sbc inspect` prints it."""
-    names = [n for n in neurons.__all__ if n != "Neuron"]
+    names = sorted([*neurons.models.__all__, "Kernel"])
     try:
         call = ast.parse(text, mode="eval").body
         assert isinstance(call, ast.Call)

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
-from ..neurons import Neuron, Response
+from ..neurons import Neuron
 
 
 @dataclass(frozen=True)
@@ -149,20 +147,3 @@ def distance(threshold: Any, rest: Any = 0.0) -> tuple[float, tuple[str, ...]]:
     if 0.0 < top - bottom < math.inf:
         return top - bottom, notes
     return 1.0, (*notes, f"threshold {top:g} is not above rest, or never reached: 1 is used")
-
-
-@dataclass(frozen=True)
-class StateSpace:
-    """A membrane ``C s`` with ``s <- A s + B x``, so that ``k[t] = C A^t B``."""
-
-    A: tuple[tuple[float, ...], ...]
-    B: tuple[float, ...]
-    C: tuple[float, ...]
-
-    def impulse_response(self, T: int) -> Response:
-        A, state, C = np.array(self.A), np.array(self.B), np.array(self.C)
-        k = np.empty(T)
-        for t in range(T):
-            k[t] = C @ state
-            state = A @ state
-        return k

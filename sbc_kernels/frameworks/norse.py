@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from ..neurons import IF, Neuron, NorseLIF, NorseLIFBox
+from ..neurons import IF, Neuron, NorseLIF, NorseLIFBox, StateSpace
 from .adapter import (
     NeuronFacts,
-    StateSpace,
     Update,
     class_names,
     distance,

@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..neurons import IF, Neuron, SinabsLIF
+from ..neurons import IF, Neuron, SinabsLIF, StateSpace
 from .adapter import (
     NeuronFacts,
-    StateSpace,
     Update,
     class_names,
     distance,

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from ..neurons import IF, LIF, PLIF, CubaLIF, Leaky, Neuron, SinabsLIF
+from ..neurons import IF, LIF, PLIF, CubaLIF, Leaky, Neuron, SinabsLIF, StateSpace
 from .adapter import (
     NeuronFacts,
-    StateSpace,
     Update,
     class_names,
     distance,
