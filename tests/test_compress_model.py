@@ -19,7 +19,8 @@ from sbc_kernels.demo.data import digits
 from sbc_kernels.demo.events import saccade_events
 from sbc_kernels.demo.network import Network, as_input, measure
 from sbc_kernels.demo.train import SHIPPED, load_checkpoint
-from sbc_kernels.model.allocation.shares import cheapest, lamp
+from sbc_kernels.model.allocation.lamp import lamp_sparsities
+from sbc_kernels.model.allocation.programme import cheapest_densities
 from sbc_kernels.model.passes import Feeder
 from sbc_kernels.network.copies import copy_of
 
@@ -176,7 +177,7 @@ def test_dictionary_lamp_and_overrides_share_out(batches: list[Tensor]) -> None:
     assert result.layers[0].bits is None
     result = sbc.compress_model(net, batches, sparsity=0.8, **{**PLAIN, "allocation": "lamp"})
     assert result.sparsity == pytest.approx(0.8, abs=2e-3)
-    assert result.allocation == lamp(
+    assert result.allocation == lamp_sparsities(
         {n: w.astype(np.float64) for n, w in weight_of(net).items()}, 0.8
     )
 
@@ -227,7 +228,7 @@ def test_lamp_against_its_definition() -> None:
         scores += [(v / square[square >= v].sum(), name) for v in square]
     scores.sort()
     gone = [name for _, name in scores[:25]]
-    found = lamp(weights_, 0.5)
+    found = lamp_sparsities(weights_, 0.5)
     assert found["a"] == pytest.approx(gone.count("a") / 30)
     assert found["b"] == pytest.approx(gone.count("b") / 20)
 
@@ -237,7 +238,7 @@ def test_cheapest_against_every_choice() -> None:
     sizes, densities = [400, 1000, 70], [np.array([0.05, 0.1, 0.3, 0.6, 1.0])] * 3
     for density in (0.1, 0.25, 0.5, 0.9):
         costs = [np.sort(rng.random(5))[::-1] for _ in sizes]
-        found = cheapest(sizes, costs, densities, density)
+        found = cheapest_densities(sizes, costs, densities, density)
         best = min(
             costs[0][i] + costs[1][j] + costs[2][k]
             for i in range(5)
@@ -255,7 +256,7 @@ def test_cheapest_against_every_choice() -> None:
         ]
         assert sum(chosen) <= best + 0.02
     with pytest.raises(ValueError, match="no choice of densities"):
-        cheapest([10], [np.array([1.0])], [np.array([0.5])], 0.1)
+        cheapest_densities([10], [np.array([1.0])], [np.array([0.5])], 0.1)
 
 
 class Demo(nn.Module):

@@ -20,6 +20,7 @@ from .progress import PeakMemory, Progress
 from .result import CompressedModel
 from .run import Run
 from .settings import checked_settings
+from .shares import share_out
 from .tracing import trace_copy
 
 __all__ = ["compress_model"]
@@ -163,7 +164,7 @@ def compress_model(
         }
         marks = fingerprint(model, plan, batches, everything) if checkpoint_dir is not None else {}
         run.checkpoint = Checkpoint(checkpoint_dir, marks)
-        run.allocate(allocation)
+        share_out(run, allocation)
         run.compress()
         answer = model if inplace else copy_of(model)
         norms: dict[str, str] = {}

@@ -21,8 +21,6 @@ from ..layer import CompressedLayer, PreparedLayer, weight_array
 from ..method.options import Options
 from ..network.copies import Forward, copy_of, undisturbed
 from ..network.watch import Statistics, watching
-from .allocation.measured import measured
-from .allocation.shares import lamp
 from .checkpoint import Checkpoint
 from .moments import Gatherer, Moments, corrected_target
 from .norms import per_step, reestimate, row_scale, split_by_step
@@ -87,51 +85,6 @@ class Run:
                     options.pattern.require_fits((layer.shape[0], layer.in_features))
                 except ValueError as error:
                     raise ValueError(f"layer {layer.name!r}: {error}") from error
-
-    # ---- allocation
-
-    def allocate(self, allocation: str | Mapping[str, float]) -> None:
-        """Each layer's sparsity. Overrides win; a pattern is the same everywhere."""
-        default = self.settings.said["sparsity"]
-        own = {
-            name: layer.options["sparsity"]
-            for name, layer in self.layers.items()
-            if "sparsity" in layer.options
-        }
-        self.sparsities = {name: own.get(name, default) for name in self.layers}
-        if isinstance(allocation, Mapping):
-            unknown = [name for name in allocation if name not in self.layers]
-            if unknown:
-                raise ValueError(
-                    f"allocation has {unknown[0]!r}, which is no compressed layer; there are "
-                    f"{', '.join(self.layers)}"
-                )
-            self.sparsities |= {n: v for n, v in allocation.items() if n not in own}
-        elif allocation != "uniform":
-            assert isinstance(default, (int, float))
-            open_ = {n: layer for n, layer in self.layers.items() if n not in own}
-            if allocation == "lamp":
-                weights = {n: self._dense_weight(n) for n in open_}
-                self.sparsities |= lamp(weights, float(default))
-            else:
-                self.sparsities |= self._measured(open_, float(default))
-        self.shares = {
-            n: float(s) for n, s in self.sparsities.items() if isinstance(s, (int, float))
-        }
-        for name, share in self.shares.items():
-            self._options(name)  # checks the fraction
-            logger.debug("%s: sparsity %.4f", name, share)
-
-    def _measured(self, layers: dict[str, PlannedLayer], sparsity: float) -> dict[str, float]:
-        stored = self.checkpoint.load("#allocation")
-        if stored is not None:
-            self.log += stored[1]["notes"]
-            return dict(stored[1]["shares"])
-        weights = {n: self._dense_weight(n) for n in layers}
-        shares, notes = measured(self, layers, sparsity, lamp(weights, sparsity))
-        self.log += notes
-        self.checkpoint.save("#allocation", {}, {"shares": shares, "notes": notes})
-        return shares
 
     # ---- the two modes
 
@@ -252,7 +205,7 @@ class Run:
             refitted = corrected_target(flat, centred, self.settings.target_damping)
             target = torch.as_tensor(refitted).reshape(target.shape).to(target.dtype)
         scale, notes = self.scale(name)
-        options = self._options(name)
+        options = self.options(name)
         assert options is not None
         prepared = PreparedLayer(target, centred.hessian, scale, backend=self.settings.backend)
         out = prepared.compress(options)
@@ -291,7 +244,7 @@ class Run:
 
     def _left_alone(self, name: str) -> bool:
         """Whether neither a sparsity nor bits were asked for; then that is its record."""
-        if self._options(name) is not None:
+        if self.options(name) is not None:
             return False
         layer, weight = self.layers[name], self.modules[name].weight.detach()
         record = LayerRecord(
@@ -517,7 +470,7 @@ class Run:
 
     # ---- small things
 
-    def _dense_weight(self, name: str) -> NDArray[np.float64]:
+    def dense_weight(self, name: str) -> NDArray[np.float64]:
         weight: Tensor = self.originals[name].weight
         values: NDArray[np.float64] = weight.detach().double().cpu().numpy()
         return values
@@ -528,7 +481,7 @@ class Run:
         xp = array_namespace(values)
         return xp.astype(values.reshape(len(values), -1), xp.float64)
 
-    def _options(self, name: str) -> Options | None:
+    def options(self, name: str) -> Options | None:
         """None where nothing is to be done to this layer."""
         own = {k: v for k, v in self.layers[name].options.items() if k in LAYER_OPTIONS}
         sparsity = self.sparsities[name]

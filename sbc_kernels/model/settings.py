@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ..method.options import Options, checked_options
+from .allocation import ALLOCATIONS
 
 BASELINES = ("magnitude", "rtn")
-ALLOCATIONS = ("uniform", "lamp", "measured")
 MODES = ("parallel", "sequential")
 
 
@@ -73,7 +73,9 @@ def checked_settings(
                 f"allocation is {allocation!r}; accepted are {', '.join(ALLOCATIONS)}, or a dictionary "
                 "of sparsities by layer name"
             )
-        if allocation != "uniform" and not isinstance(said["sparsity"], (int, float)):
+        if not ALLOCATIONS[allocation].takes_pattern and not isinstance(
+            said["sparsity"], (int, float)
+        ):
             raise ValueError(
                 f"allocation is {allocation!r} with sparsity {said['sparsity']!r}; accepted with it is "
                 "a fraction 0..1"

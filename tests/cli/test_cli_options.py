@@ -23,7 +23,8 @@ from sbc_kernels.backends import registry as dispatch
 from sbc_kernels.cli import options
 from sbc_kernels.cli.commands.compress import compress
 from sbc_kernels.method.options import METHODS
-from sbc_kernels.model.settings import ALLOCATIONS, MODES
+from sbc_kernels.model.allocation import ALLOCATIONS
+from sbc_kernels.model.settings import MODES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -1,0 +1,53 @@
+"""The sparsity of each layer of a run: by the user's rule or mapping, under the overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .allocation import ALLOCATIONS, Rule
+from .progress import logger
+from .run import Run
+from .trial import RunTrial
+
+_STORED = "#allocation"  # the shares' name in a checkpoint
+
+
+def share_out(run: Run, allocation: str | Mapping[str, float]) -> None:
+    """Sets the run's sparsities. Overrides win; a pattern is the same in every layer."""
+    default = run.settings.said["sparsity"]
+    own = {
+        name: layer.options["sparsity"]
+        for name, layer in run.layers.items()
+        if "sparsity" in layer.options
+    }
+    run.sparsities = {name: own.get(name, default) for name in run.layers}
+    if isinstance(allocation, Mapping):
+        unknown = [name for name in allocation if name not in run.layers]
+        if unknown:
+            raise ValueError(
+                f"allocation has {unknown[0]!r}, which is no compressed layer; there are "
+                f"{', '.join(run.layers)}"
+            )
+        run.sparsities |= {n: v for n, v in allocation.items() if n not in own}
+    elif isinstance(default, (int, float)):
+        layers = [name for name in run.layers if name not in own]
+        if layers:
+            run.sparsities |= _shares(run, ALLOCATIONS[allocation], layers, float(default))
+    run.shares = {n: float(s) for n, s in run.sparsities.items() if isinstance(s, (int, float))}
+    for name, share in run.shares.items():
+        run.options(name)  # checks the fraction
+        logger.debug("%s: sparsity %.4f", name, share)
+
+
+def _shares(run: Run, rule: Rule, layers: list[str], sparsity: float) -> dict[str, float]:
+    """The rule's shares, from the checkpoint where an earlier run has paid for them."""
+    stored = run.checkpoint.load(_STORED) if rule.expensive else None
+    if stored is not None:
+        run.log += stored[1]["notes"]
+        return dict(stored[1]["shares"])
+    trial = RunTrial(run, {name: run.layers[name] for name in layers}, sparsity)
+    shares, notes = rule.share(trial, sparsity)
+    run.log += notes
+    if rule.expensive:
+        run.checkpoint.save(_STORED, {}, {"shares": shares, "notes": notes})
+    return shares

@@ -1,0 +1,126 @@
+"""A run as an allocation rule sees it: experiments on copies of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..layer import PreparedLayer
+from ..network.copies import copy_of
+from ..network.tensors import tensors_in
+from ..network.watch import watching
+from ..sparsity import parse_sparsity
+from .norms import reestimate
+from .passes import Feeder
+from .plan import PlannedLayer
+from .run import Run
+
+
+class RunTrial:
+    """The `Trial` of a run: its dense model, with one layer or all of them compressed."""
+
+    def __init__(self, run: Run, layers: Mapping[str, PlannedLayer], sparsity: float) -> None:
+        self.run = run
+        self.layers = layers
+        self.sparsity = sparsity
+        self.sizes = {name: layer.size for name, layer in layers.items()}
+        self.outputs: list[list[Tensor]] | None = None  # of the dense model, batch by batch
+        self.modules: dict[str, Any] = {}
+        self.feeder: Feeder
+
+    def weight(self, name: str) -> NDArray[np.float64]:
+        return self.run.dense_weight(name)
+
+    def prunings(self) -> Iterator[tuple[str, Callable[[float], Tensor]]]:
+        run = self.run
+        for group in run.plan.groups(run.settings.max_memory):
+            names = [layer.name for layer in group if layer.name in self.layers]
+            for name, moments in run.gather(names):
+                weight = run.originals[name].weight.detach().clone()
+                scale = run.scale(name)[0]
+                prepared = PreparedLayer(
+                    weight, moments.hessian, scale, backend=run.settings.backend
+                )
+                options = run.settings.options(self.layers[name].options, self.sparsity)
+
+                def prune(
+                    share: float, prepared: PreparedLayer = prepared, options: Any = options
+                ) -> Tensor:
+                    out = prepared.compress(replace(options, pattern=parse_sparsity(share)))
+                    pruned: Tensor = out.weight
+                    return pruned
+
+                yield name, prune
+
+    def loss(self, name: str, weight: Tensor) -> float:
+        self._run_dense()
+        module = self.modules[name]
+        norms = {n: self.modules[n] for n in self.run.moving_norms(name)}
+        before = [
+            (tensor, tensor.detach().clone())
+            for tensor in (
+                module.weight,
+                *(t for norm in norms.values() for t in (norm.running_mean, norm.running_var)),
+            )
+        ]
+        with torch.no_grad():
+            module.weight.copy_(weight)
+        try:
+            if norms:
+                calls = {n: self.run.norm_calls[n] for n in norms}
+                with watching(norms, calls) as after:
+                    self.feeder.run({}, {}, lambda output: None)
+                for n, norm in norms.items():
+                    reestimate(norm, self.run.before[n], after[n])
+            return self._error(self.feeder)
+        finally:
+            with torch.no_grad():
+                for tensor, value in before:
+                    tensor.copy_(value)
+
+    def distance(self, sparsities: Mapping[str, float]) -> float:
+        self._run_dense()
+        run = self.run
+        work = run.tried_with(sparsities)
+        return self._error(Feeder(work, run.batches, run.forward, run.plan.neuron_steps))
+
+    def progress(self, label: str, total: int) -> Callable[[], None]:
+        return self.run.bars.task(label, total)
+
+    def _run_dense(self) -> None:
+        """The dense model's outputs, and the statistics of its BatchNorms; once."""
+        if self.outputs is not None:
+            return
+        run = self.run
+        model = copy_of(run.dense)
+        self.modules = dict(model.named_modules())
+        self.feeder = Feeder(model, run.batches, run.forward, run.plan.neuron_steps)
+        run.watch_dense_norms()
+        outputs: list[list[Tensor]] = []
+        self.feeder.run({}, {}, lambda output: outputs.append(_floats(output)))
+        self.outputs = outputs
+
+    def _error(self, feeder: Feeder) -> float:
+        """Squared error of the outputs over their variance."""
+        assert self.outputs is not None
+        wrong = energy = 0.0
+        expected = iter(self.outputs)
+
+        def compare(output: Any) -> None:
+            nonlocal wrong, energy
+            for now, then in zip(_floats(output), next(expected), strict=True):
+                wrong += float((now.double() - then.double()).square().sum())
+                energy += float((then.double() - then.double().mean()).square().sum())
+
+        feeder.run({}, {}, compare)
+        return wrong / energy if energy > 0 else wrong
+
+
+def _floats(output: Any) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors_in(output) if tensor.is_floating_point()]
