@@ -21,6 +21,7 @@ from .arrays import (
     to_array,
 )
 from .conv import Conv
+from .grid import Grid
 from .hessian import SpikeHessian
 from .method.compress import prune_rows, quantize_rows, row_losses
 from .method.damping import share_unit, warn
@@ -28,6 +29,7 @@ from .method.exact import Curve, RowOrder, order_rows
 from .method.options import Options, checked_options
 from .method.rows import Rows
 from .neurons import LIF, Neuron
+from .weights import CompressedWeight, Pruned, Quantized
 
 __all__ = ["CompressedLayer", "compress_layer"]
 
@@ -70,6 +72,16 @@ class CompressedLayer:
     seconds: float
     log: list[str] = field(default_factory=list)
     curve: Curve = ()
+
+    @property
+    def compressed(self) -> CompressedWeight:
+        """The weight as a `Pruned` or, where it was quantized, a `Quantized` of the arrays above."""
+        if self.codes is None:
+            return Pruned(self.weight, self.weight != 0 if self.mask is None else self.mask)
+        assert self.bits is not None
+        assert self.group_size is not None
+        grid = Grid(self.bits, self.scale, self.zero_point, self.group_size)
+        return Quantized(self.codes, grid, self.mask, dtype_name(self.weight))
 
 
 def compress_layer(

@@ -178,9 +178,7 @@ class Quantized:
 
         Examples: ``lambda a: a.cpu()``, ``lambda a: a.numpy()``, ``torch.from_numpy``.
         """
-        grid = replace(
-            self.grid, scale=convert(self.scale), zero_point=convert(self.zero_point)
-        )
+        grid = replace(self.grid, scale=convert(self.scale), zero_point=convert(self.zero_point))
         mask = None if self.mask is None else convert(self.mask)
         return Quantized(convert(self.codes), grid, mask, self.dtype)
 
@@ -200,7 +198,9 @@ class Quantized:
         xp = array_namespace(self.codes)
         factor = xp.asarray(row_scale, dtype=xp.float32, device=device(self.codes))[:, None]
         if bool(xp.any(factor == 0)):
-            raise ParameterError("row_scale", row_scale, "numbers that are not 0", shown="0 in a row")
+            raise ParameterError(
+                "row_scale", row_scale, "numbers that are not 0", shown="0 in a row"
+            )
         top = 2**self.bits - 1
         flat = xp.reshape(self.codes, (self.codes.shape[0], -1))
         grid = replace(

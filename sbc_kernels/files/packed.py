@@ -21,16 +21,18 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array, to_numpy
+from ..errors import ParameterError
 from ..grid import Grid
 from ..layer import CompressedLayer
+from ..weights import CompressedWeight, Pruned, Quantized
 from .atomic import write_atomic
 
 __all__ = [
@@ -55,83 +57,7 @@ Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=False)
-class Pruned:
-    """A weight that keeps its values where the mask is True and is zero elsewhere.
-
-    Attributes
-    ----------
-    weight : of one of `DTYPES`, any shape; uint16 stands for the bits of a bfloat16.
-    mask : bool, the same shape.
-    """
-
-    weight: Array
-    mask: Mask
-
-    DTYPES: ClassVar[tuple[str, ...]] = (*FLOATS, "uint16")
-
-    def __post_init__(self) -> None:
-        if self.weight.dtype.name not in self.DTYPES:
-            raise ValueError(f"dtype is {self.weight.dtype}; accepted are {', '.join(self.DTYPES)}")
-        _require_mask(self.mask, self.weight.shape)
-
-    def to_dense(self) -> Array:
-        """The weight with its zeros."""
-        return np.where(self.mask, self.weight, np.zeros((), self.weight.dtype))
-
-
-@dataclass(frozen=True, eq=False)
-class Quantized:
-    """A weight that is ``(codes - zero_point) * scale``, and zero where the mask is False.
-
-    Attributes
-    ----------
-    codes : uint8 [d_out, ...], each below 2^bits.
-    grid : of the codes as a matrix [d_out, d_in].
-    mask : bool, the shape of the codes; None where nothing was pruned.
-    dtype : of the dense weight, "float16", "float32" or "float64".
-    """
-
-    codes: NDArray[np.uint8]
-    grid: Grid
-    mask: Mask | None = None
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.dtype not in FLOATS:
-            raise ValueError(f"dtype is {self.dtype}; accepted are {', '.join(FLOATS)}")
-        bits, codes, group_size = self.grid.bits, self.codes, self.grid.group_size
-        if not 1 <= bits <= 8:
-            raise ValueError(f"bits is {bits}; accepted is 1..8")
-        if group_size != -1 and group_size < 1:
-            raise ValueError(f"group_size is {group_size}; accepted is -1 or at least 1")
-        for name in ("scale", "zero_point"):
-            if (dtype := getattr(self.grid, name).dtype) != np.float32:
-                raise ValueError(f"grid has a {name} of {dtype}; accepted is float32")
-        if codes.dtype != np.uint8 or codes.ndim < 2 or codes.size == 0:
-            raise ValueError(
-                f"codes are {codes.dtype} of shape {list(codes.shape)}; accepted are uint8 "
-                "[d_out, d_in] or more axes, none empty"
-            )
-        if int(codes.max()) >> bits:
-            raise ValueError(
-                f"codes reach {codes.max()}; accepted with {bits} bits is 0..{2**bits - 1}"
-            )
-        self.grid.require_fits((len(codes), codes[0].size))
-        if self.mask is not None:
-            _require_mask(self.mask, codes.shape)
-
-    def to_dense(self) -> Array:
-        """The weight the codes stand for, rounded as `compress_layer` rounds it."""
-        wide = np.float64 if self.dtype == "float64" else np.float32
-        codes: Array = self.codes.reshape(len(self.codes), -1).astype(wide)
-        group = self.grid.group_of_column(codes.shape[1])
-        weight: Array = (codes - self.grid.zero_point[:, group]) * self.grid.scale[:, group]
-        weight = weight.astype(self.dtype).reshape(self.codes.shape)
-        return weight if self.mask is None else Pruned(weight, self.mask).to_dense()
-
-
-PackedTensor = Pruned | Quantized
+PackedTensor = CompressedWeight
 
 
 @dataclass(frozen=True)
@@ -151,20 +77,20 @@ class Footprint:
 
 
 def packed_tensor(layer: CompressedLayer) -> PackedTensor:
-    """What `compress_layer` answered, ready for `save_packed`. bfloat16 is widened to float32."""
-    weight = to_numpy(layer.weight, "weight")[0]
-    own = str(layer.weight.dtype).rpartition(".")[2]  # to_numpy also widens float16
-    weight = weight.astype(own if own in FLOATS else weight.dtype)
-    mask = None if layer.mask is None else to_numpy(layer.mask, "mask")[0]
-    if layer.codes is None:
-        return Pruned(weight, weight != 0 if mask is None else mask)
-    codes, scale, zero = (
-        to_numpy(getattr(layer, name), name)[0] for name in ("codes", "scale", "zero_point")
-    )
-    assert layer.bits is not None
-    assert layer.group_size is not None
-    grid = Grid(layer.bits, scale, zero, layer.group_size)
-    return Quantized(codes, grid, mask, weight.dtype.name)
+    """Returns what `compress_layer` returned in the form that `save_packed` takes.
+
+    The arrays become NumPy. A dtype that no file holds is widened: bfloat16 to float32, more than
+    64 bits are rounded to float64.
+    """
+    compressed, weight = layer.compressed, _on_host(layer.weight)
+    dtype = compressed.dtype if compressed.dtype in FLOATS else weight.dtype.name
+    if isinstance(compressed, Pruned):  # to_numpy widens float16, which a file does hold
+        return Pruned(weight.astype(dtype, copy=False), _on_host(compressed.mask))
+    return replace(compressed, dtype=dtype).converted(_on_host)
+
+
+def _on_host(array: Any) -> Array:
+    return to_numpy(array, "weight")[0]
 
 
 def save_packed(
@@ -303,6 +229,10 @@ def load_packed(path: str | Path) -> dict[str, Array]:
 def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, Array]]:
     """A tensor as its record in the header and its parts."""
     array = tensor.weight if isinstance(tensor, Pruned) else tensor.codes
+    if tensor.dtype not in (*FLOATS, "uint16"):
+        raise ParameterError(
+            "dtype", tensor.dtype, f"{', '.join(FLOATS)}, or uint16 for bits of a bfloat16"
+        )
     record: dict[str, Any] = {"shape": list(array.shape)}
     parts: dict[str, Array] = {}
     kept = array.ravel()
@@ -414,10 +344,3 @@ def unpack_bits(stream: Bytes, count: int, bits: int) -> NDArray[np.uint32]:
         packed = np.packbits(flat, axis=1, bitorder="little")
         part[:, : packed.shape[1]] = packed
     return values.view("<u4").ravel()
-
-
-def _require_mask(mask: Mask, shape: tuple[int, ...]) -> None:
-    if mask.dtype != np.bool_ or mask.shape != shape:
-        raise ValueError(
-            f"mask is {mask.dtype} of shape {list(mask.shape)}; accepted is bool {list(shape)}"
-        )

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from ..arrays import Array
 from ..files.packed import (
+    FLOATS,
     Footprint,
     PackedTensor,
-    Pruned,
-    Quantized,
     packed_file_of,
     read_packed,
     stored_bytes,
@@ -30,6 +29,7 @@ from ..files.packed import (
 from ..grid import Grid
 from ..network.copies import copy_of, require_model, reset_states
 from ..network.tensors import is_norm
+from ..weights import Pruned, Quantized
 from .plan import entry
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _packed(
         values = dense.view(_BITS_OF[dense.element_size()]).numpy()
     mask = parts["mask"].cpu().numpy() if "mask" in parts else None
     if "codes" not in parts:
-        if mask is None or values.dtype.name not in Pruned.DTYPES:
+        if mask is None or values.dtype.name not in (*FLOATS, "uint16"):
             return values, cast
         pruned = Pruned(values, mask)
         _require_same(name, pruned.to_dense(), values, "mask")

@@ -15,12 +15,12 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..files.packed import Quantized
 from ..grid import Grid
 from ..layer import CompressedLayer, PreparedLayer, weight_array
 from ..method.options import Options
 from ..network.copies import Forward, copy_of, undisturbed
 from ..network.watch import Statistics, watching
+from ..weights import Quantized
 from .checkpoint import Checkpoint
 from .moments import Gatherer, Moments, corrected_target
 from .norms import per_step, reestimate, row_scale, split_by_step
