@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 # The GPU's kernels a second time, in Triton's interpreter.
 test: $(VENV)/installed $(VENV)/frameworks
 	$(BIN)/pytest
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu tests/test_dispatch.py
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu tests/backends/test_registry.py
 
 lint: $(VENV)/installed $(VENV)/linters
 	$(BIN)/ruff check .

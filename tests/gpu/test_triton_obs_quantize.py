@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, scaled_condition
 from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
-from test_linalg import assert_factor, positive_definite
+from test_factor import assert_factor, positive_definite
 from test_obs_quantize import assert_swept, sparse_gpt
 
 import sbc_kernels as sbc

@@ -15,7 +15,7 @@ import pytest
 from sbc_kernels import _native
 
 pytest.importorskip("triton")  # brings the disassembler
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 import cuda_kernels  # noqa: E402
 

@@ -13,7 +13,7 @@ if sys.platform != "linux":
 from sbc_kernels.backends.triton import aot
 from sbc_kernels.backends.triton.device import SHARED_BYTES, interpreted
 
-TABLE = Path(__file__).parents[1] / "benchmarks" / "results" / "ahead-of-time.md"
+TABLE = Path(__file__).parents[2] / "benchmarks" / "results" / "ahead-of-time.md"
 
 pytestmark = [
     pytest.mark.skipif(

@@ -268,7 +268,7 @@ torch.save({"state": result.model.state_dict(), "resumed": result.resumed}, sys.
 def test_killed_at_random_points_and_resumed_to_the_bit(mode: str, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(RUN))
-    paths = [str(Path(__file__).parent), *sys.path]
+    paths = [str(Path(__file__).parents[1]), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
     def start(folder: str, out: Path) -> subprocess.Popen[str]:
