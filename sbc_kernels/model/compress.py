@@ -187,7 +187,7 @@ def compress_model(
         layers=tuple(run.records),
         plan=plan,
         sparsity=zeros / size if size else 0.0,
-        tensors=run.tensors,
+        weights=run.weights,
         options=everything,
         allocation=run.shares,
         seconds=time.perf_counter() - start,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .._version import __version__
 from ..files.atomic import write_atomic
 from ..network.copies import copy_of
+from ..weights import CompressedWeight
 from .files import packed_file
 from .plan import Plan, text_table
 from .record import LayerRecord
@@ -37,7 +38,8 @@ class CompressedModel:
     layers : a record of each compressed layer, in the order of the plan.
     plan : what `trace` found.
     sparsity : fraction of exact zeros over all compressed layers.
-    tensors : by layer name, what only the compression knows: `mask`, `codes`, `scale`, `zero_point`.
+    weights : by layer name, the weight of each layer that was pruned or quantized. Dense values are
+        those of the model's parameter, in the same memory.
     options : what was asked for, defaults filled in.
     allocation : the sparsity that each layer was given, where one is a fraction.
     seconds : wall time of it all. `resumed` is how many layers came from `checkpoint_dir`.
@@ -54,7 +56,7 @@ class CompressedModel:
     layers: tuple[LayerRecord, ...]
     plan: Plan
     sparsity: float
-    tensors: dict[str, dict[str, Tensor]]
+    weights: dict[str, CompressedWeight]
     options: dict[str, Any]
     allocation: dict[str, float]
     seconds: float
@@ -66,6 +68,17 @@ class CompressedModel:
     folded: dict[str, str] = field(default_factory=dict)
     example: Any = field(default=None, repr=False)
     forward: Callable[[nn.Module, Any], Any] | None = None
+
+    @property
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """By layer name, what only the compression knows: `mask`, `codes`, `scale`, `zero_point`.
+
+        The tensors of `weights`; empty for a layer that was left as it was.
+        """
+        return {
+            layer.name: self.weights[layer.name].parts() if layer.name in self.weights else {}
+            for layer in self.layers
+        }
 
     def save(self, path: str | Path, *, comparison: Comparison | None = None) -> int:
         """Writes the model to one safetensors file in which a weight costs what it holds.

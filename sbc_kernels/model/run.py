@@ -15,12 +15,11 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..grid import Grid
-from ..layer import CompressedLayer, PreparedLayer, weight_array
+from ..layer import PreparedLayer, weight_array
 from ..method.options import Options
 from ..network.copies import Forward, copy_of, undisturbed
 from ..network.watch import Statistics, watching
-from ..weights import Quantized
+from ..weights import CompressedWeight, Pruned, Quantized, compressed_weight
 from .checkpoint import Checkpoint
 from .moments import Gatherer, Moments, corrected_target
 from .norms import per_step, reestimate, row_scale, split_by_step
@@ -59,6 +58,7 @@ class Run:
         self.sparsities: dict[str, float | str | None] = {}
         self.records: list[LayerRecord] = []
         self.tensors: dict[str, dict[str, Tensor]] = {}
+        self.weights: dict[str, CompressedWeight] = {}  # of the delivered model
         self.changed: dict[str, Tensor] = {}  # entries of the state dict
         self.resumed = 0
         self.log = [f"{layer.name}: {note}" for layer in plan.layers for note in layer.notes]
@@ -210,7 +210,7 @@ class Run:
         prepared = PreparedLayer(target, centred.hessian, scale, backend=self.settings.backend)
         out = prepared.compress(options)
         weight = out.weight
-        tensors = {"weight": weight, **_parts(out)}
+        tensors = {"weight": weight, **out.compressed.parts()}
         if moments.constant is not None:
             change = moments.bias_change(flat, self._matrix(weight))
             tensors |= self._bias(name, torch.as_tensor(change))
@@ -430,43 +430,38 @@ class Run:
         with torch.no_grad():
             for place, value in places:
                 place.copy_(value)
-        for name, tensors in self.tensors.items():
-            self.tensors[name] = {k: v for k, v in tensors.items() if not k.startswith("state:")}
+        modules = dict(answer.named_modules())
+        for record in self.records:
+            weight = modules[record.name].weight.detach()
+            parts = {k: v.to(weight.device) for k, v in self.tensors[record.name].items()}
+            compressed = compressed_weight(weight, parts, record.bits, record.group_size)
+            if compressed is not None:
+                self.weights[record.name] = compressed
 
     def rescale(self, name: str, scale: NDArray[np.float64], weight: Tensor) -> None:
-        """A BatchNorm was folded into the layer: its codes and their scales follow, and the folded
-        weight is again what they say, to the bit."""
-        tensors = self.tensors.get(name, {})
-        if "mask" in tensors:
+        """Keeps a layer's compressed weight and its dense one equal, to the bit, after a BatchNorm was
+        folded into it.
+
+        Parameters
+        ----------
+        scale : float64 [d_out], what each row was multiplied by.
+        weight : the layer's parameter, already multiplied. Codes decide where there are some, and
+            pruned weights become 0 and not -0.
+        """
+        compressed = self.weights.pop(name, None)
+        if isinstance(compressed, Quantized) and scale.astype(np.float32).all():
+            compressed = compressed.rescaled(scale)
+        elif compressed is not None:
+            if isinstance(compressed, Quantized):
+                self.log.append(
+                    f"{name}: a BatchNorm's scale of 0 was folded into it, its codes are gone"
+                )
+            mask = compressed.mask
+            compressed = None if mask is None else Pruned(weight.detach(), mask)
+        if compressed is not None:
             with torch.no_grad():
-                weight[~tensors["mask"].to(weight.device)] = 0.0  # and not -0
-        if "codes" not in tensors:
-            return
-        record = next(record for record in self.records if record.name == name)
-        if not np.all(scale):
-            self.log.append(
-                f"{name}: a BatchNorm's scale of 0 was folded into it, its codes are gone"
-            )
-            for part in ("codes", "scale", "zero_point"):
-                del tensors[part]
-            return
-        assert record.bits is not None
-        assert record.group_size is not None
-        tensors |= {part: tensors[part].cpu() for part in ("codes", "scale", "zero_point")}
-        factor = torch.from_numpy(scale).to(tensors["scale"].dtype)
-        turned = (factor < 0)[:, None]  # a level is as far from the other end
-        top = 2**record.bits - 1
-        codes = tensors["codes"].flatten(1)
-        codes = torch.where(turned, top - codes, codes).reshape(tensors["codes"].shape)
-        zero = torch.where(turned, top - tensors["zero_point"], tensors["zero_point"])
-        tensors |= {"codes": codes, "zero_point": zero}
-        tensors["scale"] = tensors["scale"] * factor.abs()[:, None]
-        mask = tensors["mask"].cpu().numpy() if "mask" in tensors else None
-        grid = Grid(record.bits, tensors["scale"].numpy(), zero.numpy(), record.group_size)
-        dtype = "float64" if weight.dtype == torch.float64 else "float32"
-        dense = torch.from_numpy(Quantized(codes.numpy(), grid, mask, dtype).to_dense())
-        with torch.no_grad():
-            weight.copy_(dense)
+                weight.copy_(compressed.to_dense())
+            self.weights[name] = compressed
 
     # ---- small things
 
@@ -503,9 +498,3 @@ def _energy(weight: Any, hessian: Any) -> float:
         0.5 * float(xp.einsum("ri,ri->", part @ H, part))
         for part, H in zip(parts, hessian, strict=True)
     )
-
-
-def _parts(out: CompressedLayer) -> dict[str, Tensor]:
-    """What only the compression knows of a weight."""
-    fields = {name: getattr(out, name) for name in ("mask", "codes", "scale", "zero_point")}
-    return {name: value for name, value in fields.items() if value is not None}
