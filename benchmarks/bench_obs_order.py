@@ -10,7 +10,7 @@ from problems import inverse, problem
 
 import sbc_kernels as sbc
 
-STEPS = 24  # of the rival's d, scaled up: its steps all cost the same
+STEPS = 24  # steps of the rival that are timed and scaled to d: all of its steps cost the same
 
 
 @pytest.mark.parametrize(("rows", "d", "target"), [(64, 512, 80), (64, 1152, 150)])

@@ -13,7 +13,7 @@ import torch
 
 import sbc_kernels as sbc
 
-DENSITY = 0.15  # the kernels' time does not depend on it
+DENSITY = 0.15  # of spikes; the time of the kernels does not depend on it
 
 NEURONS = {"LIF2": sbc.LIF(2.0), "IF": sbc.IF(), "LIF1.7": sbc.LIF(1.7)}
 
@@ -65,7 +65,7 @@ def test_smp_gram(
 
 
 def peak_memory(who: str, channels: int) -> float:
-    """MiB, see peak_memory.py."""
+    """Peak memory in MiB, measured by peak_memory.py."""
     script = Path(__file__).with_name("peak_memory.py")
     command = [sys.executable, script, who, str(channels)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -77,9 +77,9 @@ def test_conv_gram(versus: Any, sgemm_rate: float, channels: int, neuron: str) -
     x, model, conv = spikes(4, 64, channels, 28, 28), NEURONS[neuron], sbc.Conv((3, 3), padding=1)
     k = response(model, 4)
     note = ""
-    if neuron == "LIF2":  # what peak_memory.py runs
-        mine, theirs = (peak_memory(who, channels) for who in ("ours", "rival"))
-        note = f"peak memory {mine:.0f} MiB, rival's {theirs:.0f}"
+    if neuron == "LIF2":  # the neuron that peak_memory.py uses
+        ours, theirs = (peak_memory(contender, channels) for contender in ("ours", "rival"))
+        note = f"peak memory {ours:.0f} MiB, rival's {theirs:.0f}"
     versus(
         f"conv Gram 3x3, {channels} channels, 28x28, T=4, 64 samples, {neuron}",
         lambda: sbc.spike_gram(x, model, conv=conv),

@@ -1,4 +1,4 @@
-"""Every benchmark times a kernel and its rival in turns, so that both see the same machine."""
+"""Every benchmark times a kernel and its rival in turns, so that both run under the same conditions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import torch
 
 
 class Versus:
-    """``versus(case, ours, rival, work=...)``: rounds of rival and ours in turns.
+    """``versus(case, ours, rival, work=...)`` runs rounds that time the rival and ours in turns.
 
-    Each timed call comes right after an untimed one of the same, so that neither pays for memory that a
-    virtual machine gave back to its host while the other ran.
+    Each timed call directly follows an untimed call of the same function, so that neither contender
+    pays for memory that a virtual machine returned to its host while the other one ran.
 
-    Writes into the benchmark's JSON: the case, the rival's median, the median of the round-by-round
-    ratios, the work done (in units a second with ours' median) and the limit it is held against.
+    The benchmark's JSON receives the case, the rival's median time, the median of the ratios of the
+    rounds, the rate (work per second at the median time of ours) and the limit that it is compared
+    with.
     """
 
     def __init__(self, benchmark: Any) -> None:
@@ -69,7 +70,7 @@ class Versus:
         if rival_seconds:
             pairs = zip(rival_seconds[-len(seconds) :], seconds, strict=True)
             info["rival_seconds"] = median(rival_seconds)
-            info["ratio"] = median(theirs / mine for theirs, mine in pairs)
+            info["ratio"] = median(theirs / ours for theirs, ours in pairs)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def versus(benchmark: Any) -> Versus:
 
 @pytest.fixture(scope="session")
 def popcount_rate(tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Bits a second of AND + POPCNT + ADD in registers, on as many threads as torch has."""
+    """Bits per second of AND + POPCNT + ADD in registers, on as many threads as torch uses."""
     binary = tmp_path_factory.mktemp("limits") / "limits"
     compiler = (sysconfig.get_config_var("CXX") or "c++").split()[0]
     source = Path(__file__).with_name("limits.cpp")
@@ -91,7 +92,7 @@ def popcount_rate(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 @pytest.fixture(scope="session")
 def sgemm_rate() -> float:
-    """FLOP/s of torch's float32 product, the best of five at n = 2048."""
+    """FLOP/s of torch's float32 matrix product, the best of five at n = 2048."""
     a = torch.randn(2048, 2048)
     seconds = []
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Hessians as spike trains make them: correlated, a few inputs nearly silent, damped by 1 %."""
+"""Hessians typical of spike trains: correlated, with a few inputs nearly silent, and damped by 1 %."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def problem(d_out: int, d_in: int) -> tuple[torch.Tensor, torch.Tensor]:
     """float32 weight [d_out, d_in] and damped Hessian [d_in, d_in]."""
     generator = torch.Generator().manual_seed(d_in)
     rates = torch.rand(d_in, generator=generator) * 0.3 + 0.01
-    shared = torch.rand(4, 1200, 1, generator=generator)  # what makes inputs fire together
+    shared = torch.rand(4, 1200, 1, generator=generator)  # makes inputs fire together
     x = torch.rand(4, 1200, d_in, generator=generator) < rates * (0.5 + shared)
     hessian = sbc.spike_gram(x, sbc.LIF(2.0))
     hessian += 0.01 * hessian.diagonal().mean() * torch.eye(d_in, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What the kernels are measured against: the usual way to do the same in torch, as published."""
+"""The rivals of the kernels: the usual implementations in torch, as published."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def filtered(spikes: Tensor, k: Tensor) -> Tensor:
-    """Leaky filter over T: [T, ...] float32. First-order recursion, as a framework would run it."""
+    """Leaky filter over T, float32 [T, ...]: a first-order recursion, as in the frameworks."""
     decay = float(k[1] / k[0]) if len(k) > 1 else 0.0
     out = torch.empty(spikes.shape, dtype=torch.float32)
     state = torch.zeros(spikes.shape[1:])
@@ -19,7 +19,7 @@ def filtered(spikes: Tensor, k: Tensor) -> Tensor:
 
 
 def gram(rows: Tensor) -> Tensor:
-    """float32 X' X, of bytes or floats."""
+    """X' X in float32, for rows of bytes or floats."""
     rows = rows.float()
     return rows.T @ rows
 
@@ -30,14 +30,17 @@ def smp_gram(spikes: Tensor, k: Tensor) -> Tensor:
 
 
 def conv_gram(spikes: Tensor, k: Tensor, kernel: int, padding: int) -> Tensor:
-    """Filter, unfold, float32 product: the whole unfolding at once, as GPTQ and OBC code does."""
+    """Filter, unfold, float32 product. Unfolds the whole input at once, as GPTQ and OBC do."""
     Y = filtered(spikes, k)
     columns = F.unfold(Y.flatten(0, 1), kernel, padding=padding)
     return gram(columns.transpose(1, 2).reshape(-1, columns.shape[1]))
 
 
 def obs_order(weight: Tensor, inverse: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """OBC's loop: all rows at once, one weight each a step, a full inverse a row, rank-1 updates."""
+    """OBC's loop, with all rows batched.
+
+    Each step removes one weight of every row and applies a rank-1 update to the row's full inverse.
+    """
     w = weight.clone()
     G = inverse.expand(len(w), -1, -1).clone()
     rows = torch.arange(len(w))
@@ -60,7 +63,7 @@ def obs_order(weight: Tensor, inverse: Tensor, steps: int) -> tuple[Tensor, Tens
 
 
 def obs_solve(weight: Tensor, hessian: Tensor, mask: Tensor) -> Tensor:
-    """A Cholesky solve a row on the kept side."""
+    """One Cholesky solve per row, on its kept weights."""
     rhs = weight @ hessian
     out = torch.zeros_like(weight)
     for row, keep in enumerate(mask):
@@ -73,7 +76,7 @@ def obs_solve(weight: Tensor, hessian: Tensor, mask: Tensor) -> Tensor:
 def gptq(
     weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, maxq: int, block: int = 128
 ) -> Tensor:
-    """GPTQ's published column loop, Cholesky included, activation order on."""
+    """GPTQ's published column loop with activation order, including the Cholesky factorisations."""
     perm = torch.argsort(torch.diag(hessian), descending=True)
     W = weight[:, perm].clone()
     H = hessian[perm][:, perm]

@@ -1,10 +1,10 @@
-"""SEW-ResNet152 at 224x224, every layer pruned to 97 % by the exact order: time and memory a layer.
+"""Prunes every layer of SEW-ResNet152 at 224x224 to 97 % by the exact order: time and memory.
 
     python benchmarks/sew_resnet152.py --checkpoint-dir DIR --json FILE [--table FILE]
 
-Calibration: 8 crops of the two photographs that come with scikit-learn, T = 4. The network's
-weights are random, its BatchNorms such that every neuron fires. A run that is killed goes on where
-it was.
+The calibration data is 8 crops of the two photographs that come with scikit-learn, T = 4. The
+network's weights are random, and its BatchNorms are set such that every neuron fires. A run that
+was killed resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def crops(count: int, size: int, steps: int) -> list[Tensor]:
     """Batches of two crops [T, 2, 3, size, size], in 0..1, the same at each step."""
     draw = np.random.default_rng(0)
     images = load_sample_images().images
-    cut = []
+    pieces = []
     for index in range(count):
         image = images[index % len(images)]
         top, left = (draw.integers(0, extent - size + 1) for extent in image.shape[:2])
-        cut.append(image[top : top + size, left : left + size].astype(np.float32) / 255)
-    stack = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).contiguous()
+        pieces.append(image[top : top + size, left : left + size].astype(np.float32) / 255)
+    stack = torch.from_numpy(np.stack(pieces)).permute(0, 3, 1, 2).contiguous()
     return [pair.expand(steps, *pair.shape) for pair in stack.split(2)]
 
 
 def layer_table(plan: sbc.Plan, records: list[dict[str, Any]]) -> str:
-    """Markdown: a line a layer, memory as the plan predicts it."""
+    """A Markdown table with a line per layer; memory is the plan's prediction."""
     lines = [
         "| layer | weight | d_in | sparsity | error | dead | sums, MiB | working, MiB | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--checkpoint-dir", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--table", type=Path, help="where to write the table, as Markdown")
-    parser.add_argument("--table-only", action="store_true", help="of an earlier run's --json")
+    parser.add_argument(
+        "--table-only", action="store_true", help="make it from the --json of a run"
+    )
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--sparsity", type=float, default=0.97)

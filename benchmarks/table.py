@@ -1,4 +1,4 @@
-"""The table of a pytest-benchmark JSON: time, rate, fraction of the limit, ratio to the rival."""
+"""Prints a pytest-benchmark JSON as a table: time, rate, share of the limit, ratio to the rival."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def row(benchmark: dict[str, Any]) -> str:
     ratio, rival_time = "-", "-"
     if "ratio" in info:
         ratio, rival_time = f"{info['ratio']:.1f}×", seconds(info["rival_seconds"])
-    wanted = (
-        "-" if target is None else f"{target}× {'met' if info['ratio'] >= target else 'MISSED'}"
-    )
+    goal = "-" if target is None else f"{target}× {'met' if info['ratio'] >= target else 'MISSED'}"
     case = info["case"] + (f" ({info['note']})" if info["note"] else "")
     cells = (
         case,
@@ -40,7 +38,7 @@ def row(benchmark: dict[str, Any]) -> str:
         info["rival"],
         rival_time,
         ratio,
-        wanted,
+        goal,
     )
     return "| " + " | ".join(cells) + " |"
 

@@ -27,15 +27,15 @@ from gpu import __main__ as script  # noqa: E402
 from gpu import (  # noqa: E402
     cases,
     contests,
+    device,
     machine,
     measure,
-    place,
     profile,
     report,
     sew,
-    steps,
     torch_rivals,
 )
+from gpu.runner import Done, Runner  # noqa: E402
 
 # ---- what was measured -----------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ def test_targets_are_met_or_missed() -> None:
 def test_targets_speak_of_rivals_that_are_there() -> None:
     """A target of a rival's name that no rival has would never be met."""
     for case in cases.CASES:
-        made = contests.CONTESTS[case.key](place.Place(dry=True))
+        made = contests.CONTESTS[case.key](device.Device(dry=True))
         data = {
             "work": made.work, "unit": made.unit, "limit": made.limit,
             "contenders": [
@@ -113,8 +113,8 @@ def test_report() -> None:
     text = report.report(
         here,
         [
-            steps.Done("build", "ok", 3.21, "built | it"),
-            steps.Done("case b", "too slow", 9, "stopped"),
+            Done("build", "ok", 3.21, "built | it"),
+            Done("case b", "too slow", 9, "stopped"),
         ],
         {"copy": 3e12, "int8": 400.0},
         {"a": outcome([2.0, 2.0, 2.0], [20.0, 20.0, 20.0], 10**9), "c": outcome([0.0002], [])},
@@ -214,10 +214,10 @@ class Ticks:
     def __init__(self) -> None:
         self.now = 0.0
 
-    def measure(self, run: Any) -> place.Sample:
+    def measure(self, run: Any) -> device.Sample:
         run()
         self.now += 1.0
-        return place.Sample(self.now, int(self.now))
+        return device.Sample(self.now, int(self.now))
 
 
 @pytest.mark.parametrize("profiling", [False, True])
@@ -238,7 +238,7 @@ def test_where_a_process_dies_the_rest_goes_on(
                 break
             files.case(key).write_text('{"kernels": []}')
 
-    walker = steps.Runner(tmp_path / "log", os.environ, time.monotonic() + 60, ())
+    walker = Runner(tmp_path / "log", os.environ, time.monotonic() + 60, ())
     monkeypatch.setattr(walker, "run", run)
     found = [case for case in cases.CASES if not case.is_alone][:5]
     keys = [case.key for case in found]
@@ -247,7 +247,7 @@ def test_where_a_process_dies_the_rest_goes_on(
 
 
 def test_ours_and_rivals_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place.Place, "clock", lambda self: Ticks())
+    monkeypatch.setattr(device.Device, "clock", lambda self: Ticks())
     calls: list[str] = []
 
     def fails() -> None:
@@ -261,7 +261,7 @@ def test_ours_and_rivals_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         rounds=3,
     )
-    found = measure.measure(contest, place.Place(dry=False))
+    found = measure.measure(contest, device.Device(dry=False))
     assert calls == ["ours"] * 2 + ["one"] * 2 + ["ours", "one"] * 3
     ours, one, two = found["contenders"]
     assert (ours["seconds"], ours["peak"]) == ([1.0, 3.0, 5.0], 5)
@@ -274,7 +274,7 @@ def test_what_is_too_slow_to_repeat_is_warmed_up_otherwise() -> None:
     contest = contests.Contest(
         lambda: calls.append("ours"), rounds=1, warm=lambda: calls.append("warm")
     )
-    measure.measure(contest, place.Place(dry=True))
+    measure.measure(contest, device.Device(dry=True))
     assert calls == ["warm", "ours"]
 
 
@@ -317,9 +317,9 @@ def cuda_as_far_as_names_go() -> Iterator[list[str]]:
 
 def test_event_clock() -> None:
     with cuda_as_far_as_names_go() as order:
-        clock = place.EventClock()
+        clock = device.EventClock()
         sample = clock.measure(lambda: order.append("run"))
-    assert sample == place.Sample(1.5, 250)
+    assert sample == device.Sample(1.5, 250)
     assert order.index("reset_peak_memory_stats") < order.index("record")
     assert [name for name in order if name in ("record", "run")] == ["record", "run", "record"]
 

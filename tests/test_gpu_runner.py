@@ -22,12 +22,12 @@ from gpu import __main__ as script  # noqa: E402
 from gpu import (  # noqa: E402
     cases,
     contests,
+    device,
     machine,
-    place,
     report,
-    steps,
     tune,
 )
+from gpu.runner import Done, Runner, Step  # noqa: E402
 
 # ---- the whole of it, dry --------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ def test_every_case_has_a_contest() -> None:
     assert len(contests.CONTESTS) == len(cases.CASES)
     limits = {"int8", "fp64", "fp32"}
     for key, make in contests.CONTESTS.items():
-        made = make(place.Place(dry=True))
+        made = make(device.Device(dry=True))
         assert made.limit in limits or not made.work, key
         names = [rival.name for rival in made.rivals]
         assert len(set(names)) == len(names), key
@@ -73,8 +73,8 @@ def test_every_case_has_a_contest() -> None:
 # ---- steps -----------------------------------------------------------------------------------------
 
 
-def runner(folder: Path, seconds: float = 60, only: tuple[str, ...] = ()) -> steps.Runner:
-    return steps.Runner(folder / "log", os.environ, time.monotonic() + seconds, only)
+def runner(folder: Path, seconds: float = 60, only: tuple[str, ...] = ()) -> Runner:
+    return Runner(folder / "log", os.environ, time.monotonic() + seconds, only)
 
 
 def python(code: str) -> list[str]:
@@ -84,7 +84,7 @@ def python(code: str) -> list[str]:
 def test_an_interrupt_stops_what_runs(tmp_path: Path) -> None:
     """At once, and the children of what runs."""
     code = (
-        "import sys, time; sys.path.append(sys.argv[1]); from gpu.steps import Runner, Step\n"
+        "import sys, time; sys.path.append(sys.argv[1]); from gpu.runner import Runner, Step\n"
         "import os; from pathlib import Path\n"
         "run = Runner(Path(sys.argv[2]) / 'log', os.environ, time.monotonic() + 60)\n"
         "step = ['sh', '-c', 'echo $$ > $0; sleep 50']\n"
@@ -112,8 +112,8 @@ def test_the_last_failure_of_a_case_is_told() -> None:
     here = machine.Machine("Card", "sm_90", "580", "13.0", 1, "torch 2", "2026-11-26", "abc")
     case = cases.Case("y", "Y")
     done = [
-        steps.Done("case x, case y", "too slow", note="stopped after 240 s"),
-        steps.Done("case y", "failed", note="y: MemoryError: 9 GB"),
+        Done("case x, case y", "too slow", note="stopped after 240 s"),
+        Done("case y", "failed", note="y: MemoryError: 9 GB"),
     ]
     text = report.report(here, done, {}, {}, dry=False, selected=(case,))
     (row,) = (line for line in text.splitlines() if line.startswith("| Y | ours |"))
@@ -154,9 +154,9 @@ def test_steps_at_the_same_time(tmp_path: Path) -> None:
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     done = run.run_together(
         [
-            steps.Step("one", [*python(wait), a, b], 30, note="said"),
-            steps.Step("the other", [*python(wait), b, a], 30),
-            steps.Step("third", python(""), 30),
+            Step("one", [*python(wait), a, b], 30, note="said"),
+            Step("the other", [*python(wait), b, a], 30),
+            Step("third", python(""), 30),
         ]
     )
     assert [(d.name, d.status, d.note) for d in done] == [
@@ -259,7 +259,7 @@ def test_a_variant_that_fails_stops_no_other() -> None:
         raise RuntimeError("out of shared memory\nmore")
 
     made = [({}, lambda: torch.ones(2)), ({"a": 1}, fail), ({"b": 2}, lambda: 1.5 * torch.ones(2))]
-    assert list(tune.lines(place.Place(dry=True), iter(made))) == [
+    assert list(tune.lines(device.Device(dry=True), iter(made))) == [
         "as it is: dry run; off by 0.0e+00",
         "a = 1: RuntimeError: out of shared memory",
         "b = 2: dry run; off by 5.0e-01",

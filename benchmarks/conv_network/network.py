@@ -1,8 +1,9 @@
 """A convolutional spiking network for Fashion-MNIST: a whole model to compress.
 
-conv1 - conv2 - conv3, each with batch norm, LIF and a 2 x 2 maximum, then a linear head. Images go
-in as currents, the same at each of the T = 4 time steps: conv1 sees analog values, conv2, conv3 and
-head see spikes, for the maximum of spikes is a spike. Every layer runs on [T * N, ...], T-major.
+The layers are conv1, conv2 and conv3, each with batch norm, LIF and a 2 x 2 maximum, and a linear
+head. Images enter as currents, the same at each of the T = 4 time steps. conv1 therefore receives
+analog values, and conv2, conv3 and the head receive spikes, since the maximum of spikes is a spike.
+Every layer runs on [T * N, ...], T-major.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CHECKPOINT = Path(__file__).with_name("checkpoint.safetensors")
 
 
 class Spike(torch.autograd.Function):
-    """A step at 0; backward the derivative of ``atan(pi u) / pi`` in its place."""
+    """A step function at 0, whose gradient is replaced by the derivative of ``atan(pi u) / pi``."""
 
     @staticmethod
     def forward(ctx: Any, above: Tensor) -> Tensor:
@@ -38,10 +39,11 @@ class Spike(torch.autograd.Function):
 
 
 class LIF(nn.Module):
-    """Spikes [T, N, ...] of neurons that start at rest, for currents [T, N, ...].
+    """Leaky integrate-and-fire neurons: currents [T, N, ...] in, spikes [T, N, ...] out.
 
-    v += (x - v) / tau, a spike at v >= threshold, then a hard reset to 0 with no gradient through
-    it: SpikingJelly's LIF with ``decay_input`` and ``detach_reset``.
+    They start at rest. Each step adds (x - v) / tau to v, spikes at v >= threshold, and then resets
+    v to 0 without a gradient through the reset: SpikingJelly's LIF with ``decay_input`` and
+    ``detach_reset``.
     """
 
     def __init__(self, tau: float = TAU, threshold: float = THRESHOLD) -> None:
@@ -91,7 +93,7 @@ class ConvNetwork(nn.Module):
 
 
 def over_time(neuron: LIF, current: Tensor) -> Tensor:
-    """The neuron sees [T, N, ...] where the layers around it see [T * N, ...]."""
+    """Applies a neuron, which takes [T, N, ...], to the [T * N, ...] of the layers around it."""
     return neuron(current.unflatten(0, (NUM_STEPS, -1))).flatten(0, 1)
 
 
@@ -111,7 +113,7 @@ def read_images(folder: str | Path, part: str) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> float:
-    """Percent right, in eval mode; the mode before comes back."""
+    """Accuracy in percent, in eval mode. The mode of the model is restored afterwards."""
     training = model.training
     model.eval()
     right = 0

@@ -1,9 +1,10 @@
-"""The conv network on Fashion-MNIST, compressed in several ways: mean accuracy over calibration draws.
+"""Compresses the conv network on Fashion-MNIST in several ways: mean accuracy over calibration draws.
 
     python benchmarks/conv_network/table.py --data-dir DIR [--draws 5] [--json FILE]
 
-Each draw is 300 training images without labels; accuracy on all 10,000 test images, in percent.
-Two processes may share the work: --only-draws 0 2 does these alone, --json FILE keeps the results.
+Each draw is 300 training images without labels. Accuracy is in percent, on all 10,000 test images.
+Two processes may share the work: --only-draws 0 2 runs these draws only, and --json FILE keeps the
+results.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "the same, measured allocation": {"allocation": "measured"},
     "the same, uniform allocation": {"allocation": "uniform"},
 }
-# Questions about the allocation alone, asked at one sparsity; the measured one takes minutes.
+# The allocations are compared at one sparsity only, as the measured one takes minutes.
 ONLY_AT = {"the same, measured allocation": 0.95, "the same, uniform allocation": 0.95}
 
 
 def draw(images: Tensor, seed: int) -> list[Tensor]:
-    """Batches of 100 of NUM_SAMPLES images."""
+    """NUM_SAMPLES random images, in batches of 100."""
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return list(images[chosen[:NUM_SAMPLES]].split(100))
 
@@ -52,7 +53,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--only-draws", type=int, nargs="+")
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.90, 0.95, 0.97])
-    parser.add_argument("--json", type=Path, help="where results are kept, and read back from")
+    parser.add_argument(
+        "--json", type=Path, help="keeps the results; those it has are not computed again"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -60,37 +63,37 @@ def main() -> None:
     images, _ = read_images(options.data_dir, "train")
     test, labels = read_images(options.data_dir, "t10k")
     model = load()
-    found: dict[str, list[float]] = {}
+    results: dict[str, list[float]] = {}
     if options.json is not None and options.json.exists():
-        found = json.loads(options.json.read_text())
+        results = json.loads(options.json.read_text())
     print(f"dense: {accuracy(model, test, labels, batch=100):.2f} %")
     for seed in options.only_draws or range(options.draws):
         calibration = draw(images, seed)
         for sparsity in options.sparsities:
-            for name, how in ROWS.items():
+            for name, row in ROWS.items():
                 key = f"{name}|{sparsity}|{seed}"
-                if key in found or ONLY_AT.get(name, sparsity) != sparsity:
+                if key in results or ONLY_AT.get(name, sparsity) != sparsity:
                     continue
                 start = time.perf_counter()
-                how = {"allocation": "lamp", **how}
-                result = sbc.compress_model(model, calibration, sparsity=sparsity, **how)
+                arguments = {"allocation": "lamp", **row}
+                result = sbc.compress_model(model, calibration, sparsity=sparsity, **arguments)
                 seconds = time.perf_counter() - start
-                found[key] = [accuracy(result.model, test, labels, batch=100), seconds]
-                print(f"{key}: {found[key][0]:.2f} %, {seconds:.1f} s", flush=True)
+                results[key] = [accuracy(result.model, test, labels, batch=100), seconds]
+                print(f"{key}: {results[key][0]:.2f} %, {seconds:.1f} s", flush=True)
                 if options.json is not None:
-                    options.json.write_text(json.dumps(found, indent=1))
+                    options.json.write_text(json.dumps(results, indent=1))
     print(
         f"\n| {' | '.join(['method', *(f'{100 * s:g} %' for s in options.sparsities), 'seconds'])} |"
     )
     print("|---" * (len(options.sparsities) + 2) + "|")
     for name in ROWS:
-        cells, taken = [], []
+        cells, times = [], []
         for sparsity in options.sparsities:
-            runs = [v for k, v in found.items() if k.startswith(f"{name}|{sparsity}|")]
+            runs = [v for k, v in results.items() if k.startswith(f"{name}|{sparsity}|")]
             values = [accuracy for accuracy, _ in runs]
-            taken += [seconds for _, seconds in runs]
+            times += [seconds for _, seconds in runs]
             cells.append(f"{np.mean(values):.2f} ± {np.std(values):.2f}" if values else "")
-        print(f"| {' | '.join([name, *cells, f'{np.median(taken):.1f}' if taken else ''])} |")
+        print(f"| {' | '.join([name, *cells, f'{np.median(times):.1f}' if times else ''])} |")
 
 
 if __name__ == "__main__":

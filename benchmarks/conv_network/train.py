@@ -2,7 +2,8 @@
 
     python benchmarks/conv_network/train.py --data-dir DIR --out checkpoint.safetensors
 
-DIR holds the four IDX files of Fashion-MNIST, gzipped or not. No regulariser asks for sparsity.
+DIR holds the four IDX files of Fashion-MNIST, gzipped or not. The loss has no term that favours
+sparsity.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-SHIFT = 2  # pixels, either way along both axes
+SHIFT = 2  # largest shift of an image in pixels, in either direction along both axes
 
 
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images [N, 1, h, w], each shifted by up to SHIFT pixels and, half of them, mirrored."""
+    """Images [N, 1, h, w], each shifted by up to SHIFT pixels, and half of them mirrored."""
     n, _, height, width = images.shape
     down, right = torch.randint(2 * SHIFT + 1, (2, n, 1), generator=generator)
     columns = right + torch.arange(width)

@@ -1,5 +1,6 @@
-"""Behind gpu.sh.
+"""The program behind gpu.sh.
 
-`__main__` and what it imports (`cases`, `machine`, `report`, `steps`) need nothing but Python. All else
-runs in a process of its own, so that a kernel that takes its CUDA context down takes no more.
+`__main__` and the modules that it imports (`cases`, `machine`, `profile`, `report`, `runner`) need
+nothing but Python. Everything else runs in a process of its own, so that a kernel that destroys its
+CUDA context ends that process only.
 """

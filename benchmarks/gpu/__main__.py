@@ -1,4 +1,4 @@
-"""Walks through the steps. See gpu.sh."""
+"""Runs all steps of the GPU benchmark. See gpu.sh."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from . import machine as machines
 from .cases import CASES, Case, Outcome
 from .profile import NCU, WATCHES, Counters, Watch, command
 from .report import head, report
-from .steps import FAILED, Runner, Step
+from .runner import FAILED, Runner, Step
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 570.0  # for everything
+SECONDS = 570.0  # time limit for all steps together
 SANITIZER = "compute-sanitizer"
-# Versions here are the machine's, so that their warnings are not the tests'.
+# The machine has versions of its own, whose warnings should not fail the tests.
 PYTEST = ("-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/gpu")
 
 
 class Files:
-    """Where things are written."""
+    """Paths of everything that is written."""
 
     def __init__(self, dry: bool) -> None:
         out = os.environ.get("OUT")
         self.work = ROOT / "build" / ("gpu-dry-run" if dry else "gpu")
-        self.site = self.work / "site"  # what is built
+        self.site = self.work / "site"  # the package that is built here
         self.wheels = self.work / "wheels"
         self.logs = Path(out) if out else self.work
         self.tables = Path(out) if out else self.work if dry else ROOT / "benchmarks" / "results"
@@ -54,7 +54,10 @@ class Files:
 
 
 def environment_of(files: Files, dry: bool) -> dict[str, str]:
-    """Of the steps. What is built here comes before what is installed."""
+    """Environment variables of the steps.
+
+    The package built here takes precedence over an installed one.
+    """
     environment = dict(os.environ)
     folders = [str(Path(sys.executable).parent), environment["PATH"], "/usr/local/cuda/bin"]
     if dry:
@@ -86,7 +89,7 @@ def build_command(files: Files) -> list[str]:
 
 
 def take_wheels(files: Files) -> None:
-    """All that lie in the folder WHEELS."""
+    """Installs all wheels in the folder WHEELS, if it is set."""
     folder = os.environ.get("WHEELS")
     if folder:
         wheels = sorted(map(str, Path(folder).glob("*.whl")))
@@ -95,7 +98,7 @@ def take_wheels(files: Files) -> None:
 
 
 def check(files: Files, dry: bool, path: str) -> None:
-    """Says what there is. Exits where something is missing without which nothing can start."""
+    """Prints the tools and packages of this machine. Exits with 2 if a required one is missing."""
     needed = machines.NEEDED if dry else (*machines.NEEDED, *machines.TO_BUILD)
     if not dry:
         for folder in (files.site, files.wheels):
@@ -117,10 +120,10 @@ def check(files: Files, dry: bool, path: str) -> None:
 
 
 def walk(runner: Runner, files: Files, dry: bool, devices: int) -> None:
-    """The steps, what matters most first: the time may be up before the last."""
+    """Runs the steps, the most important ones first, as the time may run out before the last."""
     python = sys.executable
     build = build_command(files)
-    if dry:  # every option is read before --help is
+    if dry:  # pip checks every option before it prints the help
         print(f"would build with: {shlex.join(build)}")
         runner.run("build", [*build[:-1], "--help"], 60, note="its options are known to pip")
     else:
@@ -139,16 +142,17 @@ def walk(runner: Runner, files: Files, dry: bool, devices: int) -> None:
 
 
 def check_kernels(runner: Runner, dry: bool) -> None:
-    """Whether they are right: nothing is timed, so all at once."""
+    """Checks the kernels' results. Nothing is timed here, so all checks run at the same time."""
     python = sys.executable
     pytest = [python, *PYTEST, *(["--collect-only"] if dry else [])]
-    if not dry and find_spec("xdist") is not None:  # each test compiles kernels of its own
+    if not dry and find_spec("xdist") is not None:  # most of the time compiles kernels
         pytest += ["-n", str(min(12, os.cpu_count() or 1))]
     watch = [SANITIZER, "--tool", "memcheck", "--error-exitcode", "9", python, "-m", "gpu.smoke"]
     steps = [
         Step("ops against the host", [python, "-m", "gpu.smoke"], 90),
         Step("tests", pytest, 120),
-        # An allocation each, or it does not see what lies between two of them.
+        # With torch's caching allocator, tensors share an allocation and memcheck misses accesses
+        # between them.
         Step("sanitizer", ["env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", *watch], 75),
     ]
     if dry:
@@ -162,8 +166,10 @@ def check_kernels(runner: Runner, dry: bool) -> None:
 
 
 def measure_together(runner: Runner, files: Files, cases: list[Case]) -> None:
-    """In one process, as starting one takes longer than most cases. Where it dies, the next one goes on
-    with the case after the one that it was at."""
+    """Measures cases in one process, as starting a process takes longer than most cases.
+
+    If the process dies, another one continues with the case after the one that was being measured.
+    """
     while cases:
         measured = [word for case in cases for word in (case.key, str(files.case(case.key)))]
         name = ", ".join(case.name for case in cases)
@@ -193,8 +199,10 @@ def profile(runner: Runner, files: Files, dry: bool, watched: Watch) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description=__doc__)
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--only", default="", help="parts of names of steps and cases, by commas")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for everything")
+    parser.add_argument(
+        "--only", default="", help="parts of the names of steps and cases, separated by commas"
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="time limit for all steps")
     options = parser.parse_args()
     dry, only = options.dry_run, tuple(filter(None, options.only.split(",")))
     start = time.monotonic()
@@ -216,7 +224,10 @@ def main() -> int:
     selected = [case for case in CASES if runner.wanted(case.name)]
 
     def write() -> None:
-        """After every step, so that nothing is lost where this is stopped."""
+        """Writes the table.
+
+        Called after every step, so that nothing is lost if this process is stopped.
+        """
         limits = json.loads(files.limits.read_text()) if files.limits.exists() else {}
         kernels, counters = {}, {}
         for case in selected:

@@ -1,6 +1,6 @@
-"""The cases: what the table calls them, what is aimed at, how long they may take.
+"""The cases: their titles in the table, their targets and their time limits.
 
-What they run is in `contests`, by the same key.
+`contests` defines what each case runs, by the same key.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
-# Rivals that targets speak of.
+# Rivals that targets refer to.
 UNFOLD_FP32 = "filter, unfold, fp32 GEMM"
 OBC = "OBC's rank-1 loop"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What was measured of one of them. `seconds`: of each round, scaled to the whole problem."""
+    """Measurements of one contender.
+
+    `seconds` has the time of each round, scaled to the whole problem.
+    """
 
     name: str
     seconds: tuple[float, ...]
@@ -30,7 +33,7 @@ class Contender:
 
     @property
     def spread(self) -> float | None:
-        """The inter-quartile range; None where there are too few rounds."""
+        """The inter-quartile range, or None if there are fewer than three rounds."""
         if len(self.seconds) < 3:
             return None
         low, _, high = quantiles(self.seconds, method="inclusive")
@@ -39,12 +42,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was measured of a case.
+    """Measurements of a case.
 
     Attributes
     ----------
-    work, unit : done by ours; 0 where no rate is told.
-    limit, limit_rate : the name of the card's limit, and what it was measured at.
+    work, unit : work done by ours and its unit; 0 if the table should show no rate.
+    limit, limit_rate : name of the card's limit, and its measured value.
     """
 
     ours: Contender
@@ -56,7 +59,7 @@ class Outcome:
 
     @classmethod
     def of(cls, data: Mapping[str, Any], limits: Mapping[str, float]) -> Outcome:
-        """Of what `measure` wrote."""
+        """Builds an outcome from the JSON that `measure` wrote."""
         ours, *rivals = (
             Contender(c["name"], tuple(c["seconds"]), c["peak"], c["note"])
             for c in data["contenders"]
@@ -79,14 +82,14 @@ class Outcome:
         return self.rate / self.limit_rate if self.rate and self.limit_rate else None
 
     def ratio(self, rival: Contender) -> float | None:
-        """The median over the rounds of rival's time / ours; None where the rival has none."""
+        """The median over rounds of the rival's time / ours, or None if the rival has no rounds."""
         pairs = list(zip(rival.seconds, self.ours.seconds, strict=False))
-        return median(theirs / mine for theirs, mine in pairs) if pairs else None
+        return median(theirs / ours for theirs, ours in pairs) if pairs else None
 
 
 @dataclass(frozen=True)
 class Target:
-    """``met`` answers None where what it is about was not measured."""
+    """A target. ``met`` returns None if the quantity was not measured."""
 
     text: str
     met: Callable[[Outcome], bool | None]
@@ -118,7 +121,7 @@ def times_faster(least: float, rival: str) -> Target:
 
 @dataclass(frozen=True)
 class Case:
-    """`limit`: seconds. `is_alone`: has a process of its own."""
+    """One case. `limit`: time limit in seconds. `is_alone`: runs in a process of its own."""
 
     key: str
     title: str

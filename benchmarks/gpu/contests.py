@@ -1,4 +1,4 @@
-"""What each of `cases` runs: ours, rivals, the work and the limit it is held against."""
+"""What each case runs: our op and its rivals, the work done, and the limit it is compared with."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from sbc_kernels.backends.triton.spike_gram import float_precision
 
 from . import sew, torch_rivals
 from .cases import OBC, UNFOLD_FP32
-from .place import Place
+from .device import Device
 
 Run = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Rival:
-    """`prepare` answers what is timed. `scale`: from what that does to the whole problem."""
+    """A rival.
+
+    `prepare` returns the function to time; `scale` converts its time to the whole problem.
+    """
 
     name: str
     prepare: Callable[[], Run]
@@ -33,7 +36,10 @@ class Rival:
 
 @dataclass(frozen=True)
 class Contest:
-    """`warm`: run in place of `ours` before it is timed, where once is all there is time for."""
+    """Our op and its rivals.
+
+    `warm` replaces `ours` for the warm-up, where `ours` takes too long to run twice.
+    """
 
     ours: Run
     rivals: tuple[Rival, ...] = ()
@@ -44,28 +50,28 @@ class Contest:
     warm: Run | None = None
 
 
-def spikes(place: Place, *shape: int) -> Tensor:
-    """Bool, 15 % of them on. Nothing larger than the answer's size is made on the way."""
+def spikes(device: Device, *shape: int) -> Tensor:
+    """Bool spikes, 15 % of them on. No temporary array is larger than the result."""
     torch.manual_seed(0)
-    return torch.randint(0, 100, shape, dtype=torch.uint8, device=place.device) < 15
+    return torch.randint(0, 100, shape, dtype=torch.uint8, device=device.torch_device) < 15
 
 
-def drawn(place: Place, rows: int, d: int) -> tuple[Tensor, Tensor]:
+def drawn(device: Device, rows: int, d: int) -> tuple[Tensor, Tensor]:
     """Weight [rows, d] and damped Hessian [d, d], float32."""
     weight, hessian = problem(rows, d)
-    return weight.to(place.device), hessian.to(place.device)
+    return weight.to(device.torch_device), hessian.to(device.torch_device)
 
 
 def timed(run: Run) -> Callable[[], Run]:
-    """For a rival that has nothing to prepare."""
+    """`Rival.prepare` for a rival that has nothing to prepare."""
     return lambda: run
 
 
 # ---- Gram matrices ---------------------------------------------------------------------------------
 
 
-def _gram(place: Place, T: int, N: int, d: int, neuron: sbc.Neuron, **options: Any) -> Contest:
-    x = spikes(place, T, N, d)
+def _gram(device: Device, T: int, N: int, d: int, neuron: sbc.Neuron, **options: Any) -> Contest:
+    x = spikes(device, T, N, d)
     k = torch.from_numpy(neuron.impulse_response(T))
     return Contest(
         lambda: sbc.spike_gram(x, neuron, backend="triton"),
@@ -80,25 +86,25 @@ def _gram(place: Place, T: int, N: int, d: int, neuron: sbc.Neuron, **options: A
     )
 
 
-def gram_large(place: Place) -> Contest:
-    T, N, d = place.size((4, 250_000, 4608), (4, 30, 20))
-    return _gram(place, T, N, d, sbc.LIF(2.0))
+def gram_large(device: Device) -> Contest:
+    T, N, d = device.size((4, 250_000, 4608), (4, 30, 20))
+    return _gram(device, T, N, d, sbc.LIF(2.0))
 
 
-def gram_linear(place: Place) -> Contest:
-    T, N, d = place.size((10, 1000, 128), (5, 20, 18))
-    return _gram(place, T, N, d, sbc.LIF(2.0), rounds=30)
+def gram_linear(device: Device) -> Contest:
+    T, N, d = device.size((10, 1000, 128), (5, 20, 18))
+    return _gram(device, T, N, d, sbc.LIF(2.0), rounds=30)
 
 
-def gram_fixed_point(place: Place) -> Contest:
-    T, N, d = place.size((4, 4096, 1152), (4, 20, 18))
-    return _gram(place, T, N, d, sbc.LIF(1.7), rounds=30)
+def gram_fixed_point(device: Device) -> Contest:
+    T, N, d = device.size((4, 4096, 1152), (4, 20, 18))
+    return _gram(device, T, N, d, sbc.LIF(1.7), rounds=30)
 
 
-def gram_floats(place: Place) -> Contest:
-    T, N, d = place.size((4, 4096, 1152), (3, 20, 18))
+def gram_floats(device: Device) -> Contest:
+    T, N, d = device.size((4, 4096, 1152), (3, 20, 18))
     torch.manual_seed(0)
-    x, neuron = torch.rand(T, N, d, device=place.device), sbc.LIF(2.0)
+    x, neuron = torch.rand(T, N, d, device=device.torch_device), sbc.LIF(2.0)
     k = torch.from_numpy(neuron.impulse_response(T))
     return Contest(
         lambda: sbc.spike_gram(x, neuron, backend="triton"),
@@ -110,9 +116,9 @@ def gram_floats(place: Place) -> Contest:
     )
 
 
-def gram_conv(place: Place) -> Contest:
-    T, N, C, side = place.size((4, 256, 256, 28), (2, 2, 4, 5))
-    x = spikes(place, T, N, C, side, side)
+def gram_conv(device: Device) -> Contest:
+    T, N, C, side = device.size((4, 256, 256, 28), (2, 2, 4, 5))
+    x = spikes(device, T, N, C, side, side)
     neuron, conv, d = sbc.LIF(2.0), sbc.Conv((3, 3), padding=1), 9 * C
     k = torch.from_numpy(neuron.impulse_response(T))
     return Contest(
@@ -133,12 +139,14 @@ def gram_conv(place: Place) -> Contest:
 # ---- orders ----------------------------------------------------------------------------------------
 
 
-def _order(place: Place, rows: int, d: int, rival_rows: int, steps: int, **options: Any) -> Contest:
-    weight, hessian = drawn(place, rows, d)
+def _order(
+    device: Device, rows: int, d: int, rival_rows: int, steps: int, **options: Any
+) -> Contest:
+    weight, hessian = drawn(device, rows, d)
     G = inverse(hessian)
     few = weight[:rival_rows]
-    # Every step costs the same, and so does every row, once they fill the card. The copy of G that the
-    # loop begins with costs as much as one step.
+    # All steps cost the same, and so do all rows once they fill the card. The loop begins with a
+    # copy of G, which costs as much as one step.
     scaled = f"{steps} of {d} steps on {len(few)} of {rows} rows, scaled"
     return Contest(
         partial(_ordered, weight, G),
@@ -157,7 +165,7 @@ def _order(place: Place, rows: int, d: int, rival_rows: int, steps: int, **optio
 
 
 def _ordered(weight: Tensor, G: Tensor) -> Any:
-    """`sbc.obs_order` takes what is free; here it must do with 15 GB and what lies there already."""
+    """The exact order within 15 GB; `sbc.obs_order` would take all free memory."""
     from sbc_kernels.backends.triton.obs_order import obs_order
 
     return obs_order(
@@ -165,22 +173,22 @@ def _ordered(weight: Tensor, G: Tensor) -> Any:
     )
 
 
-def order_large(place: Place) -> Contest:
-    rows, d, rival_rows, steps = place.size((512, 4608, 128, 48), (2, 40, 1, 3))
-    return _order(place, rows, d, rival_rows, steps, rounds=5)
+def order_large(device: Device) -> Contest:
+    rows, d, rival_rows, steps = device.size((512, 4608, 128, 48), (2, 40, 1, 3))
+    return _order(device, rows, d, rival_rows, steps, rounds=5)
 
 
-def order_small(place: Place) -> Contest:
-    rows, d, rival_rows, steps = place.size((64, 1152, 64, 96), (2, 20, 2, 3))
-    return _order(place, rows, d, rival_rows, steps)
+def order_small(device: Device) -> Contest:
+    rows, d, rival_rows, steps = device.size((64, 1152, 64, 96), (2, 20, 2, 3))
+    return _order(device, rows, d, rival_rows, steps)
 
 
 # ---- quantization ----------------------------------------------------------------------------------
 
 
-def _quantize(place: Place, rows: int, d: int, group_size: int) -> Contest:
-    weight, hessian = drawn(place, rows, d)
-    grid = place.grid(weight, 4, kind="absmax", group_size=group_size)
+def _quantize(device: Device, rows: int, d: int, group_size: int) -> Contest:
+    weight, hessian = drawn(device, rows, d)
+    grid = device.grid(weight, 4, kind="absmax", group_size=group_size)
     group = grid.group_of_column(d)
     gptq = torch_rivals.Gptq(weight, hessian, grid.scale, grid.zero_point, group, 4)
     return Contest(
@@ -195,21 +203,21 @@ def _quantize(place: Place, rows: int, d: int, group_size: int) -> Contest:
     )
 
 
-def quantize_large(place: Place) -> Contest:
-    return _quantize(place, *place.size((4096, 4096, 128), (5, 20, 8)))
+def quantize_large(device: Device) -> Contest:
+    return _quantize(device, *device.size((4096, 4096, 128), (5, 20, 8)))
 
 
-def quantize_wide(place: Place) -> Contest:
-    return _quantize(place, *place.size((512, 4608, -1), (5, 20, -1)))
+def quantize_wide(device: Device) -> Contest:
+    return _quantize(device, *device.size((512, 4608, -1), (5, 20, -1)))
 
 
 # ---- masked solves ---------------------------------------------------------------------------------
 
 
-def _solve(place: Place, sparsity: float) -> Contest:
-    weight, hessian = drawn(place, *place.size((500, 2312), (4, 20)))
+def _solve(device: Device, sparsity: float) -> Contest:
+    weight, hessian = drawn(device, *device.size((500, 2312), (4, 20)))
     draw = torch.Generator().manual_seed(1)
-    mask = (torch.rand(weight.shape, generator=draw) >= sparsity).to(place.device)
+    mask = (torch.rand(weight.shape, generator=draw) >= sparsity).to(device.torch_device)
     return Contest(
         lambda: sbc.obs_solve(weight, hessian, mask, backend="triton"),
         (Rival("a Cholesky solve a row", timed(lambda: rivals.obs_solve(weight, hessian, mask))),),
@@ -222,13 +230,13 @@ def _solve(place: Place, sparsity: float) -> Contest:
 # ---- a whole network -------------------------------------------------------------------------------
 
 
-def sew_resnet152(place: Place) -> Contest:
-    # Of every kind of layer one or two: the kernels are compiled for their sizes.
-    blocks, few = place.size((sew.RESNET152, (2, 2, 2, 2)), ((1, 1, 1, 1), (1, 1, 1, 1)))
-    shape, count, size, batch, T = place.size(
+def sew_resnet152(device: Device) -> Contest:
+    # One or two layers of every kind suffice to compile the kernels, which are specialised by size.
+    blocks, few = device.size((sew.RESNET152, (2, 2, 2, 2)), ((1, 1, 1, 1), (1, 1, 1, 1)))
+    shape, count, size, batch, T = device.size(
         ((blocks, 64, 1000), 32, 224, 8, 4), ((blocks, 1, 3, 3), 1, 8, 1, 2)
     )
-    images = sew.photographs(count, size, T, place.device)
+    images = sew.photographs(count, size, T, device.torch_device)
     first, *_ = batches = images.split(batch, dim=1)
     model = sew.build(first, *shape)
     small = sew.build(first, few, *shape[1:])
@@ -251,7 +259,7 @@ def sew_resnet152(place: Place) -> Contest:
     )
 
 
-CONTESTS: dict[str, Callable[[Place], Contest]] = {
+CONTESTS: dict[str, Callable[[Device], Contest]] = {
     "gram-large": gram_large,
     "gram-conv": gram_conv,
     "order-large": order_large,

@@ -1,6 +1,6 @@
-"""What this machine is and has. Needs nothing but Python, so that it can say what is missing.
+"""Describes this machine. Needs nothing but Python, so that it can name missing packages.
 
-python -m gpu.machine       what torch says of the first GPU, as JSON
+python -m gpu.machine       prints torch's description of the first GPU as JSON
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# By the name they are imported by: of the package and its tests; of the build.
+# Import names of the packages that the package and its tests need, and of those that its build needs.
 NEEDED = ("torch", "triton", "numpy", "scipy", "array_api_compat", "pytest", "hypothesis")
 TO_BUILD = ("setuptools", "scikit_build_core", "pybind11")
 TOOLS = ("cmake", "ninja", "c++")
@@ -28,7 +28,7 @@ UNKNOWN = "not yet run"
 
 @dataclass(frozen=True)
 class Machine:
-    """What the head of the table says."""
+    """The machine, as described in the head of the table."""
 
     device: str
     details: str
@@ -41,7 +41,7 @@ class Machine:
 
 
 def missing(names: tuple[str, ...]) -> list[str]:
-    """Which of these packages are not there, by the name they are installed by."""
+    """The missing ones of these packages, by the name under which they are installed."""
     return [name.replace("_", "-") for name in names if find_spec(name) is None]
 
 
@@ -57,7 +57,7 @@ def version_of(package: str) -> str:
 
 
 def look(dry: bool, environment: Mapping[str, str]) -> Machine:
-    """Raises RuntimeError where there is no GPU, or no torch that sees it."""
+    """Describes this machine. Raises RuntimeError if there is no GPU, or no torch that sees it."""
     packages = ("torch", "triton", "numpy", "scipy", "array-api-compat")
     about: dict[str, Any] = {}
     if not dry:
@@ -77,7 +77,7 @@ def look(dry: bool, environment: Mapping[str, str]) -> Machine:
 
 
 def _ask_torch(environment: Mapping[str, str]) -> dict[str, Any]:
-    """In a process of its own, which takes its CUDA context along."""
+    """Describes the GPU. A process of its own asks torch, so that this one creates no CUDA context."""
     done = subprocess.run(
         [sys.executable, "-m", "gpu.machine"],
         env=dict(environment),
@@ -89,8 +89,8 @@ def _ask_torch(environment: Mapping[str, str]) -> dict[str, Any]:
     if done.returncode != 0:
         last = (done.stderr.strip() or "it says nothing").splitlines()[-1]
         raise RuntimeError(f"torch of {sys.executable} sees no GPU: {last}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    description: dict[str, Any] = json.loads(done.stdout)
+    return description
 
 
 def _driver() -> str:
@@ -127,13 +127,13 @@ def main() -> None:
         f"sm_{about.major}{about.minor}, {about.multi_processor_count} multiprocessors, "
         f"{about.total_memory / 2**30:.0f} GiB, {about.L2_cache_size / 2**20:.0f} MiB of L2"
     )
-    answer = {
+    description = {
         "name": about.name,
         "details": details,
         "cuda": torch.version.cuda,
         "count": torch.cuda.device_count(),
     }
-    print(json.dumps(answer))
+    print(json.dumps(description))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m gpu.measure KEY FILE [KEY FILE ...]
 
-Ours and the rivals take turns, so that they see the same card. A rival that fails, for want of memory
-say, leaves a note and goes.
+Ours and the rivals take turns, so that they run on the card in the same state. A rival that fails,
+for lack of memory for example, is dropped and leaves a note.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from .contests import CONTESTS, Contest
-from .place import Clock, Place
+from .device import Clock, Device
 
 WARM_UP = 2
-BUDGET = 5.0  # seconds of rounds, unless there were fewer than three
+BUDGET = 5.0  # seconds after which no further round starts, provided that there are three
 
 
 @dataclass
 class Entry:
+    """A contender while it is measured. `run` is None for a rival that failed."""
+
     name: str
     run: Callable[[], Any] | None
     scale: float = 1.0
@@ -45,7 +47,7 @@ class Entry:
 
 
 def entries_of(contest: Contest, warm_up: int) -> list[Entry]:
-    """Everyone, warmed up."""
+    """All contenders, warmed up."""
     for _ in range(1 if contest.warm else warm_up):
         (contest.warm or contest.ours)()
     entries = [Entry("ours", contest.ours)]
@@ -62,10 +64,10 @@ def entries_of(contest: Contest, warm_up: int) -> list[Entry]:
     return entries
 
 
-def measure(contest: Contest, place: Place) -> dict[str, Any]:
-    clock = place.clock()
-    entries = entries_of(contest, place.size(WARM_UP, 1))
-    rounds = place.size(contest.rounds, 1)
+def measure(contest: Contest, device: Device) -> dict[str, Any]:
+    clock = device.clock()
+    entries = entries_of(contest, device.size(WARM_UP, 1))
+    rounds = device.size(contest.rounds, 1)
     start = time.monotonic()
     for done in range(rounds):
         if done >= 3 and time.monotonic() - start > BUDGET:
@@ -81,31 +83,31 @@ def measure(contest: Contest, place: Place) -> dict[str, Any]:
     }
 
 
-def measure_to(file: Path, key: str, place: Place) -> str:
-    """In words how it went."""
-    contest = CONTESTS[key](place)
-    found = measure(contest, place)
-    file.write_text(json.dumps(found))  # whatever happens to the rest
-    if contest.rounds > 1:  # else there is no time for it
-        found["kernels"] = place.kernels(contest.ours)
-        file.write_text(json.dumps(found))
-    failed = [c["name"] for c in found["contenders"] if not c["seconds"]]
-    rounds = len(found["contenders"][0]["seconds"])
+def measure_to(file: Path, key: str, device: Device) -> str:
+    """Measures a case, writes its results to `file`, and returns a summary in words."""
+    contest = CONTESTS[key](device)
+    results = measure(contest, device)
+    file.write_text(json.dumps(results))  # kept even if profiling fails
+    if contest.rounds > 1:  # otherwise there is no time for a profile
+        results["kernels"] = device.kernels(contest.ours)
+        file.write_text(json.dumps(results))
+    failed = [c["name"] for c in results["contenders"] if not c["seconds"]]
+    rounds = len(results["contenders"][0]["seconds"])
     return f"{rounds} rounds" + (f", failed: {', '.join(failed)}" if failed else "")
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d ms: %(message)s")
-    place, said, failures = Place.here(), [], []
+    device, summaries, failures = Device.here(), [], []
     for key, file in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
         try:
-            said.append(f"{key}: {measure_to(Path(file), key, place)}")
-        except Exception as error:  # the others are not its fault
+            summaries.append(f"{key}: {measure_to(Path(file), key, device)}")
+        except Exception as error:  # a failing case must not stop the others
             traceback.print_exc()
             failures.append(f"{key}: {type(error).__name__}: {error}".splitlines()[0])
     if failures:
         raise SystemExit("; ".join(failures))
-    print("; ".join(said))
+    print("; ".join(summaries))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What holds each kernel up, by Nsight Compute's counters.
+"""Measures what limits each kernel, with Nsight Compute's counters.
 
-python -m gpu.profile watch KEY CSV FILE      ncu's table, and what is taken from it as JSON
-python -m gpu.profile run KEY                 the case's work, twice: what ncu watches
+python -m gpu.profile watch KEY CSV FILE      runs ncu on a case; writes ncu's table, and JSON
+python -m gpu.profile run KEY                 runs the case's work twice, for ncu to watch
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _SECTIONS = (
     "Occupancy",
     "WarpStateStats",
 )
-# A share of the peak in percent, by what the table calls it: the first counter that there is.
+# Columns of the table with the counters for each, as percent of the peak. The first existing
+# counter is used.
 SHARES = {
     "SM": ("sm__throughput.avg.pct_of_peak_sustained_elapsed",),
     "matrix units": ("sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",),
@@ -37,7 +38,7 @@ SHARES = {
 _STALL = re.compile(r"issue_stalled_(\w+?)_per_issue_active\.ratio$")
 _NAME = re.compile(
     r"(?:.*::)?(?:void )?(\w+)(?:<.*>)?(?:\(.*\))?$"
-)  # without what C++ says around it
+)  # the bare name of a kernel, without namespace, template arguments and parameters
 _TIME = "gpu__time_duration.sum"
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 for _long, _short in (("nsecond", "ns"), ("usecond", "us"), ("msecond", "ms"), ("second", "s")):
@@ -46,7 +47,7 @@ for _long, _short in (("nsecond", "ns"), ("usecond", "us"), ("msecond", "ms"), (
 
 @dataclass(frozen=True)
 class Watch:
-    """Of a case, which launches are watched: `count` of these kernels after the first `skip`."""
+    """The launches of a case to watch: `count` launches of these kernels, after the first `skip`."""
 
     key: str
     kernels: tuple[str, ...]
@@ -54,8 +55,8 @@ class Watch:
     count: int
 
 
-# Launches of a sweep differ, so those are taken from its middle. Kernels take turns, and `skip` is a
-# multiple of their number.
+# The launches of a sweep differ, so the watched ones are from its middle. The kernels alternate,
+# and `skip` is a multiple of their number.
 WATCHES = (
     Watch("order-large", ("panel", "factor", "update"), 45, 3),
     Watch("gram-large", ("filter_rows", "multiply_rows", "multiply_units", "add_partials"), 3, 3),
@@ -68,8 +69,14 @@ WATCHES = (
 
 @dataclass(frozen=True)
 class Counters:
-    """Of one launch. `shares`: percent of the peak. `stalls`: what a warp waits for, by the cycles
-    that pass from one of its instructions to the next, most first."""
+    """Counters of one launch.
+
+    Attributes
+    ----------
+    shares : percent of the peak, by column of the table.
+    stalls : reasons for which a warp waits, the longest first, each with the cycles that it takes
+        between two instructions of a warp.
+    """
 
     kernel: str
     seconds: float
@@ -78,7 +85,7 @@ class Counters:
 
 
 def command(watch: Watch) -> list[str]:
-    """Clocks are left as they are."""
+    """The command that runs ncu on a case. It leaves the clocks of the card as they are."""
     names = "|".join(watch.kernels)
     sections = [word for section in _SECTIONS for word in ("--section", section)]
     return [
@@ -89,21 +96,21 @@ def command(watch: Watch) -> list[str]:
 
 
 def read(text: str) -> list[Counters]:
-    """Of what ncu printed, which is its table among other lines."""
+    """Parses the output of ncu, which is a table among other lines."""
     lines = text.splitlines()
     start = next((k for k, line in enumerate(lines) if line.startswith('"ID"')), None)
     if start is None:
         raise ValueError("ncu printed no table")
     header, units, *rows = csv.reader(line for line in lines[start:] if line.startswith('"'))
     unit_of = dict(zip(header, units, strict=True))
-    found = []
+    launches = []
     for row in rows:
         cells = dict(zip(header, row, strict=True))
         shares = {}
         for name, counters in SHARES.items():
-            known = next((c for c in counters if cells.get(c)), None)
-            if known is not None:
-                shares[name] = _number(cells[known])
+            counter = next((c for c in counters if cells.get(c)), None)
+            if counter is not None:
+                shares[name] = _number(cells[counter])
         stalls = [
             (match[1], _number(cell))
             for name, cell in cells.items()
@@ -113,8 +120,8 @@ def read(text: str) -> list[Counters]:
         seconds = _number(cells[_TIME]) * _SECONDS[unit_of[_TIME]]
         name = _NAME.match(cells["Kernel Name"])
         kernel = name[1] if name else cells["Kernel Name"]
-        found.append(Counters(kernel, seconds, shares, tuple(stalls[:3])))
-    return found
+        launches.append(Counters(kernel, seconds, shares, tuple(stalls[:3])))
+    return launches
 
 
 def _number(cell: str) -> float:
@@ -122,10 +129,10 @@ def _number(cell: str) -> float:
 
 
 def run(key: str) -> None:
-    from .contests import CONTESTS  # what imports torch: the report needs none
-    from .place import Place
+    from .contests import CONTESTS  # imports torch, which the report does not need
+    from .device import Device
 
-    ours = CONTESTS[key](Place.here()).ours
+    ours = CONTESTS[key](Device.here()).ours
     for _ in range(2):
         ours()
 
@@ -136,13 +143,13 @@ def main() -> None:
         return run(key)
     watched = next(watch for watch in WATCHES if watch.key == key)
     done = subprocess.run(command(watched), stdout=subprocess.PIPE, text=True, check=False)
-    table, answer = map(Path, files)
+    table, counters_file = map(Path, files)
     table.write_text(done.stdout, encoding="utf-8")
     if done.returncode != 0:
         raise SystemExit(f"ncu ended with {done.returncode}: {done.stdout[-500:]}")
-    found = read(done.stdout)
-    answer.write_text(json.dumps([asdict(counters) for counters in found]))
-    print(f"{len(found)} kernels")
+    launches = read(done.stdout)
+    counters_file.write_text(json.dumps([asdict(counters) for counters in launches]))
+    print(f"{len(launches)} kernels")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The table, as Markdown."""
+"""Writes the table of results as Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from .cases import CASES, Case, Contender, Outcome
 from .machine import UNKNOWN, Machine
 from .profile import SHARES, WATCHES, Counters
-from .steps import Done
+from .runner import Done
 
 HEADER = (
     "| case | who | median | spread | rounds | peak memory | rate | of the limit | ours is faster "
@@ -54,8 +54,8 @@ def _targets(case: Case, outcome: Outcome | None, dry: bool) -> str:
         return "-"
     if dry or outcome is None:
         return ", ".join(f"{target.text}: {UNKNOWN}" for target in case.targets)
-    said = {True: "met", False: "MISSED", None: "not measured"}
-    return ", ".join(f"{target.text}: {said[target.met(outcome)]}" for target in case.targets)
+    words = {True: "met", False: "MISSED", None: "not measured"}
+    return ", ".join(f"{target.text}: {words[target.met(outcome)]}" for target in case.targets)
 
 
 def _times(contender: Contender, dry: bool) -> tuple[str, str, str, str]:
@@ -69,7 +69,7 @@ def _times(contender: Contender, dry: bool) -> tuple[str, str, str, str]:
 
 
 def rows(case: Case, outcome: Outcome | None, failure: str, dry: bool) -> list[str]:
-    """Ours, and a line for each rival."""
+    """The line of ours, and one line for each rival."""
     target = _targets(case, outcome, dry)
     if outcome is None:
         return [_line(case.title, "ours", failure or UNKNOWN, *["-"] * 6, target)]
@@ -89,7 +89,7 @@ def rows(case: Case, outcome: Outcome | None, failure: str, dry: bool) -> list[s
 def _kernels(
     selected: Sequence[Case], kernels: Mapping[str, Sequence[tuple[str, int, float]]]
 ) -> list[str]:
-    """Of each case what takes a hundredth of its time or more."""
+    """The kernels of each case that take at least a hundredth of its time."""
     lines = [
         "Where ours spends it, of one run under torch's profiler:",
         "",
@@ -97,12 +97,12 @@ def _kernels(
         "|---|---|---|---|---|",
     ]
     for case in selected:
-        found = kernels.get(case.key, ())
-        total = sum(seconds for _, _, seconds in found)
-        large = [kernel for kernel in found if kernel[2] >= 0.01 * total]
+        launches = kernels.get(case.key, ())
+        total = sum(seconds for _, _, seconds in launches)
+        large = [kernel for kernel in launches if kernel[2] >= 0.01 * total]
         lines += [
-            _line(case.title, name[:60], str(launches), duration(took), f"{took / total:.0%}")
-            for name, launches, took in large
+            _line(case.title, name[:60], str(count), duration(seconds), f"{seconds / total:.0%}")
+            for name, count, seconds in large
         ] or [_line(case.title, "not profiled" if case.key in kernels else UNKNOWN, "-", "-", "-")]
     return lines
 
@@ -122,12 +122,15 @@ def _counters(selected: Sequence[Case], counters: Mapping[str, Sequence[Counters
         lines += [
             _line(
                 case.title,
-                found.kernel,
-                duration(found.seconds),
-                *(f"{found.shares[name]:.0f} %" if name in found.shares else "-" for name in names),
-                ", ".join(f"{stall} {cycles:.1f}" for stall, cycles in found.stalls),
+                launch.kernel,
+                duration(launch.seconds),
+                *(
+                    f"{launch.shares[name]:.0f} %" if name in launch.shares else "-"
+                    for name in names
+                ),
+                ", ".join(f"{stall} {cycles:.1f}" for stall, cycles in launch.stalls),
             )
-            for found in counters.get(case.key, ())
+            for launch in counters.get(case.key, ())
         ] or [_line(case.title, UNKNOWN, *["-"] * (2 + len(names)))]
     return lines
 
@@ -156,8 +159,8 @@ def report(
         lines.append(_line(name, "dry run" if dry else scaled(rate, unit)))
     lines += ["", _LEGEND, "", *HEADER]
     for case in selected:
-        # The last one that it was in: where a process dies, another goes on with the rest.
-        failure = next((said for name, said in [*failures.items()][::-1] if case.name in name), "")
+        # If a process dies, another continues with the cases that are left: the last failure counts.
+        failure = next((note for name, note in [*failures.items()][::-1] if case.name in name), "")
         lines += rows(case, outcomes.get(case.key), failure, dry)
     lines += ["", *_kernels(selected, kernels or {}), "", *_counters(selected, counters or {})]
     return "\n".join(lines) + "\n"

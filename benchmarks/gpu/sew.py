@@ -1,6 +1,7 @@
 """SEW-ResNet (arXiv 2102.04159) in plain torch: ADD, integrate-and-fire neurons, bottleneck blocks.
 
-The weight layers are SpikingJelly's, by shape and by name, but need none of it. [T, N, 3, h, w] in.
+The weight layers have the shapes and names of SpikingJelly's, but SpikingJelly is not needed. The
+input is [T, N, 3, h, w].
 """
 
 from __future__ import annotations
@@ -74,11 +75,11 @@ class SewResNet(nn.Module):
         for stage, count in enumerate(blocks):
             inner = width << stage
             strides = [1 if stage == 0 else 2] + [1] * (count - 1)
-            made = []
+            blocks_of_stage = []
             for stride in strides:
-                made.append(Bottleneck(inputs, inner, stride))
+                blocks_of_stage.append(Bottleneck(inputs, inner, stride))
                 inputs = 4 * inner
-            stages.append(nn.Sequential(*made))
+            stages.append(nn.Sequential(*blocks_of_stage))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.fc = nn.Linear(inputs, classes)
 
@@ -92,15 +93,15 @@ class SewResNet(nn.Module):
 
 @torch.no_grad()
 def build(images: Tensor, *shape: Any) -> nn.Module:
-    """A `SewResNet` of this shape, random weights, BatchNorms that make it fire on these images.
+    """A `SewResNet` of this shape, in eval mode, on the device of the images.
 
-    In eval mode, where the images lie.
+    Its weights are random, and its BatchNorms make it fire on these images.
     """
     torch.manual_seed(0)
     model = SewResNet(*shape).to(images.device).train()
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # the statistics of what was seen
+        norm.momentum = None  # running statistics become those of the images
         nn.init.constant_(norm.bias, 0.2)  # a mean current that fires every few steps
     model(images)
     return model.eval()

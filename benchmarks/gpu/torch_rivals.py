@@ -1,4 +1,4 @@
-"""Rivals that `rivals` has not: on any device, in half precision, in a CUDA graph."""
+"""Further rivals, beyond those in `rivals`: for any device, in half precision, or in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def filtered(spikes: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
-    """Leaky filter over T, as a first-order recursion: [T, ...]. k: response, in CPU memory."""
+    """Leaky filter over T, [T, ...], as a first-order recursion. `k`: response, in CPU memory."""
     first, decay = float(k[0]), float(k[1] / k[0]) if len(k) > 1 else 0.0
     out = torch.empty(spikes.shape, dtype=dtype, device=spikes.device)
     for t, x in enumerate(spikes):
@@ -22,31 +22,34 @@ def filtered(spikes: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def gram(spikes: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
-    """``2 E[Y' Y]`` [d, d] in `dtype`. The factor is the filter's: half precision would overflow."""
+    """``2 E[Y' Y]``, [d, d], in `dtype`.
+
+    The filter applies the factor, because the sums would overflow half precision.
+    """
     Y = filtered(spikes, k * (2 / spikes.shape[1]) ** 0.5, dtype).flatten(0, 1)
     return Y.T @ Y
 
 
 def conv_gram(spikes: Tensor, k: Tensor, kernel: int, padding: int, dtype: torch.dtype) -> Tensor:
-    """As `gram`, of the whole unfolding at once, as GPTQ's and OBC's code does."""
+    """`gram` of an unfolded feature map. It is unfolded as a whole, as in the code of GPTQ and OBC."""
     Y = filtered(spikes, k * (2 / spikes.shape[1]) ** 0.5, dtype).flatten(0, 1)
     columns = F.unfold(Y, kernel, padding=padding).transpose(1, 2).flatten(0, 1)
     return columns.T @ columns
 
 
 def obs_order(weight: Tensor, inverse: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    with torch.device(weight.device):  # where what it makes is to lie
+    with torch.device(weight.device):  # `rivals.obs_order` creates tensors on the default device
         return rivals.obs_order(weight, inverse, steps)
 
 
 class Gptq:
-    """GPTQ's published column loop, activation order on, a grid by group.
+    """GPTQ's published column loop, with activation order and one grid per group.
 
     Parameters
     ----------
-    weight, hessian : [rows, d], [d, d].
+    weight, hessian : [rows, d] and [d, d].
     scale, zero : [rows, groups].
-    group : of each column [d].
+    group : group of each column, [d].
     """
 
     def __init__(
@@ -66,13 +69,13 @@ class Gptq:
         self.scale, self.zero = scale[:, group], zero[:, group]
 
     def factor(self) -> Tensor:
-        """The upper factor of H^-1, as published."""
+        """The upper Cholesky factor of H^-1, computed as published."""
         H = self.hessian[self.perm][:, self.perm]
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
         return torch.linalg.cholesky(inverse, upper=True)
 
     def sweep(self, W: Tensor, U: Tensor) -> Tensor:
-        """Quantized columns, in the order of the sweep. W [rows, d] is not changed."""
+        """Quantized columns in the order of the sweep. W [rows, d] is not modified."""
         W = W.clone()
         Q = torch.zeros_like(W)
         columns = W.shape[1]
@@ -97,7 +100,7 @@ class Gptq:
         return Q[:, torch.argsort(self.perm)]
 
     def graphed(self) -> Callable[[], Tensor]:
-        """`eager`, with the sweep in a CUDA graph; the factorisation, which waits, cannot be in it."""
+        """`eager` with the sweep in a CUDA graph. The factorisation synchronises and stays outside."""
         W, U = self.weight[:, self.perm].clone(), torch.empty_like(self.hessian)
         U.copy_(self.factor())
         replay = captured(lambda: self.sweep(W, U)) if W.is_cuda else lambda: self.sweep(W, U)
@@ -111,18 +114,18 @@ class Gptq:
 
 
 def captured(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """`run` as a CUDA graph, which answers the same tensor each time."""
+    """`run` as a CUDA graph, which returns the same tensor on every replay."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
-        run()  # cuBLAS makes itself ready outside the graph
+        run()  # cuBLAS initialises itself outside the graph
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        answer = run()
+        output = run()
 
     def replay() -> Tensor:
         graph.replay()
-        return answer
+        return output
 
     return replay

@@ -1,10 +1,10 @@
-"""Which tiles are fastest: variants of the tables in sbc_kernels/triton, on the card that is there.
+"""Times variants of the launch tables in sbc_kernels/backends/triton on the card of this machine.
 
 python -m gpu.tune [order] [solve]     PYTHONPATH: the package, and this folder's parent
 
-A line a variant: what it changes, the time of each kernel, and how far its answer is from that of the
-first one, which is the table as it stands. Each is timed once, after it was compiled, which takes most
-of the time: look at differences of several percent.
+Prints one line per variant: what it changes, the time of each kernel, and the distance of its
+result from that of the first variant, which is the current table. Each variant is timed once after
+it was compiled, so only differences of several percent are meaningful.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import Tensor
 from sbc_kernels.backends.triton import obs_order, obs_solve
 from sbc_kernels.backends.triton.device import device_class
 
-from .place import Place
+from .device import Device
 
 Variant = Mapping[str, Any]
 
-# Changes of obs_order.Tiles. In the interpreter the first alone is walked through.
+# Changes of obs_order.Tiles. A dry run takes the first only.
 ORDER: tuple[Variant, ...] = (
     {},
     {"early": False},
@@ -50,12 +50,12 @@ SOLVE: tuple[Variant, ...] = (
 )
 
 
-def orders(place: Place) -> Iterator[tuple[Variant, Callable[[], Tensor]]]:
-    weight, hessian = problem(*place.size((128, 4608), (2, 40)))
-    G = inverse(hessian).to(place.device)
-    weight = weight.to(place.device)
+def orders(device: Device) -> Iterator[tuple[Variant, Callable[[], Tensor]]]:
+    weight, hessian = problem(*device.size((128, 4608), (2, 40)))
+    G = inverse(hessian).to(device.torch_device)
+    weight = weight.to(device.torch_device)
     key = device_class(weight), weight.dtype
-    for variant in ORDER[: place.size(len(ORDER), 1)]:
+    for variant in ORDER[: device.size(len(ORDER), 1)]:
         tiles = {key: replace(obs_order.TILES[key], **variant)}
 
         def run(tiles: Any = tiles) -> Tensor:
@@ -67,12 +67,12 @@ def orders(place: Place) -> Iterator[tuple[Variant, Callable[[], Tensor]]]:
         yield variant, run
 
 
-def solves(place: Place) -> Iterator[tuple[Variant, Callable[[], Tensor]]]:
-    weight, hessian = problem(*place.size((500, 2312), (3, 40)))
+def solves(device: Device) -> Iterator[tuple[Variant, Callable[[], Tensor]]]:
+    weight, hessian = problem(*device.size((500, 2312), (3, 40)))
     mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) >= 0.5
-    weight, hessian, mask = (t.to(place.device) for t in (weight, hessian, mask))
+    weight, hessian, mask = (t.to(device.torch_device) for t in (weight, hessian, mask))
     key = device_class(weight)
-    for variant in SOLVE[: place.size(len(SOLVE), 1)]:
+    for variant in SOLVE[: device.size(len(SOLVE), 1)]:
         tiles = {key: obs_solve.TILES[key]._replace(**variant)}
 
         def run(tiles: Any = tiles) -> Tensor:
@@ -82,30 +82,32 @@ def solves(place: Place) -> Iterator[tuple[Variant, Callable[[], Tensor]]]:
         yield variant, run
 
 
-def lines(place: Place, variants: Iterator[tuple[Variant, Callable[[], Tensor]]]) -> Iterator[str]:
+def lines(
+    device: Device, variants: Iterator[tuple[Variant, Callable[[], Tensor]]]
+) -> Iterator[str]:
     first: Tensor | None = None
     for variant, run in variants:
-        said = ", ".join(f"{name} = {value}" for name, value in variant.items()) or "as it is"
+        changes = ", ".join(f"{name} = {value}" for name, value in variant.items()) or "as it is"
         try:
-            answer = run()
-            kernels = place.kernels(run)
-        except Exception as error:  # of too much shared memory, say
-            yield f"{said}: {type(error).__name__}: {error}".splitlines()[0]
+            output = run()
+            kernels = device.kernels(run)
+        except Exception as error:  # too much shared memory, for example
+            yield f"{changes}: {type(error).__name__}: {error}".splitlines()[0]
             continue
-        first = answer if first is None else first
-        off = float((answer.double() - first.double()).norm() / first.double().norm())
-        times = ", ".join(f"{name[:40]} {1e3 * took:.2f} ms" for name, _, took in kernels[:5])
-        yield f"{said}: {times or 'dry run'}; off by {off:.1e}"
+        first = output if first is None else first
+        distance = float((output.double() - first.double()).norm() / first.double().norm())
+        times = ", ".join(f"{name[:40]} {1e3 * seconds:.2f} ms" for name, _, seconds in kernels[:5])
+        yield f"{changes}: {times or 'dry run'}; off by {distance:.1e}"
 
 
 OPS = {"order": orders, "solve": solves}
 
 
 def main() -> None:
-    place = Place.here()
+    device = Device.here()
     for name in sys.argv[1:] or OPS:
         print(f"{name}:")
-        for line in lines(place, OPS[name](place)):
+        for line in lines(device, OPS[name](device)):
             print("  " + line, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Commands, each in a process and with a limit of its own."""
+"""Runs commands, each in a process of its own and with a time limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 
 FAILED = ("failed", "too slow", "no time left")
-_TAIL = 25  # lines of a failure's output that are shown
+_TAIL = 25  # lines shown of the output of a failed step
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Step:
-    """`limit`: seconds. `note`: said in place of the last line that it prints, where all is well."""
+    """A command.
+
+    `limit`: seconds. `note`: shown instead of the last line of output if the step succeeds.
+    """
 
     name: str
     command: Sequence[str]
@@ -40,12 +43,15 @@ class Step:
 
 @dataclass
 class Runner:
-    """Runs steps until the time is up; `done` has how they ended, `report` is called after each.
+    """Runs steps until the deadline.
 
     Attributes
     ----------
-    deadline : of ``time.monotonic()``.
-    only : parts of names; empty runs everything.
+    log : file that the output of all steps is appended to.
+    deadline : a time of ``time.monotonic()``; no step starts or runs after it.
+    only : parts of names; only steps with one of them in their name run. Empty runs everything.
+    report : called after each step.
+    done : how each step ended.
     """
 
     log: Path
@@ -61,12 +67,12 @@ class Runner:
         return not self.only or any(part in name for part in self.only)
 
     def run(self, name: str, command: Sequence[str], limit: float, note: str = "") -> Done | None:
-        """None where the step is not wanted. `note`: in place of the last line, where all is well."""
+        """Runs one step. Returns how it ended, or None if it is not selected."""
         done = self.run_together([Step(name, command, limit, note)])
         return done[0] if done else None
 
     def run_together(self, steps: Sequence[Step]) -> list[Done]:
-        """At the same time, those that are wanted: for what is not timed."""
+        """Runs the selected steps at the same time. For steps that time nothing."""
         wanted = [step for step in steps if self.wanted(step.name)]
         if not wanted:
             return []
@@ -74,13 +80,13 @@ class Runner:
             futures = [pool.submit(self._try, step) for step in wanted]
             try:
                 return [self._end(*future.result()) for future in futures]
-            except BaseException:  # an interrupt reaches this thread of this process alone
+            except BaseException:  # an interrupt reaches only this thread of this process
                 for process in [*self._running]:
                     _stop(process)
                 raise
 
     def _try(self, step: Step) -> tuple[Done, str]:
-        """And what it printed."""
+        """Runs one step, without reporting it. Returns how it ended, and its output."""
         name, limit = step.name, min(step.limit, self.deadline - time.monotonic())
         if limit < 1:
             return Done(name, "no time left"), ""
@@ -97,7 +103,7 @@ class Runner:
         return Done(name, "failed", seconds, _last_line(output)), output
 
     def _run(self, command: Sequence[str], limit: float) -> tuple[int | None, str]:
-        """Exit status, None where it was stopped; and what it printed."""
+        """Returns the exit status, or None if the command was stopped, and its output."""
         try:
             process = subprocess.Popen(
                 command,
@@ -135,7 +141,7 @@ class Runner:
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    """With its own children."""
+    """Kills a process with its children."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

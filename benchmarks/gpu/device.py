@@ -1,4 +1,4 @@
-"""Where things run: on a GPU, or walked through on a CPU in Triton's interpreter."""
+"""The device that the benchmarks run on: a GPU or, in a dry run, a CPU with Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from sbc_kernels.backends.triton.device import interpreted
 
 if interpreted():
     sys.path.append(str(Path(__file__).parents[2] / "tests" / "gpu"))
-    import interpreted as _mended  # noqa: F401  what the interpreter lacks is put right there
+    import interpreted as _patches  # noqa: F401  adds what the interpreter lacks
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Sample:
+    """One timed call: its duration, and the bytes that it allocated at most beyond those before it."""
+
     seconds: float
-    peak: int  # bytes beside what was there before
+    peak: int
 
 
 class Clock(Protocol):
@@ -33,33 +35,42 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
-    """``dry``: on a CPU, where sizes are tiny and times mean nothing."""
+class Device:
+    """A device and the sizes for it.
+
+    Attributes
+    ----------
+    dry : whether this is a dry run on a CPU, where sizes are tiny and times mean nothing.
+    """
 
     dry: bool
 
     @classmethod
-    def here(cls) -> Place:
+    def here(cls) -> Device:
+        """The GPU, unless this process runs Triton's interpreter."""
         return cls(dry=interpreted())
 
     @property
-    def device(self) -> torch.device:
+    def torch_device(self) -> torch.device:
         return torch.device("cpu" if self.dry else "cuda")
 
     def size(self, real: T, tiny: T) -> T:
+        """`real` on a GPU, `tiny` in a dry run."""
         return tiny if self.dry else real
 
     def grid(self, weight: Tensor, bits: int, **options: Any) -> sbc.Grid:
-        """`sbc.fit_grid`, fitted on the host, lying here."""
+        """The result of `sbc.fit_grid` on the host, copied to this device."""
         grid = sbc.fit_grid(weight.cpu(), bits, **options)
-        scale, zero = (torch.as_tensor(t).to(self.device) for t in (grid.scale, grid.zero_point))
+        scale, zero = (
+            torch.as_tensor(t).to(self.torch_device) for t in (grid.scale, grid.zero_point)
+        )
         return replace(grid, scale=scale, zero_point=zero)
 
     def clock(self) -> Clock:
         return HostClock() if self.dry else EventClock()
 
     def kernels(self, run: Callable[[], Any]) -> list[tuple[str, int, float]]:
-        """Name, launches and seconds of what `run` runs on the card, those with the most first."""
+        """Name, launches and seconds of each kernel that `run` launches, the slowest first."""
         if self.dry:
             run()
             return []
@@ -68,16 +79,16 @@ class Place:
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
             run()
             torch.cuda.synchronize()
-        found = [
+        kernels = [
             (event.key, event.count, event.self_device_time_total * 1e-6)
             for event in profiler.key_averages()
             if event.self_device_time_total > 0
         ]
-        return sorted(found, key=lambda kernel: -kernel[2])
+        return sorted(kernels, key=lambda kernel: -kernel[2])
 
 
 class EventClock:
-    """CUDA events on the current stream, after what lay in the L2 cache was pushed out of it."""
+    """Times with CUDA events on the current stream, after flushing the L2 cache."""
 
     def __init__(self) -> None:
         cache = torch.cuda.get_device_properties(0).L2_cache_size
@@ -98,6 +109,8 @@ class EventClock:
 
 
 class HostClock:
+    """Times with the host's clock, for dry runs. It does not measure memory."""
+
     def measure(self, run: Callable[[], Any]) -> Sample:
         start = time.perf_counter()
         run()
