@@ -3,7 +3,8 @@
 from ..frameworks import register_neuron
 from .compress import compress_model
 from .files import load_compressed
-from .plan import Plan, PlannedLayer
+from .plan import Plan
+from .planned_layer import PlannedLayer
 from .record import LayerRecord
 from .result import CompressedModel
 from .tracing import trace

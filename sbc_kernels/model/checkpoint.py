@@ -1,4 +1,4 @@
-"""Finished layers on disk, so that a run that was killed goes on where it was.
+"""Finished layers on disk, so that a run that was stopped resumes where it was.
 
 A folder holds ``run.json`` with the fingerprint of weights, calibration data and options, and one
 safetensors file for each finished layer. Every file is written in one step: it is whole or not there.
@@ -8,71 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._version import __version__
 from ..files.atomic import write_atomic
-from ..network.copies import neurons_of, undisturbed
-from ..network.tensors import tensors_in
-from ..neurons import impulse_response
-from .plan import Plan
 
-__all__ = ["Checkpoint", "fingerprint"]
+__all__ = ["Checkpoint"]
 
-_VERSION = 1
-_SIMPLE = (bool, int, float, str, tuple, type(None))
 _PARTS = ("format", "model", "calibration", "options")
-
-
-def fingerprint(
-    model: nn.Module,
-    plan: Plan,
-    calibration: Iterable[Any],
-    options: dict[str, Any],
-) -> dict[str, str]:
-    """What decides the outcome of a run, a digest a part.
-
-    The model is its weights, its BatchNorms' statistics, what was found in it, and its modules' plain
-    attributes: a neuron's time constant, threshold or way to reset is no parameter.
-    """
-    data = hashlib.sha256()
-    with undisturbed():
-        for batch in calibration:
-            for tensor in tensors_in(batch):
-                _add(data, "", tensor)
-    weights = hashlib.sha256()
-    states = tuple(f"{name}." for name in neurons_of(model))  # change whenever the model runs
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, nn.Parameter) or not name.startswith(states):
-            _add(weights, name, tensor)
-    for layer in plan.layers:  # but for the example's own rate
-        weights.update(repr(replace(layer, input_rate=0.0)).encode())
-    for module in model.modules():
-        own = {k: v for k, v in vars(module).items() if isinstance(v, _SIMPLE) and k != "training"}
-        weights.update(repr(sorted(own.items())).encode())
-    for layer in plan.compressed:
-        for neuron in layer.neurons:
-            if neuron is not None:
-                weights.update(impulse_response(neuron, layer.layout.steps).tobytes())
-    said = hashlib.sha256(json.dumps(options, sort_keys=True, default=repr).encode())
-    return {
-        "format": f"{_VERSION}, sbc-kernels {__version__}",
-        "model": weights.hexdigest(),
-        "calibration": data.hexdigest(),
-        "options": said.hexdigest(),
-    }
-
-
-def _add(digest: Any, name: str, tensor: Tensor) -> None:
-    dense = tensor.detach().cpu().contiguous()
-    digest.update(f"{name}:{dense.dtype}:{tuple(dense.shape)};".encode())
-    digest.update(dense.reshape(-1).view(torch.uint8).numpy() if dense.numel() else b"")
 
 
 class Checkpoint:

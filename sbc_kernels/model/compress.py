@@ -13,10 +13,12 @@ from torch import nn
 
 from ..network.batches import first_batch, reiterable
 from ..network.copies import Forward, copy_of, require_model, run_forward
-from .checkpoint import Checkpoint, fingerprint
+from .checkpoint import Checkpoint
+from .fingerprint import fingerprint
 from .fold import fold_norms
+from .memory import PeakMemory
 from .overrides import Overrides
-from .progress import PeakMemory, Progress
+from .progress import Progress
 from .result import CompressedModel
 from .run import Run
 from .settings import checked_settings

@@ -28,9 +28,9 @@ from ..files.packed import (
 )
 from ..grid import Grid
 from ..network.copies import copy_of, require_model, reset_states
+from ..network.state import entry
 from ..network.tensors import is_norm
 from ..weights import Pruned, Quantized
-from .plan import entry
 
 if TYPE_CHECKING:
     from .result import CompressedModel

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..network.copies import reset_states, undisturbed
-from .norms import Vector, affine_of, fold
+from .norms import Vector, affine_of
 from .plan import Plan
 
 __all__ = ["fold_norms"]
@@ -75,3 +75,20 @@ def fold_norms(
                 "is False"
             ) from error
     return folded, notes
+
+
+def fold(layer: Any, norm: Any) -> None:
+    """Takes the norm's scale and shift into the layer's weight and bias. The norm is then idle."""
+    found = affine_of(norm)
+    assert found is not None
+    scale, shift = (torch.from_numpy(v).to(layer.weight.device) for v in found)
+    weight = layer.weight.detach()
+    with torch.no_grad():
+        shape = (-1, *[1] * (weight.ndim - 1))
+        layer.weight.copy_((weight.double() * scale.reshape(shape)).to(weight.dtype))
+        bias = 0.0 if layer.bias is None else layer.bias.detach().double()
+        folded = (bias * scale + shift).to(weight.dtype)
+        if layer.bias is None:
+            layer.bias = nn.Parameter(folded)
+        else:
+            layer.bias.copy_(folded)

@@ -16,7 +16,7 @@ from ..hessian import SpikeHessian
 from ..neurons import Neuron, membrane_matrix
 from ..ops.factor import solve_positive
 from ..ops.reference import unfold
-from .plan import PlannedLayer
+from .planned_layer import PlannedLayer
 
 Matrix = Any  # float64: NumPy, or torch where the model lies on a GPU
 

@@ -14,7 +14,7 @@ from ..frameworks import Adapter, adapter_of
 from ..network.copies import Forward, reset_states, run_forward, undisturbed
 from ..network.tensors import first_tensor, leading_axes, narrow
 from ..network.watch import Seen
-from .plan import PlannedLayer
+from .planned_layer import PlannedLayer
 
 Take = Callable[[Tensor], None]
 

@@ -1,4 +1,4 @@
-"""How far a run is, on the terminal (rich) and in the log; and how much memory it took."""
+"""How far a run is: bars on the terminal, lines in the log."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import logging
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import torch
 
 logger = logging.getLogger("sbc_kernels")
 
@@ -67,36 +64,3 @@ class Progress:
 def _nothing(advance: float = 1, description: str | None = None) -> None:
     if description is not None:
         logger.debug("%s", description)
-
-
-class PeakMemory:
-    """The most memory that was taken since it was made, in bytes: the process's resident size (Linux
-    only), or on a GPU what torch allocated there."""
-
-    def __init__(self, place: torch.device) -> None:
-        self.place = place
-        if place.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(place)
-            self.start: int | None = torch.cuda.memory_allocated(place)
-            return
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-        except OSError:
-            logger.debug("the peak memory counts from the start of the process")
-        self.start = _status("VmRSS")
-
-    @property
-    def peak(self) -> int | None:
-        if self.place.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.place))
-        return _status("VmHWM")
-
-
-def _status(field: str) -> int | None:
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
-    return None

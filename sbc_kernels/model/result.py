@@ -18,8 +18,9 @@ from ..files.atomic import write_atomic
 from ..network.copies import copy_of
 from ..weights import CompressedWeight
 from .files import packed_file
-from .plan import Plan, text_table
+from .plan import Plan
 from .record import LayerRecord
+from .text_table import text_table
 
 if TYPE_CHECKING:
     from ..files.packed import Footprint

@@ -18,14 +18,17 @@ from torch import Tensor, nn
 from ..layer import PreparedLayer, weight_array
 from ..method.options import Options
 from ..network.copies import Forward, copy_of, undisturbed
+from ..network.state import entry
 from ..network.watch import Statistics, watching
 from ..weights import CompressedWeight, Pruned, Quantized, compressed_weight
 from .checkpoint import Checkpoint
+from .following_norms import reestimate
 from .moments import Gatherer, Moments, corrected_target
-from .norms import per_step, reestimate, row_scale, split_by_step
+from .norms import per_step, row_scale, split_by_step
 from .overrides import LAYER_OPTIONS
 from .passes import Feeder
-from .plan import Plan, PlannedLayer, entry
+from .plan import Plan
+from .planned_layer import PlannedLayer
 from .progress import Progress, logger
 from .record import LayerRecord
 from .settings import Settings

@@ -16,9 +16,9 @@ from ..network.copies import copy_of
 from ..network.tensors import tensors_in
 from ..network.watch import watching
 from ..sparsity import parse_sparsity
-from .norms import reestimate
+from .following_norms import reestimate
 from .passes import Feeder
-from .plan import PlannedLayer
+from .planned_layer import PlannedLayer
 from .run import Run
 
 

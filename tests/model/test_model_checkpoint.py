@@ -21,7 +21,7 @@ from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.model.norms import reestimate
+from sbc_kernels.model.following_norms import reestimate
 from sbc_kernels.model.passes import Feeder
 from sbc_kernels.model.run import Run
 from sbc_kernels.network.watch import Statistics, watching

@@ -12,8 +12,9 @@ from helpers import assert_close, eps
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
+from sbc_kernels.model.fold import fold
 from sbc_kernels.model.moments import Gatherer, corrected_target
-from sbc_kernels.model.norms import affine_of, fold
+from sbc_kernels.model.norms import affine_of
 from sbc_kernels.neurons import membrane_matrix
 from sbc_kernels.ops.reference import unfold
 

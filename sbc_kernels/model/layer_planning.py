@@ -1,0 +1,226 @@
+"""From what a forward pass showed of one weight layer to its entry in the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..conv import Conv
+from ..frameworks import NeuronFacts
+from ..network.tensors import WEIGHT_LAYERS
+from ..neurons import Neuron, impulse_response
+from .layout import Layout, layout_of
+from .planned_layer import PlannedLayer
+from .provenance import Bend, LayerCall, Provenance, Reach
+
+
+def planned_layer(
+    name: str,
+    module: Any,
+    provenance: Provenance,
+    fed: list[tuple[str, int, Reach]],
+    read_out: list[Reach],
+    rule: Mapping[str, Any],
+    loop_steps: list[int],
+) -> PlannedLayer:
+    calls = provenance.layer_calls.get(name, [])
+    kind = next(c.__name__ for c in WEIGHT_LAYERS if isinstance(module, c))
+    layer = PlannedLayer(
+        name,
+        kind,
+        "never called",
+        shape=tuple(module.weight.shape),
+        calls=len(calls),
+        options={k: v for k, v in rule.items() if k not in ("skip", "neuron", "hessian")},
+    )
+    if rule.get("skip"):
+        return replace(layer, role="skipped")
+    if not calls:
+        return replace(layer, notes=("not called in the forward pass; its weight stays as it is",))
+    layer = replace(
+        layer,
+        input_kind=provenance.kinds[name].name,
+        input_rate=provenance.kinds[name].rate,
+        input_shape=calls[0].input_shape,
+        output_shape=calls[0].output_shape,
+    )
+    if "weight" not in module._parameters:
+        why = "its weight is made from other parameters; remove the parametrization first"
+        return replace(layer, role="unsupported", notes=(why,))
+    if name in provenance.unusual:
+        why = "its forward does more than multiply by its weight; its weight stays as it is"
+        return replace(layer, role="unsupported", notes=(why,))
+    if kind != "Linear":
+        if module.padding_mode != "zeros":
+            why = f"padding_mode {module.padding_mode!r} is not supported; accepted is 'zeros'"
+            return replace(layer, role="unsupported", notes=(why,))
+        layer = replace(
+            layer,
+            conv=Conv(
+                tuple(module.kernel_size),
+                tuple(module.stride),
+                module.padding if isinstance(module.padding, str) else tuple(module.padding),
+                tuple(module.dilation),
+                module.groups,
+            ),
+        )
+    layer = _consumed(layer, calls, provenance, fed, read_out, loop_steps)
+    if layer.norms:
+        norm = layer.norms[0]
+        direct = provenance.norm_inputs[norm] == {name} and provenance.plain_norms.get(norm, False)
+        direct = direct and provenance.norm_channels[norm] == layer.shape[0]
+        layer = replace(layer, direct=direct)
+    return _overridden(layer, calls, rule)
+
+
+def _consumed(
+    layer: PlannedLayer,
+    calls: list[LayerCall],
+    provenance: Provenance,
+    fed: list[tuple[str, int, Reach]],
+    read_out: list[Reach],
+    loop_steps: list[int],
+) -> PlannedLayer:
+    """Role, consumers, impulse responses, norms and layout."""
+    inner = [call.inside for call in calls if call.inside is not None]
+    pairs = [(name, index) for name, index, _ in fed] + inner
+    reaches = [reach for _, _, reach in fed] + read_out
+    norms = list(dict.fromkeys(reach.norms for reach in reaches)) or [()]
+    notes: list[str] = []
+    step_norms = _one_a_step(norms)
+    if len(norms) > 1 and not step_norms:
+        notes.append(f"goes through different BatchNorms ({norms}); they are not folded")
+    layer = replace(layer, norms=norms[0] if len(norms) == 1 else (), step_norms=step_norms)
+    notes += [
+        f"reaches its neuron through {', '.join(via)}: rows taken as independent"
+        for via in dict.fromkeys(reach.via for reach in reaches if reach.via)
+    ]
+    if not pairs:
+        if read_out:
+            notes += [_bent_note(r, "the output") for r in read_out if _has_function(r.bent_by)]
+            return replace(layer, role="head", notes=tuple(dict.fromkeys(notes)))
+        notes.append("reaches neither a neuron nor the output: current Hessian")
+        return replace(layer, role="unresolved", notes=tuple(notes))
+    if read_out:
+        notes.append("also reaches the output without a neuron")
+        layer = replace(layer, read_out=True)
+    layer = replace(
+        layer, role="spiking", consumers=tuple(dict.fromkeys(name for name, _ in pairs))
+    )
+
+    neuron_calls = [provenance.neuron_calls[name][index] for name, index in pairs]
+    facts = [call.facts for call in neuron_calls]
+    bent = [reach for _, _, reach in fed if reach.bent_by]
+    steps = _steps_of(facts, calls, loop_steps)
+    batch_first = any(call.batch_first for call in neuron_calls)
+    layout, note = layout_of(
+        [(call.lead, call.step_of) for call in calls],
+        steps,
+        batch_first,
+        one_sample=all(call.samples == 1 for call in neuron_calls),
+    )
+    notes += [note] if note else []
+    for fact in facts:
+        notes += fact.notes
+    distinct = _distinct([fact.neuron for fact in facts], steps)
+    seen = 1 + max(int(call.step_of.max(initial=0)) for call in calls)
+    if bent:
+        notes.append(_bent_note(bent[0], "its neuron") + ": current Hessian")
+    elif seen > steps:
+        notes.append(
+            f"called {seen} times in {steps} time steps by the same neuron, in an order that is not "
+            "known: current Hessian"
+        )
+        layout = None
+    elif layout is None:
+        notes.append(f"{note}: current Hessian")
+        notes.remove(note)
+    elif None in distinct:
+        notes.append("a consumer has no impulse response: current Hessian")
+    if bent or layout is None or None in distinct:
+        distinct, layout = (None,), Layout(1)
+    elif inner and not fed:
+        layout = replace(layout, delay=facts[0].recurrent_delay)
+    elif len(distinct) > 1:
+        notes.append(f"{len(distinct)} consumers with different responses: their Hessians' mean")
+    thresholds = {fact.threshold for fact in facts}
+    if len(thresholds) > 1:
+        notes.append(f"consumers with thresholds {sorted(thresholds)}: their harmonic mean")
+    return replace(
+        layer,
+        neurons=distinct,
+        layout=layout,
+        threshold=len(thresholds) / sum(1 / t for t in thresholds),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _steps_of(facts: list[NeuronFacts], calls: list[LayerCall], loop_steps: list[int]) -> int:
+    """T: what a call of the consumers holds, or how often they are called with this output."""
+    most = max(fact.steps for fact in facts)
+    if most > 1:
+        return most
+    seen = 1 + max(int(call.step_of.max(initial=0)) for call in calls)
+    return min((count for count in loop_steps if count > 1 and seen % count == 0), default=seen)
+
+
+def _overridden(
+    layer: PlannedLayer, calls: list[LayerCall], rule: Mapping[str, Any]
+) -> PlannedLayer:
+    if rule.get("hessian") == "current":
+        return replace(layer, neurons=(None,), layout=Layout(1))
+    neuron = rule.get("neuron")
+    if neuron is None:
+        return layer
+    steps = layer.layout.steps
+    if layer.role != "spiking" or layer.neurons == (None,):
+        seen = 1 + max(int(call.step_of.max(initial=-1)) for call in calls)
+        layout, note = layout_of(
+            [(call.lead, call.step_of) for call in calls], max(seen, 1), False, one_sample=False
+        )
+        if layout is None or seen < 1:
+            raise ValueError(
+                f"overrides gives {layer.name!r} the neuron {neuron!r}, but its time steps could not "
+                f"be told: {note or 'no neuron consumes its output'}; accepted is hessian='current'"
+            )
+        layer, steps = replace(layer, layout=layout), layout.steps
+    impulse_response(neuron, steps)
+    return replace(layer, neurons=(neuron,))
+
+
+def _one_a_step(norms: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """The BatchNorms of a list that has one for each time step (BNTT), in its order; () for others."""
+    if len(norms) < 2 or any(len(path) != 1 for path in norms):
+        return ()
+    split = [path[0].rpartition(".") for path in norms]
+    if len({owner for owner, _, _ in split}) != 1 or not all(at.isdigit() for _, _, at in split):
+        return ()
+    places = sorted(int(at) for _, _, at in split)
+    owner = split[0][0]
+    whole = places == list(range(len(places)))
+    return tuple(f"{owner}.{at}" if owner else str(at) for at in places) if whole else ()
+
+
+def _distinct(neurons: list[Neuron | None], steps: int) -> tuple[Neuron | None, ...]:
+    """Those that differ in their response over `steps`, in order."""
+    distinct: dict[bytes, Neuron | None] = {}
+    for neuron in neurons:
+        key = b"" if neuron is None else impulse_response(neuron, steps).tobytes()
+        distinct.setdefault(key, neuron)
+    return tuple(distinct.values())
+
+
+def _has_function(bends: tuple[Bend, ...]) -> bool:
+    return any(bend.is_function for bend in bends)
+
+
+def _bent_note(reach: Reach, end: str) -> str:
+    """Says what is not linear between a layer and the neuron or output that it reaches."""
+    bends = ", ".join(str(bend) for bend in reach.bent_by)
+    hint = (
+        " (if that is a spiking neuron, make it known with register_neuron)"
+        if _has_function(reach.bent_by)
+        else ""
+    )
+    return f"{bends} between it and {end}{hint}"

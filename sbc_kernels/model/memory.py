@@ -1,0 +1,54 @@
+"""How much memory a run took."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger("sbc_kernels")
+
+
+class PeakMemory:
+    """The most memory in use since this object was made, in bytes.
+
+    That is the process's resident size, which only Linux tells, or on a GPU what torch has allocated.
+
+    Parameters
+    ----------
+    device : the device whose memory is watched.
+
+    Attributes
+    ----------
+    start : bytes in use when the object was made; None where the system does not tell.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.start: int | None = torch.cuda.memory_allocated(device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+        except OSError:
+            logger.debug("the peak memory counts from the start of the process")
+        self.start = _status("VmRSS")
+
+    @property
+    def peak(self) -> int | None:
+        """The most bytes so far; None where the system does not tell."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        return _status("VmHWM")
+
+
+def _status(field: str) -> int | None:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
+    return None

@@ -1,0 +1,104 @@
+"""One weight layer of a network, and what its compression rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..conv import Conv, regions
+from ..neurons import Neuron
+from .layout import Layout
+
+COMPRESSED = ("spiking", "head", "unresolved")
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """One weight layer of the model.
+
+    Attributes
+    ----------
+    name : as in ``model.named_modules()``.
+    kind : "Linear", "Conv1d" or "Conv2d"; the class's name for what is not supported.
+    role : "spiking" (its output is integrated by neurons), "head" (it reaches the output without a
+        neuron), "unresolved" (neither; the current Hessian stands in), "never called", "unsupported",
+        or "skipped" (by the user). The first three are compressed.
+    shape : of the weight.
+    conv : its geometry; None for a Linear layer.
+    norms : BatchNorms between it and the next layer or neuron, nearest first.
+    step_norms : BatchNorms of which each time step goes through its own (BNTT), in order of the steps.
+    consumers : the neurons that integrate its output.
+    neurons : their distinct impulse responses; (None,) is the current Hessian.
+    threshold : of the consumers.
+    layout, calls : how it is called in one forward.
+    direct : whether the first of `norms` is fed this layer's output as it is, and nothing else.
+    read_out : whether the output also reaches the network's output as it is.
+    input_kind : "binary", "integer" (in -128..127) or "analog".
+    input_rate : fraction of the input that is not 0.
+    input_shape, output_shape : of its first call.
+    also : names of further modules with the same weight.
+    options : what `overrides` set for this layer.
+    notes : what was approximated or assumed, for people.
+    """
+
+    name: str
+    kind: str
+    role: str
+    shape: tuple[int, ...] = ()
+    conv: Conv | None = None
+    norms: tuple[str, ...] = ()
+    step_norms: tuple[str, ...] = ()
+    consumers: tuple[str, ...] = ()
+    neurons: tuple[Neuron | None, ...] = (None,)
+    threshold: float = 1.0
+    layout: Layout = field(default_factory=lambda: Layout(1))
+    calls: int = 0
+    direct: bool = False
+    read_out: bool = False
+    input_kind: str = ""
+    input_rate: float = 0.0
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
+    also: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def compressed(self) -> bool:
+        return self.role in COMPRESSED
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape)) if self.shape else 0
+
+    @property
+    def in_features(self) -> int:
+        """Side of (one group's) Hessian."""
+        return int(np.prod(self.shape[1:])) if self.shape else 0
+
+    @property
+    def groups(self) -> int:
+        return 1 if self.conv is None else self.conv.groups
+
+    def hessian_bytes(self) -> int:
+        """What the sums of the Hessian of each of its neurons take while they are gathered."""
+        d, groups = self.in_features, self.groups
+        matrix = 8 * groups * d * d
+        if self.conv is None or self.input_kind == "analog":
+            return len(self.neurons) * matrix
+        channels = d // self.conv.taps
+        map_size = tuple(self.input_shape[-self.conv.dims :])
+        shifts = sum(len(part.neighbours) for part in regions(self.conv, map_size))
+        return len(self.neurons) * 8 * groups * shifts * channels * channels
+
+    def work_bytes(self) -> int:
+        """What its compression takes beside that: Hessians in both precisions, inverse, orders."""
+        d = self.in_features
+        return 8 * self.groups * d * d + 44 * d * d + 24 * self.size
+
+    def activation_bytes(self) -> int:
+        """Input and output of its calls, float32, at the size of the traced example."""
+        calls = len(self.layout.step_of_call or (0,))
+        return 4 * int(np.prod(self.output_shape)) + (4 + calls) * int(np.prod(self.input_shape))

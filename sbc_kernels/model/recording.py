@@ -1,0 +1,217 @@
+"""Hooks that record the provenance of one forward pass."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+from ..frameworks import Adapter, NeuronFacts
+from ..network.tensors import (
+    WEIGHT_LAYERS,
+    first_tensor,
+    is_norm,
+    is_plain,
+    leading_axes,
+    map_tensors,
+    tensors_in,
+)
+from .graph_walk import Tag, TaggedGraph, own_node
+from .norms import is_plain_norm
+from .provenance import LayerCall, NeuronCall, Provenance
+from .time_steps import StepProbe, mark_inner, without_activations
+
+
+def record(
+    model: nn.Module,
+    neurons: dict[str, tuple[nn.Module, Adapter]],
+    forward: Callable[[], Any],
+) -> Provenance:
+    """Runs ``forward()`` once and returns what fed what.
+
+    Parameters
+    ----------
+    model : a copy, with fresh states: its parameters all require gradients afterwards.
+    neurons : of the model, by name.
+    forward : one pass of the model over an example.
+    """
+    recorder = _Recorder(neurons)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    with ExitStack() as stack:
+        stack.enter_context(recorder.hooked(model))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(without_activations())
+        output = forward()
+        for tensor in tensors_in(output):
+            if tensor.grad_fn is not None:
+                recorder.provenance.heads += recorder.graph.walk(tensor.grad_fn)
+    for calls in recorder.provenance.layer_calls.values():
+        mark_inner(calls, recorder.provenance)
+        for call in calls:
+            call.edge = None  # lets go of the graph
+    return recorder.provenance
+
+
+class _Recorder:
+    """Hooks of neurons, weight layers and norms, and the provenance that they fill."""
+
+    def __init__(self, neurons: dict[str, tuple[nn.Module, Adapter]]) -> None:
+        self.provenance = Provenance()
+        self.neurons = neurons
+        self.graph = TaggedGraph()
+        self.probe = StepProbe(self.provenance)
+        self.active: list[str] = []  # neurons whose forward runs
+        self.recent: deque[tuple[str, Tensor, int]] = deque(maxlen=8)  # layers' outputs, versions
+
+    @contextmanager
+    def hooked(self, model: nn.Module) -> Iterator[None]:
+        handles = []
+        for name, module in model.named_modules():
+            if name in self.neurons:
+                handles += [
+                    module.register_forward_pre_hook(self._enter(name), with_kwargs=True),
+                    module.register_forward_hook(self._leave(name)),
+                ]
+            elif isinstance(module, WEIGHT_LAYERS):
+                handles.append(
+                    module.register_forward_hook(self._layer_done(name), with_kwargs=True)
+                )
+            elif is_norm(module):
+                handles += [
+                    module.register_forward_pre_hook(self._norm_fed(name), with_kwargs=True),
+                    module.register_forward_hook(self._norm_done(name), with_kwargs=True),
+                ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    # ---- hooks
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        module, adapter = self.neurons[name]
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            outermost = not self.active
+            self.active.append(name)
+            current = first_tensor(args, kwargs)
+            if not outermost or current is None:
+                return
+            facts = adapter.describe(module, tuple(current.shape))
+            reached = [] if current.grad_fn is None else self.graph.walk(current.grad_fn)
+            earlier = self.provenance.neuron_calls[name]
+            self.probe.mark(current, facts, reached, earlier)
+            batch_first = _batch_first(module, adapter, current, facts)
+            after_time = 1 if facts.steps > 1 and current.ndim > 1 else 0
+            samples = facts.outer if batch_first else current.shape[after_time]
+            earlier.append(NeuronCall(facts, reached, batch_first, samples))
+
+        return hook
+
+    def _leave(self, name: str) -> Callable[..., Any]:
+        def cut(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            return tensor.detach().requires_grad_(True).clone()  # no leaf: += must be allowed
+
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            assert self.active.pop() == name
+            return output if self.active else map_tensors(output, cut)
+
+        return hook
+
+    def _layer_done(self, name: str) -> Callable[..., Any]:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> Any:
+            given = first_tensor(args, kwargs)
+            if given is None or not isinstance(output, Tensor):
+                return None
+            if not self.provenance.layer_calls[name]:
+                _require_finite(name, module, given)
+                if not is_plain(module, given, output):
+                    self.provenance.unusual.add(name)
+            output = own_node(output)
+            self.recent.append((name, output.detach(), output._version))
+            self.provenance.kinds[name].see(given)
+            lead = leading_axes(module, tuple(output.shape))
+            step_of = np.full(int(np.prod(lead, dtype=np.int64)), -1, dtype=np.int64)
+            inside = None
+            if self.active:
+                outer = self.active[0]
+                inside = (outer, len(self.provenance.neuron_calls[outer]) - 1)
+            calls = self.provenance.layer_calls[name]
+            edge = None
+            if output.grad_fn is not None and inside is None:
+                edge = get_gradient_edge(output)
+                self.graph.tag(output.grad_fn, Tag("layer", name, len(calls)))
+            calls.append(
+                LayerCall(tuple(given.shape), tuple(output.shape), lead, inside, edge, step_of)
+            )
+            return output
+
+        return hook
+
+    def _norm_fed(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = first_tensor(args, kwargs)
+            source = None
+            if given is not None:
+                for layer, output, version in self.recent:
+                    here = (output.data_ptr(), output.numel()) == (given.data_ptr(), given.numel())
+                    if here and given._version == version:
+                        source = layer
+            self.provenance.norm_inputs[name].add(source)
+
+        return hook
+
+    def _norm_done(self, name: str) -> Callable[..., Any]:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> Any:
+            given = first_tensor(args, kwargs)
+            if not isinstance(output, Tensor) or given is None:
+                return None
+            self.provenance.norm_channels[name] = int(getattr(module, "num_features", 0))
+            same = is_plain_norm(module, given, output)
+            self.provenance.plain_norms[name] = self.provenance.plain_norms.get(name, True) and same
+            if output.grad_fn is None or self.active:
+                return None
+            output = own_node(output)
+            self.graph.tag(output.grad_fn, Tag("norm", name, 0))
+            return output
+
+        return hook
+
+
+def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFacts) -> bool:
+    if facts.outer > 1 or current.ndim == 0:
+        return facts.outer > 1
+    try:  # a batch of one: ask about two
+        return adapter.describe(module, (2 * current.shape[0], *current.shape[1:])).outer > 1
+    except ValueError:
+        return False
+
+
+def _require_finite(name: str, module: Any, given: Tensor) -> None:
+    """ValueError where nothing could be told from what a layer answers."""
+    where = repr(name) if name else "the model itself"
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and not bool(weight.detach().isfinite().all()):
+        raise ValueError(
+            f"model has a weight that is NaN or infinite, in {where}; accepted are finite ones"
+        )
+    if given.is_floating_point() and not bool(given.detach().isfinite().all()):
+        raise ValueError(
+            f"the example, or first calibration batch, makes {where} an input that is NaN or infinite; "
+            "accepted are finite values"
+        )

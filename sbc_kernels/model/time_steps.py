@@ -1,0 +1,118 @@
+"""Which position of a layer's output belongs to which time step.
+
+The gradient of a neuron's input at step t is non-zero exactly where the layer's output belongs to step
+t. No activation is kept for that: what autograd would save is replaced by ones of the same shape, which
+leaves the pattern of the gradient, and lets it through BatchNorms whose scale was initialised to 0.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from ..frameworks import NeuronFacts
+from .provenance import LayerCall, NeuronCall, Provenance, Reach
+
+_Saved = tuple[torch.Size, torch.dtype, torch.device]
+
+
+def _forget(tensor: Tensor) -> _Saved:
+    return tensor.shape, tensor.dtype, tensor.device
+
+
+def _ones(saved: _Saved) -> Tensor:
+    shape, dtype, device = saved
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        return torch.ones(shape, dtype=dtype, device=device)
+    return torch.zeros(shape, dtype=dtype, device=device)  # an index: 0 is always one
+
+
+def without_activations() -> AbstractContextManager[None]:
+    """Inside, autograd keeps shapes where it would keep tensors."""
+    hooks: AbstractContextManager[None] = saved_tensors_hooks(_forget, _ones)
+    return hooks
+
+
+class StepProbe:
+    """Marks, in each layer call's `step_of`, the positions that a neuron reads at each time step.
+
+    Parameters
+    ----------
+    provenance : holds the calls; their `step_of` are changed.
+    """
+
+    def __init__(self, provenance: Provenance) -> None:
+        self.provenance = provenance
+        self.draw = torch.Generator().manual_seed(0)
+
+    def mark(
+        self, current: Tensor, facts: NeuronFacts, reached: list[Reach], earlier: list[NeuronCall]
+    ) -> None:
+        """Marks the layer calls that one neuron call reads.
+
+        Parameters
+        ----------
+        current : the neuron's input, with its graph.
+        facts : how the neuron reads it.
+        reached : the layer calls that it was computed from.
+        earlier : the neuron's calls before this one.
+        """
+        calls = {(r.layer, r.call): self.provenance.layer_calls[r.layer][r.call] for r in reached}
+        keys = [key for key, call in calls.items() if call.edge is not None]
+        if not keys:
+            return
+        # A neuron that takes one step a call: the step is the number of its calls that this layer fed.
+        first = {
+            key: sum(any(r.layer == key[0] for r in call.reached) for call in earlier)
+            if facts.steps == 1
+            else 0
+            for key in keys
+        }
+        split = current.reshape(facts.outer, facts.steps, -1)
+        # Weights all different, so that nothing cancels (a mean taken off, say).
+        weights = torch.rand(split.shape[::2], generator=self.draw).to(split) + 0.5
+        for step in range(facts.steps):
+            gradients = torch.autograd.grad(
+                split[:, step],
+                [calls[key].edge for key in keys],
+                grad_outputs=weights,  # a product with them would be saved, and replaced by ones
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for key, gradient in zip(keys, gradients, strict=True):
+                if gradient is None:
+                    continue
+                mark = calls[key].step_of
+                touched = (gradient.reshape(mark.size, -1) != 0).any(dim=1).cpu().numpy()
+                now = first[key] + step
+                mark[touched & (mark != -1) & (mark != now)] = -2
+                mark[touched & (mark == -1)] = now
+
+
+def mark_inner(calls: list[LayerCall], provenance: Provenance) -> None:
+    """Time steps of the calls that a neuron makes of a weight layer inside it.
+
+    One for each step of the neuron's loop over time (some make it twice, some not at the end), or one
+    on the whole sequence.
+    """
+    by_neuron: dict[tuple[str, int], list[LayerCall]] = defaultdict(list)
+    for call in calls:
+        if call.inside is not None:
+            by_neuron[call.inside].append(call)
+    for (name, index), group in by_neuron.items():
+        steps = provenance.neuron_calls[name][index].facts.steps
+        for at, call in enumerate(group):
+            if steps == 1:
+                call.step_of[:] = index
+            elif len(group) == 1:
+                if call.step_of.size % steps == 0:
+                    call.step_of[:] = np.repeat(np.arange(steps), call.step_of.size // steps)
+            elif len(group) < steps:
+                call.step_of[:] = at + steps - len(group)
+            else:
+                call.step_of[:] = at * steps // len(group)

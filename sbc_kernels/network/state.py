@@ -1,0 +1,22 @@
+"""Entries of a model's state by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def entry(module: str, field: str) -> str:
+    """The name that a module's tensor has in the model's state dict; the model's own name is ""."""
+    return f"{module}.{field}" if module else field
+
+
+def owner_of(name: str) -> tuple[str, str]:
+    """The inverse of `entry`: the module's name and the tensor's name in it."""
+    module, _, field = name.rpartition(".")
+    return module, field
+
+
+def tensor_of(modules: dict[str, Any], name: str) -> Any:
+    """The tensor of an entry, with the modules of `model.named_modules()` by name."""
+    module, field = owner_of(name)
+    return getattr(modules[module], field)
