@@ -1,8 +1,15 @@
-"""One HTML file about one compression: figures, plots, sortable tables; it loads nothing.
+"""One HTML file about one compression: figures, plots and sortable tables. It loads nothing else.
 
-schema.py checks the report dictionary; sections.py, tables.py and figures.py say what is on the page;
-plots.py draws with matplotlib, svg.py makes that part of the page; page.html, .css and .js are it;
-rendering.py puts it together.
+schema     the report's types
+parsing    the report dictionary, checked and converted to these types
+format     numbers as people read them
+sections   headline, remarks, options and log
+tables     tables of layers, neurons and loss curves
+figures    which plots there are, with their captions
+plots      bars, dots and profiles over layers
+curves     loss curves
+svg        matplotlib's figures as part of the page
+rendering  page.html, page.css and page.js with all of these filled in
 """
 
 from __future__ import annotations
@@ -23,19 +30,20 @@ def write_html(path: str | Path, report: Mapping[str, Any]) -> None:
 
     Parameters
     ----------
-    path : of the file; it is replaced whole or not at all.
-    report : what `CompressedModel.report()` gives, or what a packed file of a compressed model holds.
+    path : where to write. An existing file is replaced as a whole or not at all.
+    report : the dictionary that `CompressedModel.report()` returns, or the one that a packed file of a
+        compressed model holds.
 
     Raises
     ------
-    TypeError : `report` is not a dictionary.
-    ValueError : a key is missing or a value is of the wrong kind; the message names the place.
+    ParameterTypeError : `report` is not a dictionary.
+    ParameterError : a key is missing or a value has the wrong type; the message names the entry.
     """
     write_atomic(path, render(report).encode())
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The page of `write_html` as text: the same for the same report, byte for byte."""
-    from .rendering import render as rendered  # Jinja2 and matplotlib, when a page is asked for
+    """Returns the page of `write_html` as text. Equal reports give equal bytes."""
+    from .rendering import page  # imports Jinja2 and matplotlib, which only a page needs
 
-    return rendered(report)
+    return page(report)

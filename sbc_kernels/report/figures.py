@@ -1,4 +1,4 @@
-"""Which plots a report gets, and what is said about each."""
+"""The plots of a report with their captions and summaries."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .format import (
     span,
     tick,
 )
-from .plots import Drawn, Panel, panels
+from .plots import Drawing, Panel, panels
 from .schema import Comparison, Layer, Number, Report, total
-from .tables import Table, curve_table, damped, error_at, neuron_table
+from .tables import Table, curve_table, damping_of, error_at, neuron_table
 
 __all__ = ["Plot", "plots_of"]
 
@@ -29,20 +29,34 @@ MULTIPLES = 12  # at most this many layers get a loss curve of their own
 
 @dataclass(frozen=True)
 class Plot:
-    """`what` says what is seen and what is good; `summary` puts the data into a sentence."""
+    """One figure of the page.
+
+    Attributes
+    ----------
+    key : the prefix of its HTML ids.
+    title, caption : caption says what is shown and how to read it.
+    summary : the data in one or two sentences.
+    svg : the drawing.
+    full : whether it takes the whole width of the page.
+    legend : whether it shows the dense network (grey) behind the compressed one (colour).
+    table : the values as numbers, where the table of layers does not show them.
+    """
 
     key: str
     title: str
-    what: str
+    caption: str
     summary: str
     svg: str
     full: bool
-    legend: bool = False  # of the dense network's grey and the compressed one's colour
-    table: Table | None = None  # the same as numbers, where the table of layers lacks them
+    legend: bool = False
+    table: Table | None = None
 
 
 def plots_of(report: Report) -> list[Plot]:
-    """In the order of the page. What rests on a comparison is left out where there is none."""
+    """Returns the plots in the order of the page.
+
+    Plots of spike rates and operations need a comparison and are left out of a report without one.
+    """
     layers, comparison = report.layers, report.comparison
     if not layers:
         return []
@@ -62,7 +76,7 @@ def _sparsity(layers: Sequence[Layer]) -> Plot:
     names = [layer.name for layer in layers]
     sparsity = [layer.sparsity for layer in layers]
     error = [layer.relative_error for layer in layers]
-    drawn = panels(
+    drawing = panels(
         "sparsity",
         names,
         [
@@ -73,39 +87,39 @@ def _sparsity(layers: Sequence[Layer]) -> Plot:
     return Plot(
         "sparsity",
         "Sparsity and error",
-        "How much of each layer is zero, and how far its neurons' input moved for it (root of the mean "
-        "squared change over that of the input itself). Good is a small error at a high sparsity.",
+        "The fraction of each layer's weights that are zero, and the relative error of its neurons' "
+        "input (root of the mean squared change over that of the input itself). A lower error at a "
+        "higher sparsity is better.",
         f"{span('Sparsity', names, sparsity, percent)} {span('Error', names, error, percent)}",
-        drawn.svg,
-        drawn.full,
+        drawing.svg,
+        drawing.full,
     )
 
 
 def _curves(layers: Sequence[Layer]) -> Plot:
     if len(layers) > MULTIPLES:
-        drawn = heat("curves", layers)
-        what = (
-            "Each column is a layer. From the bottom up more of it is pruned, and the colour deepens "
-            "with the error; the line is where the layer was left. Good is a line that stays on pale "
-            "ground."
+        drawing = heat("curves", layers)
+        caption = (
+            "Each column is a layer. Sparsity increases upwards, and deeper colours are larger errors. "
+            "The line marks the chosen sparsity of each layer; a line over pale colours is better."
         )
     else:
-        drawn = small_multiples("curves", layers)
-        what = (
-            "Each layer's error as more and more of its weights go, in the exact order; the dot is "
-            "where the layer was left. Good is a dot before the curve turns steep."
+        drawing = small_multiples("curves", layers)
+        caption = (
+            "The error of each layer as its weights are pruned one by one. The dot marks the chosen "
+            "sparsity; a dot before the steep part of the curve is better."
         )
         if any(layer.bits is not None for layer in layers):
-            what += " What lies between a dot and its curve is the quantization's part."
+            caption += " The distance between a dot and its curve is due to quantization."
     names = [layer.name for layer in layers]
     steep = [error_at(layer, 0.9) for layer in layers]
     return Plot(
         "curves",
         "Loss curves",
-        what,
+        caption,
         span("At 90 % sparsity the error is", names, steep, percent),
-        drawn.svg,
-        drawn.full,
+        drawing.svg,
+        drawing.full,
         table=curve_table(layers),
     )
 
@@ -113,25 +127,25 @@ def _curves(layers: Sequence[Layer]) -> Plot:
 def _rates(comparison: Comparison) -> Plot:
     before, after = comparison.dense.spike_rates, comparison.compressed.spike_rates
     names = list(before)
-    changed = [after.get(name) for name in names]
-    words = [f"{percent(before[n])} → {percent(v)}" for n, v in zip(names, changed, strict=True)]
-    drawn = panels(
+    rates = [after.get(name) for name in names]
+    labels = [f"{percent(before[n])} → {percent(v)}" for n, v in zip(names, rates, strict=True)]
+    drawing = panels(
         "rates",
         names,
-        [Panel("Spike rate", changed, words, list(before.values()), dots=True, tick=_percent)],
+        [Panel("Spike rate", rates, labels, list(before.values()), dots=True, tick=_percent)],
     )
-    moved = [
+    changes = [
         None if v is None or before[n] is None else abs(v - (before[n] or 0.0))
-        for n, v in zip(names, changed, strict=True)
+        for n, v in zip(names, rates, strict=True)
     ]
     return Plot(
         "rates",
         "Spike rates, before and after",
-        "The share of a neuron layer's outputs that are spikes. Good is a short way between the two "
-        "dots: the network still says what it said.",
-        span("The rates moved by", names, moved, _points),
-        drawn.svg,
-        drawn.full,
+        "The fraction of a neuron layer's outputs that are spikes. Dots that lie closer together are "
+        "better: the neurons fire as often as before.",
+        span("The rates changed by", names, changes, _points),
+        drawing.svg,
+        drawing.full,
         legend=True,
         table=neuron_table(comparison),
     )
@@ -141,17 +155,17 @@ def _synops(comparison: Comparison) -> Plot:
     before, after = comparison.dense, comparison.compressed
     names = list(before.synops)
     values = [after.synops.get(name) for name in names]
-    drawn = _before_after("synops", "Operations a sample", names, before.synops, values, "")
+    drawing = _before_after("synops", "Operations a sample", names, before.synops, values, "")
     dense, small = total(before.synops.values()), total(values)
     return Plot(
         "synops",
         "Synaptic operations",
-        "Spikes times the weights that they meet, a sample, as NeuroBench counts them. Good is a "
-        "coloured bar that is short beside the grey one.",
-        f"Together {large(dense)} before and {large(small)} after"
+        "Non-zero weights met by spikes, per sample, as NeuroBench counts them. Shorter coloured bars "
+        "are better.",
+        f"In total {large(dense)} before and {large(small)} after"
         + (f", {ratio(dense, small)} fewer." if ratio(dense, small) else "."),
-        drawn.svg,
-        drawn.full,
+        drawing.svg,
+        drawing.full,
         legend=True,
     )
 
@@ -160,24 +174,23 @@ def _bytes(layers: Sequence[Layer]) -> Plot:
     names = [layer.name for layer in layers]
     before = {layer.name: layer.dense_bytes for layer in layers}
     values = [layer.bytes for layer in layers]
-    drawn = _before_after("bytes", "Bytes", names, before, values, "B")
+    drawing = _before_after("bytes", "Bytes", names, before, values, "B")
     dense, small = total(before.values()), total(values)
     return Plot(
         "bytes",
         "Bytes",
-        "What each layer's weight takes in the packed file. Good is a coloured bar that is short "
-        "beside the grey one.",
-        f"Together {si(dense, 'B')} before and {si(small, 'B')} after"
+        "Size of each layer's weight in the packed file. Shorter coloured bars are better.",
+        f"In total {si(dense, 'B')} before and {si(small, 'B')} after"
         + (f", {ratio(dense, small)} smaller." if ratio(dense, small) else "."),
-        drawn.svg,
-        drawn.full,
+        drawing.svg,
+        drawing.full,
         legend=True,
     )
 
 
 def _seconds(layers: Sequence[Layer]) -> Plot:
     names, values = [layer.name for layer in layers], [layer.seconds for layer in layers]
-    drawn = panels(
+    drawing = panels(
         "seconds",
         names,
         [Panel("Time", values, [duration(v) for v in values], tick=lambda v: f"{v:g} s")],
@@ -185,30 +198,30 @@ def _seconds(layers: Sequence[Layer]) -> Plot:
     return Plot(
         "seconds",
         "Time",
-        "What deciding each layer took, calibration passes not counted. A long bar is where a faster "
-        "run would have to save.",
-        f"Together {duration(total(values))}. {span('A layer took', names, values, duration)}",
-        drawn.svg,
-        drawn.full,
+        "Time to prune and quantize each layer, without the calibration passes. The longest bars show "
+        "where a run could be made faster.",
+        f"In total {duration(total(values))}. {span('A layer took', names, values, duration)}",
+        drawing.svg,
+        drawing.full,
     )
 
 
 def _damping(layers: Sequence[Layer]) -> Plot:
     names = [layer.name for layer in layers]
     damping = [layer.damp_percent for layer in layers]
-    retried = frozenset(i for i, layer in enumerate(layers) if layer.retries)
+    retries = frozenset(i for i, layer in enumerate(layers) if layer.retries)
     silent = [layer.dead_share for layer in layers]
-    drawn = panels(
+    drawing = panels(
         "damping",
         names,
         [
             Panel(
                 "Damping",
                 damping,
-                [damped(layer) for layer in layers],
+                [damping_of(layer) for layer in layers],
                 dots=True,
                 log=True,
-                warn=retried,
+                warn=retries,
             ),
             Panel(
                 "Silent inputs",
@@ -224,14 +237,14 @@ def _damping(layers: Sequence[Layer]) -> Plot:
     return Plot(
         "damping",
         "Damping and warnings",
-        "Damping is what was added to the Hessian's diagonal, as a fraction of its mean; it is raised, "
-        "and marked, where the factorisation failed. A silent input never fired in calibration, so "
-        "nothing is known of its weights; more than half is marked. Good is low damping and few "
-        "silent inputs.",
-        f"Damping was raised in {plural(len(retried), 'layer')}; {count(dead)} of "
+        "Damping is added to the Hessian's diagonal, as a fraction of its mean. It was raised in the "
+        "marked layers because the factorization failed. Silent inputs never fired during calibration, "
+        "so nothing is known about their weights; layers with more than half of their inputs silent "
+        "are marked. Lower damping and fewer silent inputs are better.",
+        f"Damping was raised in {plural(len(retries), 'layer')}; {count(dead)} of "
         f"{count(sum(layer.inputs for layer in layers))} inputs were silent.",
-        drawn.svg,
-        drawn.full,
+        drawing.svg,
+        drawing.full,
     )
 
 
@@ -242,16 +255,18 @@ def _before_after(
     before: dict[str, Number],
     values: Sequence[Number],
     unit: str,
-) -> Drawn:
+) -> Drawing:
+    """Returns bars of one measure: the compressed network in front of the dense one."""
     dense = [before[name] for name in names]
-    words = [f"{si(b, unit)} → {si(v, unit)}" for b, v in zip(dense, values, strict=True)]
-    return panels(key, names, [Panel(title, values, words, dense, tick=lambda v: tick(v, unit))])
+    labels = [f"{si(b, unit)} → {si(v, unit)}" for b, v in zip(dense, values, strict=True)]
+    return panels(key, names, [Panel(title, values, labels, dense, tick=lambda v: tick(v, unit))])
 
 
 def _points(share: Number) -> str:
+    """Returns a difference of two shares 0..1 in percentage points."""
     return UNKNOWN if share is None else f"{100 * share:.1f} points"
 
 
 def _percent(share: float) -> str:
-    """On a scale."""
+    """Returns the label of a scale's tick at a share 0..1."""
     return f"{100 * share:g} %"

@@ -1,4 +1,4 @@
-"""Numbers as people read them. What is not known is an en dash."""
+"""Numbers as text for people. An unknown number (None) is written as an en dash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _PREFIXES = ("f", "p", "n", "µ", "m", "", "k", "M", "G", "T", "P", "E")
 
 
 def percent(share: Number, digits: int = 1) -> str:
-    """Of a share 0..1. What is not quite nothing, or not quite all, is not rounded to it."""
+    """Returns a share 0..1 as a percentage.
+
+    A share strictly between 0 and 1 gets up to four digits so that it is not rounded to 0 or 100 %.
+    """
     if share is None:
         return UNKNOWN
     while digits < 4 and 0 < share < 1 and round(100 * share, digits) in (0, 100):
@@ -22,22 +25,22 @@ def percent(share: Number, digits: int = 1) -> str:
 
 
 def points(percents: Number, digits: int = 2) -> str:
-    """Of a number that is in percent already."""
+    """Returns a number that is already in percent, with its unit."""
     return UNKNOWN if percents is None else f"{percents:.{digits}f}{NBSP}%"
 
 
 def count(value: Number) -> str:
-    """171,624."""
+    """Returns an integer with thousands separators: 171,624."""
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
 def large(value: Number) -> str:
-    """171,624, but 60.0 M from a million on."""
+    """Returns a count below a million in full (171,624) and a larger one with a prefix (60.0 M)."""
     return si(value, "") if value is not None and abs(value) >= 1e6 else count(value)
 
 
 def si(value: Number, unit: str) -> str:
-    """Three digits and a prefix: 154 nJ, 15.7 kB."""
+    """Returns three digits and an SI prefix: 154 nJ, 15.7 kB."""
     if value is None:
         return UNKNOWN
     if value == 0:
@@ -52,28 +55,29 @@ def si(value: Number, unit: str) -> str:
 
 
 def tick(value: float, unit: str) -> str:
-    """On a scale: 2.5 MB, not 2.50 MB."""
+    """Returns the label of a scale's tick, without trailing zeros: 2.5 MB, not 2.50 MB."""
     number, _, prefix = si(value, unit).partition(NBSP)
     return f"{number.rstrip('0').rstrip('.') if '.' in number else number}{NBSP}{prefix}".strip()
 
 
 def duration(seconds: Number) -> str:
+    """Returns a time in the unit that suits it: 12 ms, 3.40 s, 2 min 5 s, 1 h 20 min."""
     if seconds is None:
         return UNKNOWN
     if seconds < 1:
         return f"{1000 * seconds:.{0 if seconds >= 0.01 else 1}f}{NBSP}ms"
     if seconds < 99.95:
         return f"{seconds:.{1 if seconds >= 9.995 else 2}f}{NBSP}s"
-    minutes, left = divmod(round(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60)
     return (
-        f"{minutes}{NBSP}min {left}{NBSP}s"
+        f"{minutes}{NBSP}min {rest}{NBSP}s"
         if minutes < 60
         else f"{minutes // 60}{NBSP}h {minutes % 60}{NBSP}min"
     )
 
 
 def ratio(before: Number, after: Number) -> str:
-    """How many times less `after` is; empty where it is not less, or nothing."""
+    """Returns ``before / after`` as text; "" where `after` is larger, zero or unknown."""
     if before is None or after is None or not 0 < after <= before:
         return ""
     times = before / after
@@ -81,17 +85,25 @@ def ratio(before: Number, after: Number) -> str:
 
 
 def plural(number: int, one: str, many: str = "") -> str:
+    """Returns the number with its noun: 1 layer, 3 layers."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def span(
-    what: str, names: Sequence[str], values: Sequence[Number], words: Callable[[Number], str]
+    what: str, names: Sequence[str], values: Sequence[Number], text: Callable[[Number], str]
 ) -> str:
-    """One sentence about the least and the largest of the known values; empty where there is none."""
-    known = [(v, name) for name, v in zip(names, values, strict=True) if v is not None]
-    if not known:
+    """Returns a sentence about the least and the largest value: "What 1 % (fc1) to 5 % (fc2)."
+
+    Parameters
+    ----------
+    what : beginning of the sentence.
+    names, values : of the layers; None values are left out. Without any value the sentence is "".
+    text : formats a value.
+    """
+    pairs = [(v, name) for name, v in zip(names, values, strict=True) if v is not None]
+    if not pairs:
         return ""
-    (low, first), (high, last) = min(known), max(known)
-    if words(low) == words(high):
-        return f"{what} {words(low)}{' in every one' if len(known) > 1 else ''}."
-    return f"{what} {words(low)} ({first}) to {words(high)} ({last})."
+    (low, first), (high, last) = min(pairs), max(pairs)
+    if text(low) == text(high):
+        return f"{what} {text(low)}{' in every layer' if len(pairs) > 1 else ''}."
+    return f"{what} {text(low)} ({first}) to {text(high)} ({last})."

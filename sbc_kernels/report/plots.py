@@ -1,7 +1,7 @@
-"""The plots of the report, each drawn for a wide page and for a phone.
+"""Bars and dots over the layers of a network, each plot drawn for a wide page and for a phone.
 
-Up to `ROWS` layers lie below one another with their names and values. More stand side by side, in the
-network's order, as a profile; the names then come with the pointer, and are in the table.
+Up to `ROWS` layers are rows with their names and values. More are columns side by side in the network's
+order; their names are shown when the pointer hovers over them, and in the table.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .schema import Number
 from .svg import Sheet, color, rectangles
 
-__all__ = ["Drawn", "Panel", "fitting", "panels", "slots", "stages"]
+__all__ = ["Drawing", "Panel", "fitting", "panels", "slots", "stages"]
 
 ROWS = 24  # at most this many layers as rows with names
 HALVES = 60  # at most this many fit half a page
@@ -33,20 +33,20 @@ class Panel:
 
     Attributes
     ----------
-    title : shown above.
+    title : the heading.
     values : one a layer; None is not drawn.
-    words : the values as people read them, one a layer.
+    labels : the values as text, one a layer.
     before : the dense network's values, drawn behind in grey.
-    dots : dots, with a line from the value before, in place of bars.
-    log : a logarithmic scale; values of 0 are then not drawn.
-    top : where the scale ends; None is the largest value.
-    warn : layers drawn in the colour of warnings.
-    tick : how the scale's numbers read.
+    dots : draw dots, each with a line from the value before, instead of bars.
+    log : use a logarithmic scale, on which values of 0 are not drawn.
+    top : the end of the scale; None is the largest value.
+    warn : indices of the layers that are drawn in the warning colour.
+    tick : formats the numbers of the scale.
     """
 
     title: str
     values: Sequence[Number]
-    words: Sequence[str]
+    labels: Sequence[str]
     before: Sequence[Number] | None = None
     dots: bool = False
     log: bool = False
@@ -55,6 +55,7 @@ class Panel:
     tick: Callable[[float], str] = "{:g}".format
 
     def limits(self) -> tuple[float, float]:
+        """Returns the ends of the scale."""
         every = [v for v in (*self.values, *(self.before or ())) if v is not None]
         if self.log:
             every = [v for v in every if v > 0] or [1.0]
@@ -63,20 +64,20 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """SVG elements of one plot; `full` wants the page's whole width."""
+class Drawing:
+    """The SVG elements of one plot, and whether it takes the page's whole width."""
 
     svg: str
     full: bool
 
 
-def panels(key: str, names: Sequence[str], measures: Sequence[Panel]) -> Drawn:
-    """Measures of the same layers, beside or below one another."""
+def panels(key: str, names: Sequence[str], measures: Sequence[Panel]) -> Drawing:
+    """Returns panels of the same layers: beside each other for rows, below each other for columns."""
     full = len(names) > HALVES
     draw = _rows if len(names) <= ROWS else _profile
     wide = draw(names, measures, WIDE if full else HALF)
     narrow = draw(names, measures, NARROW)
-    return Drawn(wide.svg(f"{key}-w", "wide") + narrow.svg(f"{key}-n", "narrow"), full)
+    return Drawing(wide.svg(f"{key}-w", "wide") + narrow.svg(f"{key}-n", "narrow"), full)
 
 
 # ---- layers as rows ----------------------------------------------------------------------------
@@ -85,15 +86,15 @@ def panels(key: str, names: Sequence[str], measures: Sequence[Panel]) -> Drawn:
 def _rows(names: Sequence[str], measures: Sequence[Panel], width: float) -> Sheet:
     step, head = 22.0, 24.0
     sheet = Sheet(width, head + step * len(names) + 2)
-    notes = [LETTER * max(map(len, [*m.words, ""])) + 6 for m in measures]
+    notes = [LETTER * max(map(len, [*m.labels, ""])) + 6 for m in measures]
     name_width = min(LETTER * max(map(len, names)), width * (0.36 if len(measures) == 1 else 0.27))
     left = name_width + 8
     room = (width - left - 14 * (len(measures) - 1)) / len(measures)
     for i, name in enumerate(names):
         y = head + step * (i + 0.5)
         sheet.text(0, y, fitting(name, name_width))
-        said = "; ".join(f"{m.title}: {m.words[i]}" for m in measures if m.words[i])
-        sheet.hover(0, y - step / 2, width, step, f"{name}. {said}")
+        values = "; ".join(f"{m.title}: {m.labels[i]}" for m in measures if m.labels[i])
+        sheet.hover(0, y - step / 2, width, step, f"{name}. {values}")
     for measure, note in zip(measures, notes, strict=True):
         sheet.text(left, 8, measure.title, "head")
         sheet.line([left, left], [head, sheet.height - 2])
@@ -104,9 +105,9 @@ def _rows(names: Sequence[str], measures: Sequence[Panel], width: float) -> Shee
                 axes.set_xscale("log")
             axes.set_xlim(*measure.limits())
             _marks(axes, measure, across=True)
-        for i, words in enumerate(measure.words):
+        for i, label in enumerate(measure.labels):
             kind = "value warn" if i in measure.warn else "value"
-            sheet.text(left + room, head + step * (i + 0.5), words, kind, "end")
+            sheet.text(left + room, head + step * (i + 0.5), label, kind, "end")
         left += room + 14
     return sheet
 
@@ -136,8 +137,8 @@ def _profile(names: Sequence[str], measures: Sequence[Panel], width: float) -> S
         top += head + height + 14
     stages(sheet, names, left, width - left, spans)
     for i, (x, slot) in enumerate(slots(len(names), left, width - left)):
-        said = "; ".join(f"{m.title}: {m.words[i]}" for m in measures if m.words[i])
-        sheet.hover(x, head, slot, top - 14 - head, f"{names[i]}. {said}")
+        values = "; ".join(f"{m.title}: {m.labels[i]}" for m in measures if m.labels[i])
+        sheet.hover(x, head, slot, top - 14 - head, f"{names[i]}. {values}")
     return sheet
 
 
@@ -148,13 +149,13 @@ def _ticks(axes: Axes, measure: Panel) -> list[float]:
 
 
 def _height(axes: Axes, value: float) -> float:
-    """Of a value, as a fraction of the axes' height."""
-    place = axes.transData.transform((0, value))
-    return float(axes.transAxes.inverted().transform(place)[1])
+    """Returns the position of a value as a fraction of the axes' height, 0 at the bottom."""
+    point = axes.transData.transform((0, value))
+    return float(axes.transAxes.inverted().transform(point)[1])
 
 
 def slots(number: int, left: float, width: float) -> list[tuple[float, float]]:
-    """Place and width of each column."""
+    """Returns the left edge and the width of each column, in pixels."""
     return [(left + i * width / number, width / number) for i in range(number)]
 
 
@@ -166,24 +167,29 @@ def stages(
     spans: Sequence[tuple[float, float]],
     above_all: bool = False,
 ) -> None:
-    """Below the columns, the stages of the network where its names tell them, or plain numbers.
+    """Labels the columns: with the network's stages if names have 2 to 12 of them, else by number.
 
-    `spans` are the upper and lower ends of the panels, which lines between the stages cross.
+    Parameters
+    ----------
+    names : of the layers, in the network's order.
+    left, width : of the panels, in pixels.
+    spans : upper and lower ends of the panels, which the lines between stages cross.
+    above_all : draw these lines in front of the panels.
     """
     slot, y = width / len(names), spans[-1][1] + 12
     runs = [(stage, len(list(run))) for stage, run in groupby(_stage_names(names))]
     if 2 <= len(runs) <= 12:
-        at, free = 0, left - 20
+        first, free = 0, left - 20
         for stage, length in runs:
-            start, middle = left + at * slot, left + (at + length / 2) * slot
+            start, middle = left + first * slot, left + (first + length / 2) * slot
             half = LETTER * len(stage) / 2
-            if at:
+            if first:
                 for top, bottom in spans:
                     sheet.line([start, start], [top, bottom], above_all)
             if middle - half >= free and 2 * half < max(length * slot, 3 * LETTER):
                 sheet.text(middle, y, stage, "quiet", "middle")
                 free = middle + half + 4
-            at += length
+            first += length
         return
     step = max(10, 10 * round(len(names) * LETTER / width))
     for number in (1, *range(step, len(names) + 1, step)):
@@ -191,7 +197,7 @@ def stages(
 
 
 def _stage_names(names: Sequence[str]) -> list[str]:
-    """The first part of each name in which they differ at all."""
+    """Returns the first dotted part of each name, after the parts that all names share."""
     parts = [name.split(".") for name in names]
     while all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) == 1:
         parts = [p[1:] for p in parts]
@@ -202,47 +208,51 @@ def _stage_names(names: Sequence[str]) -> list[str]:
 
 
 def _marks(axes: Axes, measure: Panel, across: bool) -> None:
-    """The measure's values on axes whose other direction counts the layers."""
+    """Draws a measure's values; `across` says that they run along x and the layers along y."""
     low = axes.get_xlim()[0] if across else axes.get_ylim()[0]
-    places, values = _known(measure.values, low)
-    behind, before = _known(measure.before or (), low)
-    warned = np.isin(places, list(measure.warn))
+    layers, values = _on_scale(measure.values, low)
+    layers_before, before = _on_scale(measure.before or (), low)
+    warns = np.isin(layers, list(measure.warn))
     series = [  # layers, values, colour, thickness of a bar
-        (behind, before, "dense", 1.0),
-        (places[~warned], values[~warned], "accent", 0.5 if measure.before else 1.0),
-        (places[warned], values[warned], "warn", 0.5 if measure.before else 1.0),
+        (layers_before, before, "dense", 1.0),
+        (layers[~warns], values[~warns], "accent", 0.5 if measure.before else 1.0),
+        (layers[warns], values[warns], "warn", 0.5 if measure.before else 1.0),
     ]
     high = axes.get_xlim()[1] if across else axes.get_ylim()[1]
     if measure.dots:
-        ends = dict(zip(places, values, strict=True))
-        for i, start in zip(behind, before, strict=True):
+        ends = dict(zip(layers, values, strict=True))
+        for i, start in zip(layers_before, before, strict=True):
             if i in ends:
                 _line(axes, (i, i), (start, ends[i]), "dense", across, lw=2)
         size = 6.5 if len(measure.values) <= ROWS else 3.2
-        for at, what, role, _ in series:
-            _line(axes, at, what, role, across, ls="", marker="o", ms=size, mew=0)
+        for index, value, role, _ in series:
+            _line(axes, index, value, role, across, ls="", marker="o", ms=size, mew=0)
         return
-    for at, what, role, part in series:
+    for index, value, role, part in series:
         thick = part * (0.62 if across else 0.8)
-        what = np.where(what > low, np.maximum(what, low + (high - low) / 160), what)  # to be seen
+        least = low + (high - low) / 160  # a shorter bar could not be seen
+        value = np.where(value > low, np.maximum(value, least), value)
         if across:
-            rectangles(axes, low, at - thick / 2, what - low, thick, role)
+            rectangles(axes, low, index - thick / 2, value - low, thick, role)
         else:
-            rectangles(axes, at - thick / 2, low, thick, what - low, role)
+            rectangles(axes, index - thick / 2, low, thick, value - low, role)
 
 
-def _line(axes: Axes, at: Any, values: Any, role: str, across: bool, **look: Any) -> None:
-    x, y = (values, at) if across else (at, values)
+def _line(
+    axes: Axes, layers: ArrayLike, values: ArrayLike, role: str, across: bool, **look: Any
+) -> None:
+    """Plots values over layers in the colour of a role; `look` goes to matplotlib."""
+    x, y = (values, layers) if across else (layers, values)
     axes.plot(x, y, color=color(role), clip_on=False, solid_capstyle="butt", **look)
 
 
-def _known(values: Sequence[Number], low: float) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
-    """Indices and values of those that are known and on the scale."""
+def _on_scale(values: Sequence[Number], low: float) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
+    """Returns indices and values of the layers whose value is known and not below the scale."""
     pairs = [(i, v) for i, v in enumerate(values) if v is not None and v >= low]
     return np.array([i for i, _ in pairs], int), np.array([v for _, v in pairs], float)
 
 
 def fitting(text: str, width: float) -> str:
-    """What fits: names differ at their end, so that is kept."""
+    """Returns `text` shortened to `width` pixels. The end is kept, as names differ there."""
     letters = max(int(width / LETTER + 0.5), 2)
     return text if len(text) <= letters else "…" + text[-(letters - 1) :]

@@ -1,4 +1,4 @@
-"""The report dictionary to the page's text."""
+"""The page's text, from the report dictionary and the template."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import jinja2
 from markupsafe import Markup
 
 from .figures import plots_of
-from .schema import read
-from .sections import PJ_PER_AC, PJ_PER_MAC, done_to, options_of, remarks_of, tiles_of
+from .parsing import parse_report
+from .sections import PJ_PER_AC, PJ_PER_MAC, options_of, remarks_of, steps_of, tiles_of
 from .svg import PALETTE, style
 from .tables import layer_table
 
-__all__ = ["render"]
+__all__ = ["page"]
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """The page of `write_html` as text: the same for the same report, byte for byte."""
-    checked = read(report)
+def page(report: Mapping[str, Any]) -> str:
+    """Returns the page of `write_html` as text. Equal reports give equal bytes."""
+    checked = parse_report(report)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -42,9 +42,10 @@ def render(report: Mapping[str, Any]) -> str:
         js=Markup(script),
         digest=digest,
         energy=(PJ_PER_AC, PJ_PER_MAC),
-        done=done_to,
+        steps=steps_of,
     )
 
 
 def _part(name: str) -> str:
+    """Returns one of the files page.html, page.css and page.js."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The page's content: headline, remarks, options, log."""
+"""The page's sections besides its plots and tables: headline, remarks, options, log."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .format import UNKNOWN, duration, large, percent, plural, points, ratio, si
 from .schema import Comparison, Layer, Number, Report, clean, total
 
 __all__ = [
-    "PJ_PER_AC", "PJ_PER_MAC", "Remark", "Tile", "done_to", "options_of", "remarks_of", "tiles_of",
+    "PJ_PER_AC", "PJ_PER_MAC", "Remark", "Tile", "options_of", "remarks_of", "steps_of", "tiles_of",
 ]  # fmt: skip
 
 PJ_PER_AC, PJ_PER_MAC = 0.9, 4.6  # 45 nm, float32 (Horowitz, ISSCC 2014)
@@ -20,7 +19,7 @@ PJ_PER_AC, PJ_PER_MAC = 0.9, 4.6  # 45 nm, float32 (Horowitz, ISSCC 2014)
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure of the headline: what it is now, what it was, and a word about it."""
+    """A figure of the headline: its value, the dense network's value, and a short note."""
 
     title: str
     value: str
@@ -30,7 +29,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something to know before one relies on the result, and of which layers it holds."""
+    """Something to know before relying on the result, with the layers that it concerns."""
 
     title: str
     text: str
@@ -39,7 +38,8 @@ class Remark:
 
 
 def tiles_of(report: Report) -> list[Tile]:
-    tiles = [] if report.comparison is None else _compared(report.comparison)
+    """Returns the headline: accuracy and operations where they were measured, then sizes and time."""
+    tiles = [] if report.comparison is None else _measurements(report.comparison)
     layers = report.layers
     size = sum(layer.size for layer in layers)
     tiles.append(
@@ -55,14 +55,15 @@ def tiles_of(report: Report) -> list[Tile]:
             f"{less} smaller" if less else "",
         )
     )
-    notes = [] if report.peak_bytes is None else [f"{si(report.peak_bytes, 'B')} of memory at most"]
+    notes = [] if report.peak_bytes is None else [f"{si(report.peak_bytes, 'B')} of memory at peak"]
     if report.resumed:
         notes.append(f"{plural(report.resumed, 'layer')} from the checkpoint")
     tiles.append(Tile("Time", duration(report.seconds), "", ", ".join(notes)))
     return tiles
 
 
-def _compared(comparison: Comparison) -> list[Tile]:
+def _measurements(comparison: Comparison) -> list[Tile]:
+    """Returns the tiles of what was measured on data."""
     dense, small = comparison.dense, comparison.compressed
     samples = plural(comparison.samples, "sample")
     tiles = []
@@ -71,7 +72,7 @@ def _compared(comparison: Comparison) -> list[Tile]:
         note = f"{change:+.2f} points on {samples}".replace("-", "−")
         tiles.append(Tile("Accuracy", points(small.accuracy), points(dense.accuracy), note))
     if comparison.agreement is not None:
-        note = f"of {samples} get the dense network's answer"
+        note = f"of {samples} get the dense network's prediction"
         tiles.append(Tile("Agreement", points(comparison.agreement), "", note))
     operations = [total([side.macs, side.acs]) for side in (dense, small)]
     less = ratio(*operations)
@@ -80,7 +81,7 @@ def _compared(comparison: Comparison) -> list[Tile]:
             "Synaptic operations",
             large(operations[1]),
             large(operations[0]),
-            "effective, a sample" + (f"; {less} fewer" if less else ""),
+            "effective, per sample" + (f"; {less} fewer" if less else ""),
         )
     )
     joules = [side.energy(PJ_PER_AC, PJ_PER_MAC) for side in (dense, small)]
@@ -90,18 +91,19 @@ def _compared(comparison: Comparison) -> list[Tile]:
             "Energy",
             si(joules[1], "J"),
             si(joules[0], "J"),
-            "estimated, a sample" + (f"; {less} less" if less else ""),
+            "estimated, per sample" + (f"; {less} less" if less else ""),
         )
     )
     return tiles
 
 
 def _bits(layers: Sequence[Layer]) -> Tile:
+    """Returns the tile of the bits a weight: of the codes, and on average in the packed file."""
     widths = sorted({layer.bits for layer in layers if layer.bits is not None})
-    note = "a weight that is kept"
+    note = "per kept weight"
     if not widths:
         dense = _bits_a_weight(layers, [layer.dense_bytes for layer in layers])
-        value, note = UNKNOWN if dense is None else f"{dense:g}", "a weight: not quantized"
+        value, note = UNKNOWN if dense is None else f"{dense:g}", "per weight: not quantized"
     else:
         value = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
     coded = sum(layer.bits is not None for layer in layers)
@@ -112,28 +114,28 @@ def _bits(layers: Sequence[Layer]) -> Tile:
 
 
 def _bits_a_weight(layers: Sequence[Layer], sizes: Sequence[Number]) -> Number:
-    """Of all weights, zeros counted; None where a layer's size is not known."""
+    """Returns bits over all weights, zeros included; None where a layer's size is unknown."""
     stored, weights = total(sizes), sum(layer.size for layer in layers)
     return None if stored is None or not weights else 8 * stored / weights
 
 
 def remarks_of(layers: Sequence[Layer]) -> list[Remark]:
-    """Retries first, then silent inputs, then what was approximated: each said once for all layers."""
+    """Returns the remarks: raised damping, silent inputs, then each note once with its layers."""
     remarks = []
-    retried = [
+    retries = [
         f"{layer.name} ({plural(layer.retries, 'retry', 'retries')}, damping {layer.damp_percent:g})"
         if layer.damp_percent is not None
         else layer.name
         for layer in layers
         if layer.retries
     ]
-    if retried:
+    if retries:
         remarks.append(
             Remark(
-                f"Damping was raised in {plural(len(retried), 'layer')}",
-                "Their Hessians were too close to singular for the damping that was asked for. More "
-                "calibration samples help.",
-                retried,
+                f"Damping was raised in {plural(len(retries), 'layer')}",
+                "Their Hessians were too close to singular for the requested damping. More calibration "
+                "samples help.",
+                retries,
                 True,
             )
         )
@@ -143,8 +145,8 @@ def remarks_of(layers: Sequence[Layer]) -> list[Remark]:
         remarks.append(
             Remark(
                 f"{plural(len(silent), 'layer has', 'layers have')} inputs that never fired",
-                f"Most in {worst.name}, {percent(worst.dead_share)}. Calibration tells nothing of "
-                "weights on such inputs; where they fire in use, the output is not what it was.",
+                f"Most in {worst.name}, {percent(worst.dead_share)}. Calibration says nothing about "
+                "the weights on such inputs; if they fire at run time, the output may change.",
                 [f"{x.name} ({x.dead_inputs:,} of {x.inputs:,})" for x in silent],
                 worst.dead_share > 0.5,
             )
@@ -158,21 +160,22 @@ def remarks_of(layers: Sequence[Layer]) -> list[Remark]:
     return remarks
 
 
-def done_to(layer: Layer) -> list[str]:
-    """What was done to a layer, step by step."""
-    given = (
-        [] if layer.allocated is None else [f"given a sparsity of {percent(layer.allocated, 2)}"]
-    )
-    gathered = [f"Hessian gathered by {layer.gram_path}"] if layer.gram_path else []
-    return [*given, *gathered, *layer.log]
+def steps_of(layer: Layer) -> list[str]:
+    """Returns what was done to a layer, in order: allocation, Hessian, then its own log."""
+    steps = []
+    if layer.allocated is not None:
+        steps.append(f"allocated a sparsity of {percent(layer.allocated, 2)}")
+    if layer.gram_path:
+        steps.append(f"Hessian computed by {layer.gram_path}")
+    return [*steps, *layer.log]
 
 
 def options_of(report: Report) -> list[tuple[str, str]]:
-    """Option and value, as Python writes it; long ones are cut."""
+    """Returns (option, value), the value as Python or JSON text of at most 300 characters."""
     return [(name, _short(value)) for name, value in report.options.items()]
 
 
-def _short(value: Any, most: int = 300) -> str:
+def _short(value: object, most: int = 300) -> str:
     if isinstance(value, (dict, list, tuple)):
         value = json.dumps(value, default=str, ensure_ascii=False)
     text = clean(value)

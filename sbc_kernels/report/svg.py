@@ -1,8 +1,8 @@
-"""matplotlib draws, the page shows: a figure as SVG that lives inside an HTML page.
+"""matplotlib's figures as SVG elements of an HTML page.
 
-matplotlib makes the geometry: scales, bars, lines, markers. Words are put in as SVG text, so that
-they take the page's font and that no name is ever read as mathematics. Colours become the page's CSS
-variables, ids get a prefix of their own.
+matplotlib draws scales, bars, lines and markers. Text is added as SVG text, so that it takes the page's
+font and a name with a dollar sign is not read as mathematics. Colours become the page's CSS variables,
+and ids get a prefix that makes them unique on the page.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,10 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
+from numpy.typing import ArrayLike
 
 __all__ = ["PALETTE", "Sheet", "rectangles", "style"]
 
-PALETTE = {  # role: light, dark. The light ones are all different, see `_themed`
+PALETTE = {  # role: (light, dark); `_themed` needs all light ones to differ
     "paper": ("#fcfcfb", "#13161a"),
     "card": ("#ffffff", "#1a1e24"),
     "line": ("#e3e5e8", "#2d333b"),
@@ -42,12 +42,13 @@ _DECIMALS = re.compile(r"-?\d+\.\d+")
 
 
 def color(role: str) -> str:
+    """Returns the light colour of a role, which `Sheet.svg` replaces by the page's variable."""
     return PALETTE[role][0]
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """matplotlib as it ships, whatever its user has set, for as long as this lasts."""
+    """Inside the context, matplotlib has its default settings, whatever the user has configured."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams["svg.hashsalt"] = "sbc-kernels"  # the same ids in every run
@@ -56,17 +57,17 @@ def style() -> Iterator[None]:
 
 
 class Sheet:
-    """A picture of `width` x `height` CSS pixels; places count from its upper left corner."""
+    """A picture of `width` x `height` CSS pixels. Coordinates start at its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
         FigureCanvasSVG(self.figure)
-        self._words: list[ET.Element] = []
+        self._texts: list[ET.Element] = []
         self._areas: list[ET.Element] = []
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Bare axes: no frame, no ticks. Their limits are the caller's to set."""
+        """Returns axes without frame and ticks. The caller sets their limits."""
         box = (
             x / self.width,
             1 - (y + height) / self.height,
@@ -78,21 +79,24 @@ class Sheet:
         return axes
 
     def line(self, xs: Sequence[float], ys: Sequence[float], above: bool = False) -> None:
-        """A hairline from place to place, behind the axes or in front of them."""
+        """Draws a hairline through the points, in front of the axes if `above`, else behind them."""
         across, down = np.array(xs) / self.width, 1 - np.array(ys) / self.height
         line = Line2D(across, down, color=color("line"), lw=1, zorder=1 if above else -1)
         self.figure.add_artist(line)
 
     def text(self, x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> None:
-        """`kind` is CSS classes of the page: quiet, warn, head. `y` is the middle of the letters."""
+        """Adds text whose letters are centred at height `y`.
+
+        `kind` holds CSS classes of the page (quiet, warn, head, value), `anchor` is SVG's text-anchor.
+        """
         element = ET.Element(
             f"{_SVG}text", {"x": _short(x), "y": _short(y), "text-anchor": anchor, "class": kind}
         )
         element.text = text
-        self._words.append(element)
+        self._texts.append(element)
 
     def hover(self, x: float, y: float, width: float, height: float, text: str) -> None:
-        """An area that lights up under the pointer and says `text`."""
+        """Adds an area that lights up under the pointer and shows `text` as a tooltip."""
         box = {"x": x, "y": y, "width": width, "height": height}
         area = ET.Element(
             f"{_SVG}rect", {"class": "area", **{k: _short(v) for k, v in box.items()}}
@@ -101,7 +105,7 @@ class Sheet:
         self._areas.append(area)
 
     def svg(self, key: str, css_class: str) -> str:
-        """As an `<svg>` element; `key` is what its ids begin with."""
+        """Returns the picture as an `<svg>` element whose ids start with `key`."""
         buffer = StringIO()
         self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         root = ET.fromstring(buffer.getvalue())
@@ -109,7 +113,7 @@ class Sheet:
             if child.tag == f"{_SVG}metadata" or child.find(f"{_SVG}style") is not None:
                 root.remove(child)  # a style element would hold for the whole page
         _tidy(root, key)
-        root.extend(self._words)
+        root.extend(self._texts)
         root.extend(self._areas)
         size = f"0 0 {_short(self.width)} {_short(self.height)}"
         attributes = {"class": css_class, "viewBox": size, "aria-hidden": "true"}
@@ -121,21 +125,32 @@ class Sheet:
 
 
 def rectangles(
-    axes: Axes, x: Any, y: Any, width: Any, height: Any, role: str, alpha: float = 1.0
+    axes: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    width: ArrayLike,
+    height: ArrayLike,
+    role: str,
+    alpha: float = 1.0,
 ) -> None:
-    """Any number of rectangles as one path: `x`, `y` are lower left corners, numbers or arrays."""
-    x, y, width, height = np.broadcast_arrays(*map(np.atleast_1d, (x, y, width, height)))
-    across = x[:, None] + width[:, None] * np.array([0, 1, 1, 0, 0])
-    up = y[:, None] + height[:, None] * np.array([0, 0, 1, 1, 0])
+    """Draws any number of rectangles as one path.
+
+    `x`, `y` (lower left corners), `width` and `height` are numbers or arrays [N] that broadcast.
+    """
+    left, bottom, widths, heights = np.broadcast_arrays(
+        *(np.atleast_1d(np.asarray(side)) for side in (x, y, width, height))
+    )
+    across = left[:, None] + widths[:, None] * np.array([0, 1, 1, 0, 0])
+    up = bottom[:, None] + heights[:, None] * np.array([0, 0, 1, 1, 0])
     corners = np.stack([across, up], axis=-1).reshape(-1, 2)
-    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(x)
+    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(left)
     if len(corners):
         patch = PathPatch(Path(corners, codes), facecolor=color(role), lw=0, alpha=alpha)
         axes.add_patch(patch)
 
 
 def _tidy(root: ET.Element, key: str) -> None:
-    """Colours by role, ids by `key`, two decimals, no id that nothing refers to."""
+    """Replaces colours by roles, prefixes ids with `key`, rounds to two decimals, drops unused ids."""
     used: set[str] = set()
     for element in root.iter():
         for name, value in element.attrib.items():
@@ -159,9 +174,10 @@ def _tidy(root: ET.Element, key: str) -> None:
 
 
 def _themed(css: str) -> str:
-    """matplotlib's inline style with the page's variables for colours."""
+    """Returns matplotlib's inline style with the page's variables in place of colours."""
     return re.sub(r"#[0-9a-f]{6}", lambda m: f"var(--{_ROLES[m.group()]})", css)
 
 
 def _short(number: float) -> str:
+    """Returns the number with at most two decimals."""
     return f"{number:.2f}".rstrip("0").rstrip(".")

@@ -1,4 +1,4 @@
-"""The tables of the report: what the plots show, as numbers that can be sorted and read aloud."""
+"""The tables of the report: the plots' values as numbers, which can be sorted and read aloud."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = [
     "Column",
     "Table",
     "curve_table",
-    "damped",
+    "damping_of",
     "error_at",
     "layer_table",
     "neuron_table",
@@ -24,22 +24,31 @@ LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99)  # sparsities of the table
 
 @dataclass(frozen=True)
 class Column:
+    """The heading of a column; `number` columns are aligned to the right."""
+
     title: str
     number: bool = True
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`key` is what rows are sorted by; None comes last, whichever way."""
+    """One cell.
+
+    Attributes
+    ----------
+    text : what is shown.
+    key : what rows are sorted by. None is sorted last in either direction.
+    kind : CSS classes.
+    """
 
     text: str
     key: float | str | None
-    kind: str = ""  # CSS classes
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row is its heading."""
+    """A table with an HTML id (`key`); the first cell of each row is its heading."""
 
     key: str
     caption: str
@@ -48,7 +57,7 @@ class Table:
 
 
 def layer_table(layers: Sequence[Layer], comparison: Comparison | None) -> Table:
-    """Everything that is known of each layer. Columns in which no layer has anything are left out."""
+    """Returns one row a layer, without the columns in which no layer has a value."""
     before = {} if comparison is None else comparison.dense.synops
     after = {} if comparison is None else comparison.compressed.synops
     columns: list[tuple[Column, list[Cell]]] = [
@@ -80,7 +89,7 @@ def layer_table(layers: Sequence[Layer], comparison: Comparison | None) -> Table
         (
             Column("Damping"),
             [
-                Cell(damped(layer), layer.damp_percent, "warn" if layer.retries else "")
+                Cell(damping_of(layer), layer.damp_percent, "warn" if layer.retries else "")
                 for layer in layers
             ],
         ),
@@ -101,7 +110,7 @@ def layer_table(layers: Sequence[Layer], comparison: Comparison | None) -> Table
 
 
 def neuron_table(comparison: Comparison) -> Table:
-    """Spike rates before and after, and how far the spike trains lie apart."""
+    """Returns spike rates before and after, and the distance of the spike trains, a row a neuron."""
     before, after = comparison.dense.spike_rates, comparison.compressed.spike_rates
     names = list(before)
     columns = [
@@ -121,31 +130,33 @@ def neuron_table(comparison: Comparison) -> Table:
 
 
 def curve_table(layers: Sequence[Layer]) -> Table:
-    """The loss curves at a few sparsities."""
+    """Returns each layer's relative error at the sparsities of `LEVELS`."""
     columns = [(Column("Layer", number=False), [Cell(layer.name, layer.name) for layer in layers])]
     for level in LEVELS:
         errors = [error_at(layer, level) for layer in layers]
         columns.append((Column(percent(level, 0)), [_cell(e, percent(e)) for e in errors]))
-    return _table("curves-table", "Error of each layer, at the sparsity above", columns)
+    return _table("curves-table", "Error of each layer at the sparsity of the column", columns)
 
 
 def error_at(layer: Layer, sparsity: float) -> Number:
-    """On the loss curve, straight between its points; None beyond its ends."""
+    """Returns the error on the loss curve, interpolated linearly; None outside the curve."""
     for (x0, y0), (x1, y1) in zip(layer.curve, layer.curve[1:], strict=False):
         if x0 <= sparsity <= x1:
             return y0 + (y1 - y0) * (sparsity - x0) / (x1 - x0) if x1 > x0 else y1
     return None
 
 
-def damped(layer: Layer) -> str:
+def damping_of(layer: Layer) -> str:
+    """Returns the final damping and how often it was raised: 0.01 (2 retries)."""
     damping = UNKNOWN if layer.damp_percent is None else f"{layer.damp_percent:g}"
     return damping + (f" ({plural(layer.retries, 'retry', 'retries')})" if layer.retries else "")
 
 
 def _table(key: str, caption: str, columns: list[tuple[Column, list[Cell]]]) -> Table:
-    told = [c for c in columns if not c[1] or any(cell.key is not None for cell in c[1])]
-    rows = [list(row) for row in zip(*(cells for _, cells in told), strict=True)]
-    return Table(key, caption, [column for column, _ in told], rows)
+    """Returns the table from its columns, without those that hold no value."""
+    filled = [c for c in columns if not c[1] or any(cell.key is not None for cell in c[1])]
+    rows = [list(row) for row in zip(*(cells for _, cells in filled), strict=True)]
+    return Table(key, caption, [column for column, _ in filled], rows)
 
 
 def _cell(value: Number, text: str) -> Cell:

@@ -52,7 +52,9 @@ def test_a_missing_key_is_named(path: tuple[Any, ...]) -> None:
         where = where[step]
     del where[path[-1]]
     place = ".".join(map(str, path)).replace(".0.", "[0].")
-    with pytest.raises(ValueError, match=f"report lacks '{re.escape(place)}'; accepted is what"):
+    with pytest.raises(
+        ValueError, match=f"report is a dictionary without '{re.escape(place)}'; accepted is the"
+    ):
         render(report)
 
 
@@ -86,7 +88,7 @@ def test_a_page_is_whole_or_not_there(tmp_path: Path) -> None:
     write_html(path, made_up(["a"]))
     good = path.read_bytes()
     assert good.startswith(b"<!DOCTYPE html>")
-    with pytest.raises(ValueError, match="lacks 'model'"):
+    with pytest.raises(ValueError, match="without 'model'"):
         write_html(path, {k: v for k, v in made_up(["a"]).items() if k != "model"})
     assert path.read_bytes() == good
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]

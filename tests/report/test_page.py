@@ -78,15 +78,15 @@ def test_headline_with_a_comparison() -> None:
     page = Page(render(report))
     for expected in (
         "Accuracy 89.42 % before: 91.08 % −1.66 points on 2,000 samples",
-        "Agreement 96.35 % of 2,000 samples get the dense network's answer",
+        "Agreement 96.35 % of 2,000 samples get the dense network's prediction",
         f"Synaptic operations {large(macs + acs)} before: ",
         f"Energy {si((0.9 * acs + 4.6 * macs) * 1e-12, 'J')} before: ",
         "0.9 picojoules for each accumulate",
         "4.6 for each multiply-accumulate",
         "Sparsity 95.00 % of ",
-        "Bits 4 a weight that is kept; ",
+        "Bits 4 per kept weight; ",
         f"Size of the packed file {si(report['footprint']['bytes'], 'B')} before: ",
-        "Time 83.2 s 612 MB of memory at most",
+        "Time 83.2 s 612 MB of memory at peak",
     ):
         assert expected.replace("\xa0", " ") in page.text, expected
     assert page.figures() == list(PLOTS)
@@ -99,7 +99,7 @@ def test_without_a_comparison_the_page_says_how_to_get_one() -> None:
     assert "result.to_html(path, comparison=sbc.metrics.compare(dense, result, data))" in page.text
     for absent in ("Accuracy 8", "Energy is", "Agreement", "Operations before"):
         assert absent not in page.text
-    assert "Bits 32 a weight: not quantized" in page.text
+    assert "Bits 32 per weight: not quantized" in page.text
 
 
 def test_without_labels_there_is_no_accuracy() -> None:
@@ -204,7 +204,7 @@ def test_figures_that_are_not_known() -> None:
     assert page.figures() == list(PLOTS)
     assert f"Time {UNKNOWN}" in page.text
     assert f"Synaptic operations {UNKNOWN}" in page.text  # a part is not known: neither is the sum
-    told = page.text[: page.text.index("What was asked for")]
+    told = page.text[: page.text.index("The run Options")]
     assert not re.search(r"\b(nan|inf|None)\b", told)
 
 

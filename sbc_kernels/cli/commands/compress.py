@@ -149,10 +149,10 @@ def compress(
 
 
 def _text(result: CompressedModel, report: dict[str, Any], out: Path) -> str:
-    from ...report.schema import read
+    from ...report.parsing import parse_report
     from ..tables import comparison_parts, render, size_line
 
-    told = read(report)
+    told = parse_report(report)
     parts: list[Any] = [result.table(), size_line(told)]
     if told.comparison is not None:
         parts += ["", *comparison_parts(told.comparison)]

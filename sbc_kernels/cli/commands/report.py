@@ -35,11 +35,11 @@ def report(
     """
     need("sbc report", {m: m for m in ("safetensors", "jinja2", "matplotlib")})
     found = read_report(file)
-    from ...report.schema import read
+    from ...report.parsing import parse_report
     from ..tables import render, report_parts
 
     if out is None:
-        return Answer(found, render(*report_parts(read(found))))
+        return Answer(found, render(*report_parts(parse_report(found))))
     from ...report import write_html
 
     require_absent(ctx, [out], force)
