@@ -46,7 +46,6 @@ KNOWN = {
     ("arrays", "backends.registry"),
     ("backends.triton.device", "backends.registry"),
     ("backends.triton.gram", "backends.registry"),
-    ("model.files", "model.result"),
     ("ops.spike_gram", "hessian"),
 }
 

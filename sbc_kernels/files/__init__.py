@@ -1,10 +1,12 @@
-"""Reading and writing compressed weights. Needs `safetensors` when a file is touched."""
+"""Reading and writing compressed weights as packed files.
 
+Reading a file needs `safetensors`.
+"""
+
+from ..weights import Pruned, Quantized
+from .footprint import Footprint
 from .packed import (
-    Footprint,
     PackedTensor,
-    Pruned,
-    Quantized,
     load_packed,
     packed_tensor,
     read_metadata,

@@ -1,19 +1,37 @@
-"""Bytes of the packed form. Needs no torch, and no tensor is read."""
+"""Size of the packed form, on disk and dense. Needs no torch, and reads no tensor."""
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .packed import Footprint, _read
+from ..errors import ParameterTypeError
+from .packed import read_stored
 
-__all__ = ["footprint"]
+__all__ = ["Footprint", "footprint"]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a compressed model takes on disk.
+
+    Attributes
+    ----------
+    bytes : size of the packed file, header and all.
+    dense_bytes : size of all its tensors, stored as they are.
+    layers : by name of each compressed layer, the bytes of its weight, packed and dense.
+    """
+
+    bytes: int
+    dense_bytes: int
+    layers: dict[str, tuple[int, int]]
 
 
 def footprint(what: Any) -> Footprint:
-    """The size of a compressed model as it is stored, and the size of the dense one.
+    """Returns the size of a compressed model as it is stored, and the size of the dense one.
 
     Parameters
     ----------
@@ -29,17 +47,20 @@ def footprint(what: Any) -> Footprint:
     if isinstance(what, (str, Path)):
         return _of_file(Path(what))
     if callable(getattr(what, "footprint", None)):
-        found: Footprint = what.footprint()
-        return found
-    raise TypeError(
-        f"what is a {type(what).__name__}; accepted is a CompressedModel or a packed file's path"
+        size: Footprint = what.footprint()
+        return size
+    raise ParameterTypeError(
+        "what",
+        what,
+        "a CompressedModel or a packed file's path",
+        shown=f"a {type(what).__name__}",
     )
 
 
 def _of_file(path: Path) -> Footprint:
     from safetensors import safe_open
 
-    _, records, metadata = _read(path, with_tensors=False)
+    _, records, metadata = read_stored(path, with_tensors=False)
     stored: dict[str, int] = {}
     dense: dict[str, int] = {}
     try:
@@ -73,6 +94,7 @@ def _of_file(path: Path) -> Footprint:
 
 
 def _item_bytes(dtype: str) -> int:
-    """Of safetensors' names (F32, U8, BOOL) and of NumPy's and torch's (bfloat16, float8_e4m3fn)."""
+    """Bytes of one number, by safetensors' name (F32, U8, BOOL) or NumPy's or torch's (bfloat16,
+    float8_e4m3fn) of its dtype."""
     bits = re.search(r"\d+", dtype)
     return int(bits[0]) // 8 if bits else 1

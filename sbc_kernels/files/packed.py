@@ -1,4 +1,4 @@
-"""The packed file: a safetensors file in which a compressed weight costs what it holds.
+"""The packed file: a safetensors file in which a compressed weight takes no more than it holds.
 
     what the weight is    what is stored, as tensors `<name>:<part>`
     pruned                mask, values (the survivors alone, in row-major order, their own dtype)
@@ -12,7 +12,8 @@ for bit; at 99 % sparsity k = 6 takes 8.1 bits a survivor where the bitmap takes
 is 8.08. The k that gives the fewest bytes is stored beside the shape.
 
 The header's one metadata entry, `sbc_kernels.packed`, is JSON: the format version, a checksum of the
-tensors, a record for each compressed one, and the caller's own metadata. Equal input gives equal bytes.
+tensors, a record for each compressed one, and the caller's own metadata. Equal input gives equal bytes,
+those that safetensors' own `save` writes for the same parts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..arrays import Array, to_numpy
 from ..errors import ParameterError
@@ -34,63 +34,63 @@ from ..grid import Grid
 from ..layer import CompressedLayer
 from ..weights import CompressedWeight, Pruned, Quantized
 from .atomic import write_atomic
+from .bits import decode_mask, encode_mask, pack_bits, unpack_bits
 
 __all__ = [
-    "Footprint",
+    "CodedTensors",
     "PackedTensor",
-    "Pruned",
-    "Quantized",
+    "code_tensors",
     "load_packed",
     "packed_tensor",
+    "read_metadata",
     "read_packed",
+    "read_stored",
     "save_packed",
 ]
 
 VERSION = 1
 HEADER = "sbc_kernels.packed"
 FLOATS = ("float16", "float32", "float64")
+PRUNABLE = (*FLOATS, "uint16")  # uint16: the bits of a bfloat16
 SMALL = 1 << 28  # weights that a file of any size may claim to hold
 LARGEST_RATIO = 1 << 12  # and for each of its bytes: a mask cannot be much emptier
-CHUNK = 1 << 16  # values spread out into bits at a time; a multiple of 8: chunks end on bytes
-
-Bytes = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
-
 
 PackedTensor = CompressedWeight
 
+# safetensors' names of NumPy's dtypes, in its order: arrays of the last ones lie first in a file, so
+# that each begins at a multiple of its item size.
+_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "uint16": "U16",
+    "float16": "F16",
+    "int32": "I32",
+    "uint32": "U32",
+    "float32": "F32",
+    "complex64": "C64",
+    "float64": "F64",
+    "int64": "I64",
+    "uint64": "U64",
+}
+_RANK = {name: rank for rank, name in enumerate(_DTYPES)}
 
-@dataclass(frozen=True)
-class Footprint:
-    """What a compressed model takes on disk.
 
-    Attributes
-    ----------
-    bytes : of the packed file, header and all.
-    dense_bytes : of all its tensors, stored as they are.
-    layers : by name of each compressed layer, its weight's bytes packed and dense.
-    """
-
-    bytes: int
-    dense_bytes: int
-    layers: dict[str, tuple[int, int]]
+# ---- writing -----------------------------------------------------------------------------------
 
 
 def packed_tensor(layer: CompressedLayer) -> PackedTensor:
     """Returns what `compress_layer` returned in the form that `save_packed` takes.
 
-    The arrays become NumPy. A dtype that no file holds is widened: bfloat16 to float32, more than
-    64 bits are rounded to float64.
+    The arrays become NumPy arrays. A dtype that no file holds is converted: bfloat16 is widened to
+    float32, and more than 64 bits are rounded to float64.
     """
     compressed, weight = layer.compressed, _on_host(layer.weight)
     dtype = compressed.dtype if compressed.dtype in FLOATS else weight.dtype.name
     if isinstance(compressed, Pruned):  # to_numpy widens float16, which a file does hold
         return Pruned(weight.astype(dtype, copy=False), _on_host(compressed.mask))
     return replace(compressed, dtype=dtype).converted(_on_host)
-
-
-def _on_host(array: Any) -> Array:
-    return to_numpy(array, "weight")[0]
 
 
 def save_packed(
@@ -108,63 +108,132 @@ def save_packed(
 
     Raises
     ------
-    ValueError : a name has a colon in it, which sets a tensor's parts apart.
+    ValueError : a name contains a colon, which separates a tensor's name from its parts' names.
     """
-    return write_atomic(path, packed_file_of(tensors, metadata))
+    return write_atomic(path, code_tensors(tensors).file(metadata or {}))
 
 
-def packed_file_of(
-    tensors: Mapping[str, PackedTensor | Array], metadata: Mapping[str, Any] | None = None
-) -> bytes:
-    """What `save_packed` writes. Raises what it raises."""
-    from safetensors.numpy import save
+@dataclass(frozen=True, eq=False)
+class CodedTensors:
+    """Tensors coded for the packed file, each once; files with any metadata are made from it.
 
+    Attributes
+    ----------
+    stored : the arrays of the file by their names there, in row-major order, little-endian.
+    records : by name of each `Pruned` or `Quantized`, what the header says of it.
+    sizes : by name of each tensor, the bytes of all its parts.
+    checksum : of `stored`.
+    """
+
+    stored: dict[str, Array]
+    records: dict[str, dict[str, Any]]
+    sizes: dict[str, int]
+    checksum: int
+
+    def file(self, metadata: Mapping[str, Any]) -> bytes:
+        """Returns the bytes of the file."""
+        buffers = (_bytes_of(self.stored[name]) for name in self._order())
+        return b"".join((self.header(metadata), *buffers))
+
+    def file_size(self, metadata: Mapping[str, Any]) -> int:
+        """Returns the number of bytes of the file, which only its header depends on."""
+        return len(self.header(metadata)) + sum(self.sizes.values())
+
+    def header(self, metadata: Mapping[str, Any]) -> bytes:
+        """Returns all that comes before the arrays in the file."""
+        about = {
+            "version": VERSION,
+            "checksum": self.checksum,
+            "tensors": self.records,
+            "metadata": dict(metadata),
+        }
+        text = json.dumps(about, separators=(",", ":"), sort_keys=True)
+        entries: dict[str, Any] = {"__metadata__": {HEADER: text}}
+        start = 0
+        for name in self._order():
+            array = self.stored[name]
+            end = start + array.nbytes
+            entries[name] = {
+                "dtype": _DTYPES[array.dtype.name],
+                "shape": array.shape,
+                "data_offsets": (start, end),
+            }
+            start = end
+        data = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        data += b" " * (-len(data) % 8)  # arrays start at a multiple of 8 bytes
+        return len(data).to_bytes(8, "little") + data
+
+    def _order(self) -> list[str]:
+        """Names of the arrays as they lie in the file."""
+        return sorted(self.stored, key=lambda name: (-_RANK[self.stored[name].dtype.name], name))
+
+
+def code_tensors(tensors: Mapping[str, PackedTensor | Array]) -> CodedTensors:
+    """Codes tensors for the packed file.
+
+    Parameters
+    ----------
+    tensors : as in `save_packed`.
+
+    Raises
+    ------
+    ValueError : a name contains a colon, or a dtype is none that a file holds.
+    """
     stored: dict[str, Array] = {}
     records: dict[str, dict[str, Any]] = {}
+    sizes: dict[str, int] = {}
     for name, tensor in tensors.items():
         if ":" in name:
             raise ValueError(f"a tensor is called {name!r}; accepted are names without a colon")
         if isinstance(tensor, (Pruned, Quantized)):
             records[name], parts = _pack(tensor)
-            stored |= {f"{name}:{part}": array for part, array in parts.items()}
+            arrays = {f"{name}:{part}": array for part, array in parts.items()}
         else:
-            stored[name] = np.asarray(tensor, order="C")  # ascontiguousarray makes axes
-    header = {
-        "version": VERSION,
-        "checksum": checksum(stored),
-        "tensors": records,
-        "metadata": dict(metadata or {}),
-    }
-    text = json.dumps(header, separators=(",", ":"), sort_keys=True)
-    data: bytes = save(stored, {HEADER: text})
-    return data
+            arrays = {name: np.asarray(tensor, order="C")}  # ascontiguousarray makes axes
+        for key, array in arrays.items():
+            if array.dtype.name not in _DTYPES:
+                raise ParameterError(
+                    "dtype", array.dtype.name, ", ".join(_DTYPES), shown=f"{array.dtype} in {key!r}"
+                )
+            stored[key] = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        sizes[name] = sum(array.nbytes for array in arrays.values())
+    return CodedTensors(stored, records, sizes, checksum(stored))
 
 
 def checksum(stored: Mapping[str, Array]) -> int:
-    """CRC-32 of all that lies in a file beside the header, in the order of the names."""
+    """Returns the CRC-32 of all that lies in a file beside the header, in the order of the names."""
     code = 0
     for name in sorted(stored):
         code = zlib.crc32(f"{name} {stored[name].dtype} {stored[name].shape} ".encode(), code)
-        code = zlib.crc32(stored[name].tobytes(), code)
+        code = zlib.crc32(_bytes_of(stored[name]), code)
     return code
 
 
-def stored_bytes(tensor: PackedTensor | Array) -> int:
-    """What a tensor takes in the file, its entry in the header not counted."""
-    if isinstance(tensor, (Pruned, Quantized)):
-        return sum(part.nbytes for part in _pack(tensor)[1].values())
-    return tensor.nbytes
+def _bytes_of(array: Array) -> memoryview:
+    """The bytes of a row-major array, in its memory."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _on_host(array: Any) -> Array:
+    return to_numpy(array, "weight")[0]
+
+
+# ---- reading -----------------------------------------------------------------------------------
 
 
 def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict[str, Any]]:
-    """Reads a file in compressed form: (tensors, metadata) as `save_packed` was given them.
+    """Reads a file in compressed form.
+
+    Returns
+    -------
+    (tensors, metadata), equal to those that `save_packed` wrote.
 
     Raises
     ------
     FileNotFoundError : no such file.
     ValueError : not a packed file, of a version this release does not know, or damaged.
     """
-    stored, records, metadata = _read(path, with_tensors=True)
+    stored, records, metadata = read_stored(path, with_tensors=True)
     try:
         most = max(SMALL, LARGEST_RATIO * Path(path).stat().st_size)
         if sum(math.prod(record["shape"]) for record in records.values()) > most:
@@ -178,15 +247,34 @@ def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict
     return tensors | stored, metadata
 
 
+def load_packed(path: str | Path) -> dict[str, Array]:
+    """Reads a file as dense arrays by name, zeros and all. Raises what `read_packed` raises."""
+    tensors, _ = read_packed(path)
+    return {
+        name: tensor.to_dense() if isinstance(tensor, (Pruned, Quantized)) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The metadata alone, without reading the tensors. Raises what `read_packed` raises."""
-    return _read(path, with_tensors=False)[2]
+    """Reads the metadata alone, and no tensor. Raises what `read_packed` raises."""
+    return read_stored(path, with_tensors=False)[2]
 
 
-def _read(
+def read_stored(
     path: str | Path, with_tensors: bool
 ) -> tuple[dict[str, Array], dict[str, dict[str, Any]], dict[str, Any]]:
-    """What lies in the file, the records of the packed tensors, and the metadata."""
+    """Reads a file without unpacking its tensors.
+
+    Returns
+    -------
+    (arrays by their names in the file, records of the packed tensors, metadata). The arrays are left
+    out unless `with_tensors`, and their checksum is then not checked.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError : as `read_packed`.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
@@ -214,25 +302,15 @@ def _read(
     return stored, records, metadata
 
 
-def load_packed(path: str | Path) -> dict[str, Array]:
-    """Reads a file as dense arrays by name, zeros and all. Raises what `read_packed` raises."""
-    tensors, _ = read_packed(path)
-    return {
-        name: tensor.to_dense() if isinstance(tensor, (Pruned, Quantized)) else tensor
-        for name, tensor in tensors.items()
-    }
-
-
 # ---- one tensor --------------------------------------------------------------------------------
 
 
 def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, Array]]:
-    """A tensor as its record in the header and its parts."""
+    """Returns a tensor as its record in the header and its parts."""
+    accepted = PRUNABLE if isinstance(tensor, Pruned) else FLOATS
+    if tensor.dtype not in accepted:
+        raise ParameterError("dtype", tensor.dtype, ", ".join(accepted))
     array = tensor.weight if isinstance(tensor, Pruned) else tensor.codes
-    if tensor.dtype not in (*FLOATS, "uint16"):
-        raise ParameterError(
-            "dtype", tensor.dtype, f"{', '.join(FLOATS)}, or uint16 for bits of a bfloat16"
-        )
     record: dict[str, Any] = {"shape": list(array.shape)}
     parts: dict[str, Array] = {}
     kept = array.ravel()
@@ -255,7 +333,7 @@ def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def _unpack(record: dict[str, Any], parts: dict[str, Array]) -> PackedTensor:
-    """The inverse of `_pack`. ValueError, KeyError or TypeError if the parts do not fit."""
+    """The inverse of `_pack`. Raises ValueError, KeyError or TypeError where the parts do not fit."""
     shape = tuple(record["shape"])
     size = math.prod(shape)
     mask = np.ones(size, bool)
@@ -268,6 +346,8 @@ def _unpack(record: dict[str, Any], parts: dict[str, Array]) -> PackedTensor:
         weight = np.zeros(size, parts["values"].dtype)
         weight[mask] = parts["values"]
         return Pruned(weight.reshape(shape), mask.reshape(shape))
+    if record["dtype"] not in FLOATS:
+        raise ParameterError("dtype", record["dtype"], ", ".join(FLOATS))
     bits, scale = record["bits"], parts["scale"]
     codes = np.zeros(size, np.uint8)
     codes[mask] = unpack_bits(parts["codes"], count, bits)
@@ -281,66 +361,3 @@ def _unpack(record: dict[str, Any], parts: dict[str, Array]) -> PackedTensor:
         mask.reshape(shape) if "rice" in record else None,
         record["dtype"],
     )
-
-
-# ---- streams -----------------------------------------------------------------------------------
-
-
-def encode_mask(mask: Mask) -> tuple[int, Bytes, Bytes]:
-    """The Rice code of a mask: (k, unary stream, stream of k-bit remainders)."""
-    kept = np.flatnonzero(mask)
-    gaps = np.diff(kept, prepend=-1) - 1
-    cost = [int((gaps >> k).sum()) + kept.size * (1 + k) for k in range(32)]
-    k = cost.index(min(cost))
-    ends = np.cumsum((gaps >> k) + 1) - 1
-    unary = np.zeros(int(ends[-1]) + 1 if kept.size else 0, bool)
-    unary[ends] = True
-    return k, np.packbits(unary, bitorder="little"), pack_bits(gaps & ((1 << k) - 1), k)
-
-
-def decode_mask(k: int, unary: Bytes, low: Bytes, size: int) -> Mask:
-    """The flat mask, bool [size], that `encode_mask` was given. ValueError if it does not fit."""
-    ends = np.flatnonzero(np.unpackbits(unary, bitorder="little"))
-    gaps = (np.diff(ends, prepend=-1) - 1 << k) + unpack_bits(low, ends.size, k).astype(np.int64)
-    kept = np.cumsum(gaps + 1) - 1
-    if kept.size and kept[-1] >= size:
-        raise ValueError(f"a mask of {size} weights keeps weight {kept[-1]}")
-    mask = np.zeros(size, bool)
-    mask[kept] = True
-    return mask
-
-
-def pack_bits(values: NDArray[Any], bits: int) -> Bytes:
-    """Unsigned integers below 2**bits as one stream, `bits` (0 to 32) each, lowest bit first."""
-    if bits == 0:
-        return np.zeros(0, np.uint8)
-    chunks = [
-        np.packbits(
-            np.unpackbits(
-                values[i : i + CHUNK].astype("<u4").view(np.uint8).reshape(-1, 4),
-                axis=1,
-                count=bits,
-                bitorder="little",
-            ),
-            bitorder="little",
-        )
-        for i in range(0, values.size, CHUNK)
-    ]
-    return np.concatenate(chunks) if chunks else np.zeros(0, np.uint8)
-
-
-def unpack_bits(stream: Bytes, count: int, bits: int) -> NDArray[np.uint32]:
-    """The inverse of `pack_bits`: uint32 [count]. ValueError if the stream has another length."""
-    if stream.dtype != np.uint8 or stream.shape != (-(-count * bits // 8),):
-        raise ValueError(f"{count} values of {bits} bits do not fill a stream of {stream.shape}")
-    values = np.zeros((count, 4), np.uint8)
-    if bits == 0:
-        return values.view("<u4").ravel()
-    for i in range(0, count, CHUNK):
-        part = values[i : i + CHUNK]
-        flat = np.unpackbits(
-            stream[i * bits // 8 :], count=len(part) * bits, bitorder="little"
-        ).reshape(-1, bits)
-        packed = np.packbits(flat, axis=1, bitorder="little")
-        part[:, : packed.shape[1]] = packed
-    return values.view("<u4").ravel()

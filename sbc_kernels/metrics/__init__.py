@@ -8,8 +8,7 @@ all of them for two models in one pass.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..files.footprint import footprint
-from ..files.packed import Footprint
+from ..files.footprint import Footprint, footprint
 from .weights import connection_sparsity, layer_synaptic_operations
 
 if TYPE_CHECKING:

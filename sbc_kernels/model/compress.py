@@ -23,6 +23,7 @@ from .result import CompressedModel
 from .run import Run
 from .settings import checked_settings
 from .shares import share_out
+from .stamp import current_stamp
 from .tracing import trace_copy
 
 __all__ = ["compress_model"]
@@ -113,7 +114,7 @@ def compress_model(
     if forward is not None and not callable(forward):
         raise TypeError(f"forward is {forward!r}; accepted is a function (model, batch), or None")
     place = next((p.device for p in model.parameters()), torch.device("cpu"))
-    start, memory = time.perf_counter(), PeakMemory(place)
+    start, memory, stamp = time.perf_counter(), PeakMemory(place), current_stamp()
     if sparsity is None and bits is None and not isinstance(allocation, Mapping):
         sparsity = 0.9
     if allocation is None:
@@ -201,6 +202,7 @@ def compress_model(
         folded=norms,
         example=first_batch(batches),
         forward=forward,
+        stamp=stamp,
     )
 
 

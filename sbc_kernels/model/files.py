@@ -1,101 +1,115 @@
-"""Compressed models as files: safetensors in which a weight costs what it holds.
+"""Compressed models as files: safetensors in which a weight takes no more than it holds.
 
-See `io.packed` for the format of a tensor. The header's metadata has ``report`` (what
-`CompressedModel.report` says), ``casts`` (tensors whose dtype NumPy does not know, and which),
+See `files.packed` for the format of a tensor. The header's metadata has ``report`` (what
+`CompressedModel.report` returns), ``casts`` (tensors whose dtype NumPy does not have, and that dtype),
 ``aliases`` (names that share another's tensor) and ``folded`` (by layer, the BatchNorm in it).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..arrays import Array
-from ..files.packed import (
-    FLOATS,
-    Footprint,
-    PackedTensor,
-    packed_file_of,
-    read_packed,
-    stored_bytes,
-)
-from ..grid import Grid
+from ..files.footprint import Footprint
+from ..files.packed import PRUNABLE, PackedTensor, code_tensors, read_packed
 from ..network.copies import copy_of, require_model, reset_states
 from ..network.state import entry
 from ..network.tensors import is_norm
-from ..weights import Pruned, Quantized
+from ..weights import CompressedWeight, Pruned, Quantized
 
-if TYPE_CHECKING:
-    from .result import CompressedModel
+__all__ = ["PackedFile", "load_compressed", "packed_file", "require_storable"]
 
-__all__ = ["PackedFile", "load_compressed", "packed_file"]
-
-_BITS_OF = {1: torch.uint8, 2: torch.uint16}  # of a float that NumPy does not know, by its size
+_BITS_OF = {1: torch.uint8, 2: torch.uint16}  # of a float that NumPy does not have, by its size
 
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A file's bytes, and what they are spent on."""
+    """A compressed model as a file.
+
+    Attributes
+    ----------
+    data : the bytes of the file.
+    footprint : what they are spent on.
+    report : the report in the file's header, with the footprint.
+    """
 
     data: bytes
     footprint: Footprint
+    report: dict[str, Any]
 
 
-def packed_file(result: CompressedModel, about: Mapping[str, Any]) -> PackedFile:
-    """The file that `CompressedModel.save` writes; its report is `about` with the footprint.
+def packed_file(
+    model: nn.Module,
+    layers: Iterable[str],
+    weights: Mapping[str, CompressedWeight],
+    folded: Mapping[str, str],
+    about: Mapping[str, Any],
+) -> PackedFile:
+    """Returns the file that `CompressedModel.save` writes. Every tensor is coded once.
+
+    Parameters
+    ----------
+    model : the compressed model. It stays as it is.
+    layers : names of the layers that the footprint lists.
+    weights : by layer name, the compressed weights.
+    folded : by layer name, the BatchNorm that was folded into it.
+    about : the report but for the footprint, as JSON has it.
 
     Raises
     ------
     TypeError, ValueError : a state or weight that cannot be kept; the message names it.
     """
-
-    work = copy_of(result.model)
+    work = copy_of(model)
     reset_states(work)
-    packed = {entry(layer.name, "weight"): layer for layer in result.layers}
     state = work.state_dict()
     require_storable(state)
+    layer_of = {entry(layer, "weight"): layer for layer in layers}
     owners: dict[
         tuple[Any, ...], str
     ] = {}  # of tied tensors: a compressed layer's name, or the first
-    for name in sorted(state, key=lambda name: name not in packed):
-        owners.setdefault(_place(name, state[name]), name)
-    metadata: dict[str, Any] = {"casts": {}, "aliases": {}, "folded": result.folded}
+    for name in sorted(state, key=lambda name: name not in layer_of):
+        owners.setdefault(_identity(name, state[name]), name)
+    casts: dict[str, str] = {}
+    aliases: dict[str, str] = {}
     tensors: dict[str, PackedTensor | Array] = {}
     dense_bytes: dict[str, int] = {}
     for name, value in state.items():
-        owner = owners[_place(name, value)]
+        owner = owners[_identity(name, value)]
         if owner != name:
-            metadata["aliases"][name] = owner
+            aliases[name] = owner
             continue
         dense = value.detach().cpu().contiguous()
         dense_bytes[name] = dense.numel() * dense.element_size()
-        parts = result.tensors.get(packed[name].name, {}) if name in packed else {}
-        tensor, cast = _packed(name, dense, parts, packed.get(name))
-        tensors[name] = tensor
+        compressed = weights.get(layer_of[name]) if name in layer_of else None
+        tensors[name], cast = _packed(name, dense, compressed)
         if cast:
-            metadata["casts"][name] = cast
-    spent = {name: stored_bytes(tensor) for name, tensor in tensors.items()}
-    layers = {layer.name: name for name, layer in packed.items() if name in tensors}
+            casts[name] = cast
+    coded = code_tensors(tensors)
     footprint = Footprint(
         bytes=0,
         dense_bytes=sum(dense_bytes.values()),
-        layers={layer: (spent[name], dense_bytes[name]) for layer, name in layers.items()},
+        layers={
+            layer: (coded.sizes[name], dense_bytes[name])
+            for name, layer in layer_of.items()
+            if name in tensors
+        },
     )
-    data = b""
-    for _ in range(4):  # the report says how long the file is that it is in
-        footprint = Footprint(len(data), footprint.dense_bytes, footprint.layers)
-        report = {**about, "footprint": json.loads(json.dumps(asdict(footprint)))}
-        data = packed_file_of(tensors, {**metadata, "report": report})
-        if len(data) == footprint.bytes:
-            break
-    return PackedFile(data, footprint)
+    metadata: dict[str, Any] = {"casts": casts, "aliases": aliases, "folded": dict(folded)}
+    while True:  # the report holds the size of the file that it is in: more digits, a longer header
+        sizes = {**asdict(footprint), "layers": {n: list(v) for n, v in footprint.layers.items()}}
+        report = {**about, "footprint": sizes}
+        metadata["report"] = report
+        size = coded.file_size(metadata)
+        if size == footprint.bytes:
+            return PackedFile(coded.file(metadata), footprint, report)
+        footprint = replace(footprint, bytes=size)
 
 
 def require_storable(state: Mapping[str, Any]) -> None:
@@ -117,17 +131,17 @@ def require_storable(state: Mapping[str, Any]) -> None:
             )
 
 
-def _place(name: str, value: Tensor) -> tuple[Any, ...]:
-    """Equal for tensors that are one and the same."""
+def _identity(name: str, value: Tensor) -> tuple[Any, ...]:
+    """A key that is equal for tensors that are one and the same."""
     if value.numel() == 0:
         return (name,)
     return (value.data_ptr(), value.shape, value.stride(), value.dtype)
 
 
 def _packed(
-    name: str, dense: Tensor, parts: Mapping[str, Tensor], record: Any
+    name: str, dense: Tensor, compressed: CompressedWeight | None
 ) -> tuple[PackedTensor | Array, str]:
-    """A tensor ready for the file, and its own dtype where NumPy does not know that."""
+    """Returns a tensor ready for the file, and its own dtype where NumPy does not have that."""
     cast = ""
     try:
         values: Array = dense.numpy()
@@ -136,30 +150,29 @@ def _packed(
         if dense.element_size() not in _BITS_OF:
             raise TypeError(f"the model's {name!r} is {dense.dtype}, which no file holds") from None
         values = dense.view(_BITS_OF[dense.element_size()]).numpy()
-    mask = parts["mask"].cpu().numpy() if "mask" in parts else None
-    if "codes" not in parts:
-        if mask is None or values.dtype.name not in (*FLOATS, "uint16"):
-            return values, cast
-        pruned = Pruned(values, mask)
-        _require_same(name, pruned.to_dense(), values, "mask")
-        return pruned, cast
-    codes, scale, zero = (parts[key].cpu().numpy() for key in ("codes", "scale", "zero_point"))
-    grid = Grid(record.bits, scale, zero, record.group_size)
-    quantized = Quantized(codes, grid, mask, "float32" if cast else values.dtype.name)
-    meant = torch.from_numpy(quantized.to_dense()).to(dense.dtype)
-    _require_same(name, meant.view(torch.uint8).numpy(), dense.view(torch.uint8).numpy(), "codes")
-    return quantized, cast
+    if isinstance(compressed, Quantized):
+        quantized = replace(compressed, dtype="float32" if cast else values.dtype.name)
+        quantized = quantized.converted(lambda tensor: tensor.cpu().numpy())
+        decoded = torch.from_numpy(quantized.to_dense()).to(dense.dtype)
+        _require_same(name, decoded.view(torch.uint8), dense.view(torch.uint8), "codes")
+        return quantized, cast
+    if compressed is None or values.dtype.name not in PRUNABLE:
+        return values, cast
+    pruned = Pruned(values, compressed.mask.cpu().numpy())
+    bits = torch.from_numpy(pruned.to_dense().view(np.uint8))
+    _require_same(name, bits, dense.view(torch.uint8), "mask")
+    return pruned, cast
 
 
-def _require_same(name: str, meant: Array, values: Array, what: str) -> None:
-    if meant.tobytes() != values.tobytes():
+def _require_same(name: str, decoded: Tensor, bits: Tensor, what: str) -> None:
+    if not torch.equal(decoded, bits):
         raise ValueError(
             f"the weight {name!r} is not what its {what} say: it was changed after the compression; "
             "accepted is the model as compress_model gave it"
         )
 
 
-# ---- back --------------------------------------------------------------------------------------
+# ---- reading ----------------------------------------------------------------------------------
 
 
 @overload
@@ -277,7 +290,7 @@ def _require_fits(
     for name, tensor in fresh.state_dict().items():
         if name not in mine or name not in state:
             continue
-        first = shared.setdefault(_place(name, tensor), name)
+        first = shared.setdefault(_identity(name, tensor), name)
         if first != name and not torch.equal(state[first], state[name]):
             raise ValueError(
                 f"{path} is of another model: {first!r} and {name!r}, one tensor here, differ in it"

@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +14,22 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..files.atomic import write_atomic
+from ..files.footprint import Footprint
 from ..network.copies import copy_of
 from ..weights import CompressedWeight
-from .files import packed_file
+from .files import PackedFile, packed_file
 from .plan import Plan
 from .record import LayerRecord
+from .stamp import Stamp, current_stamp
 from .text_table import text_table
 
 if TYPE_CHECKING:
-    from ..files.packed import Footprint
     from ..metrics import Comparison
 
 __all__ = ["CompressedModel", "LayerRecord"]
+
+# Of the report, what differs between equal runs. The prediction depends on a GPU's free memory.
+_MEASURED = ("seconds", "peak_bytes", "start_bytes", "predicted_bytes")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class CompressedModel:
     log : what was done, line by line.
     folded : by layer name, the BatchNorm that was folded into it (``fold=True``).
     example, forward : the first calibration batch, and how the model is run.
+    stamp : the time of the run.
     """
 
     model: nn.Module
@@ -69,6 +73,7 @@ class CompressedModel:
     folded: dict[str, str] = field(default_factory=dict)
     example: Any = field(default=None, repr=False)
     forward: Callable[[nn.Module, Any], Any] | None = None
+    stamp: Stamp = field(default_factory=current_stamp)
 
     @property
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -81,12 +86,33 @@ class CompressedModel:
             for layer in self.layers
         }
 
-    def save(self, path: str | Path, *, comparison: Comparison | None = None) -> int:
-        """Writes the model to one safetensors file in which a weight costs what it holds.
+    def packed_file(self, comparison: Comparison | None = None) -> PackedFile:
+        """Returns what `save` writes, in memory: the file's bytes, its footprint and its report.
 
-        Survivors and a coded mask of a pruned weight; codes of `bits` bits, scales and zero points of a
-        quantized one; both for both; any other tensor as it is. Neurons' states are not kept. The
-        header holds `report()`. `load_compressed` reads the file.
+        The same each time for the same weights and comparison: the time in the report is that of the
+        run. Where the environment variable SOURCE_DATE_EPOCH was set for the run, that is its time, and
+        the report leaves out (as None) what differs between equal runs: seconds, peak_bytes,
+        start_bytes, predicted_bytes. Files of equal runs are then equal, byte for byte.
+
+        Parameters
+        ----------
+        comparison : of `sbc.metrics.compare`, to go into the report.
+
+        Raises
+        ------
+        ValueError : a weight is not what its codes or its mask say: it was changed after the
+            compression.
+        """
+        names = [layer.name for layer in self.layers]
+        return packed_file(self.model, names, self.weights, self.folded, self._about(comparison))
+
+    def save(self, path: str | Path, *, comparison: Comparison | None = None) -> int:
+        """Writes the model to one safetensors file in which a weight takes no more than it holds.
+
+        Of a pruned weight the survivors and a coded mask are stored; of a quantized one codes of `bits`
+        bits, scales and zero points; of one that is both, all of these; any other tensor as it is.
+        Neurons' states are not kept. The header holds `report()`. `load_compressed` reads the file.
+        `packed_file` says when two files are equal.
 
         Parameters
         ----------
@@ -101,7 +127,7 @@ class CompressedModel:
         ------
         ValueError : a weight is not what its codes say: it was changed after the compression.
         """
-        return write_atomic(path, packed_file(self, self._about(comparison)).data)
+        return write_atomic(path, self.packed_file(comparison).data)
 
     def to_nir(self, path: str | Path, *, integer_weights: bool = False) -> None:
         """Writes the model as a NIR graph (Neuromorphic Intermediate Representation), for simulators
@@ -141,26 +167,29 @@ class CompressedModel:
         write_html(path, self.report(comparison))
 
     def footprint(self) -> Footprint:
-        """What `save` would write, in bytes, and what the layers take of it."""
-        return packed_file(self, self._about(None)).footprint
+        """Returns what `save` would write, in bytes, and what the layers take of it."""
+        return self.packed_file().footprint
 
     def report(self, comparison: Comparison | None = None) -> dict[str, Any]:
-        """All there is to tell, but for tensors, as JSON knows it: what `to_html` shows."""
-        about = self._about(comparison)
-        footprint = asdict(packed_file(self, about).footprint)
-        return {**about, "footprint": json.loads(json.dumps(footprint))}
+        """Returns all that is known but the tensors, as JSON has it: what `to_html` shows."""
+        return self.packed_file(comparison).report
 
     def _about(self, comparison: Comparison | None) -> dict[str, Any]:
-        """`report` without the footprint."""
+        """Returns `report` without the footprint."""
+        record = json.loads(self.to_json())
+        if self.stamp.reproducible:
+            record |= dict.fromkeys(_MEASURED)
+            for layer in record["layers"]:
+                layer["seconds"] = None
         return {
             "versions": {
                 "sbc_kernels": __version__,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": self.stamp.created,
             "model": type(self.model).__name__,
-            **json.loads(self.to_json()),
+            **record,
             "comparison": None if comparison is None else comparison.to_dict(),
         }
 

@@ -14,6 +14,7 @@ import sbc_kernels as sbc
 from sbc_kernels.cli.data import Cut, load_data
 from sbc_kernels.cli.objects import load_model
 from sbc_kernels.files import read_metadata
+from sbc_kernels.files.packed import code_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -62,7 +63,7 @@ def test_compress_from_end_to_end(place: Path) -> None:
     report = json.loads((out / "report.json").read_text())
     assert [layer["name"] for layer in report["layers"]] == ["1", "4"]
     assert report["comparison"]["samples"] == 20
-    assert read_metadata(out / "model.safetensors")["report"]["comparison"] == report["comparison"]
+    assert read_metadata(out / "model.safetensors")["report"] == report  # one time stamp, too
     assert "Synaptic operations" in (out / "report.html").read_text()
     shown = expected.table().splitlines()[2].split()[:6]
     assert shown == next(
@@ -71,10 +72,18 @@ def test_compress_from_end_to_end(place: Path) -> None:
     assert "of 20 samples are given the same class" in result.stdout
 
 
-def test_compress_json_is_the_report_and_nothing_else(place: Path) -> None:
+def test_compress_json_is_the_report_and_nothing_else(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coded = []
+    monkeypatch.setattr(
+        "sbc_kernels.model.files.code_tensors",
+        lambda tensors: coded.append(tensors) or code_tensors(tensors),
+    )
     result = good("compress", "net.py:chatty", *CAL[1:], "--out", "o", "--json", "--method", "rtn",
                   "--bits", "3")  # fmt: skip
     assert json.loads(result.stdout) == json.loads(Path("o/report.json").read_text())
+    assert len(coded) == 1  # for the file, the page and the JSON together
     assert "hello from the factory" in result.stderr
     assert "error" in result.stderr  # a line a layer, for there is no terminal
     quiet = good("compress", *CAL, "--out", "p", "--quiet")

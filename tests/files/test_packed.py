@@ -24,15 +24,8 @@ from sbc_kernels.files import (
     read_packed,
     save_packed,
 )
-from sbc_kernels.files.packed import (
-    CHUNK,
-    HEADER,
-    checksum,
-    decode_mask,
-    encode_mask,
-    pack_bits,
-    unpack_bits,
-)
+from sbc_kernels.files.bits import CHUNK, decode_mask, encode_mask, pack_bits, unpack_bits
+from sbc_kernels.files.packed import HEADER, checksum, code_tensors
 from sbc_kernels.grid import Grid
 
 
@@ -213,6 +206,29 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_file_is_what_safetensors_writes() -> None:
+    """Header, padding and the order of the arrays are those of safetensors' own `save`."""
+    rng = np.random.default_rng(8)
+    kinds = [bool, np.complex64, *(f"{kind}{8 << i}" for kind in ("int", "uint") for i in range(4))]
+    arrays = {
+        f'{name}.\u00fc"': rng.integers(0, 2, shape).astype(kind)
+        for name, kind in zip("kjihgfedcb", kinds, strict=True)
+        for shape in [(3, 5) if name != "j" else ()]
+    }
+    arrays |= {kind: rng.normal(size=(2, 0, 3)).astype(kind) for kind in ("f2", "f4", "f8")}
+    arrays |= {"big": np.arange(5, dtype=">f4"), "strided": np.arange(12.0).reshape(3, 4).T}
+    mixed = {"q": a_quantized(rng, 3, (4, 9), density=0.4), **arrays}
+    for length in range(9):  # every padding
+        coded = code_tensors(mixed)
+        metadata = {"text": "x" * length, "more": {"\u00e9": [1, None]}}
+        data = coded.file(metadata)
+        text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][HEADER]
+        assert json.loads(text)["metadata"] == metadata
+        assert data == save(coded.stored, {HEADER: text})
+        assert coded.file_size(metadata) == len(data)
+        assert coded.sizes["big"] == 20
+
+
 @pytest.mark.parametrize("bits", [None, 4, 2])
 @pytest.mark.parametrize("density", [None, 0.1, 0.01])
 def test_file_costs_what_it_holds(tmp_path: Path, bits: int | None, density: float | None) -> None:
@@ -310,6 +326,14 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_packed(path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_packed(tmp_path / "nowhere")
+
+
+def test_dtypes_that_no_file_holds(tmp_path: Path) -> None:
+    wide = np.ones((2, 3), np.longdouble)
+    for tensor in (wide, Pruned(wide, wide > 0), np.array(["text"])):
+        with pytest.raises(ValueError, match=r"dtype is .*; accepted is .*float64"):
+            save_packed(tmp_path / "w", {"w": tensor})
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_with_a_colon(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.files import read_metadata
+from sbc_kernels.files import packed, read_metadata
 from sbc_kernels.files.packed import HEADER, checksum
 
 with warnings.catch_warnings():
@@ -225,8 +225,7 @@ def test_report_is_in_the_file(tmp_path: Path) -> None:
     result = sbc.compress_model(conv_net(), x, sparsity=0.8)
     result.save(path := tmp_path / "net")
     report = read_metadata(path)["report"]
-    mine = result.report()
-    assert {**report, "created": ""} == {**mine, "created": ""}
+    assert report == result.report()
     assert report["footprint"]["bytes"] == path.stat().st_size
     assert report["layers"][0]["name"] == "0"
     curve = report["layers"][0]["curve"]
@@ -237,6 +236,55 @@ def test_report_is_in_the_file(tmp_path: Path) -> None:
     dense = sum(t.numel() * t.element_size() for t in result.model.state_dict().values())
     assert report["footprint"]["dense_bytes"] == dense
     json.dumps(report, allow_nan=False)
+
+
+def test_files_of_one_result_are_equal_and_code_each_tensor_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = (torch.rand(4, 6, 2, 8, 8) < 0.3).float()
+    result = sbc.compress_model(conv_net(), x, sparsity=0.8, overrides={"8": {"bits": 4}})
+    coded: list[Any] = []
+    original = packed._pack
+
+    def pack(tensor: Any) -> Any:
+        coded.append(tensor)
+        return original(tensor)
+
+    monkeypatch.setattr("sbc_kernels.files.packed._pack", pack)
+    result.save(tmp_path / "first")
+    assert len(coded) == len(result.weights) == 4
+    monkeypatch.setattr("sbc_kernels.model.stamp.datetime", None)  # nobody asks for the time again
+    result.save(tmp_path / "second")
+    first, second = ((tmp_path / name).read_bytes() for name in ("first", "second"))
+    assert first == second == result.packed_file().data
+    assert result.packed_file().report == result.report()
+    assert result.report()["created"] == result.stamp.created
+
+
+def test_equal_runs_give_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With SOURCE_DATE_EPOCH; what was measured is left out of the file and stays in the result."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1234567890")
+    x = (torch.rand(4, 6, 2, 8, 8) < 0.3).float()
+    for name in ("first", "second"):
+        result = sbc.compress_model(conv_net(), x, sparsity=0.8, bits=4, fold=True)
+        result.save(tmp_path / name)
+        result.to_html(tmp_path / f"{name}.html")
+        assert result.seconds > 0
+        assert all(layer.seconds > 0 for layer in result.layers)
+    for ending in ("", ".html"):
+        first, second = ((tmp_path / f"{name}{ending}") for name in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+    report = read_metadata(tmp_path / "first")["report"]
+    assert report["created"] == "2009-02-13T23:31:30+00:00"
+    assert report["seconds"] is None
+    assert all(layer["seconds"] is None for layer in report["layers"])
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1.5", "9" * 30])
+def test_source_date_epoch_that_is_no_time(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+    with pytest.raises(sbc.ParameterError, match=f"SOURCE_DATE_EPOCH is '{text}'; accepted is"):
+        sbc.compress_model(conv_net(), torch.ones(2, 2, 2, 8, 8))
 
 
 # ---- what is refused ---------------------------------------------------------------------------

@@ -110,6 +110,7 @@ def compress(
     from ...files.atomic import write_atomic
     from ...model import compress_model
     from ...model.files import require_storable
+    from ...report import write_html
 
     how = {
         "forward": None if forward is None else load_object(forward, "--forward"),
@@ -139,13 +140,13 @@ def compress(
     with _resumable(ctx, kept), _spoken(quiet, progress):
         result: CompressedModel = compress_model(network, samples, **settings)
         comparison = None if judged is None else metrics.compare(network, result, judged, **how)
-    result.save(files[0], comparison=comparison)
-    result.to_html(files[1], comparison=comparison)
-    report = result.report(comparison)
-    write_atomic(files[2], (json_module.dumps(report, indent=2) + "\n").encode())
+    packed = result.packed_file(comparison)
+    write_atomic(files[0], packed.data)
+    write_html(files[1], packed.report)
+    write_atomic(files[2], (json_module.dumps(packed.report, indent=2) + "\n").encode())
     if checkpoint_dir is None:
         shutil.rmtree(kept)
-    return Answer(report, _text(result, report, out))
+    return Answer(packed.report, _text(result, packed.report, out))
 
 
 def _text(result: CompressedModel, report: dict[str, Any], out: Path) -> str:
