@@ -1,19 +1,22 @@
-"""What a spiking neuron module tells about itself, one small file a framework.
+"""Adapters of the frameworks: how to read their spiking neurons, one small file a framework.
 
-An adapter knows a framework's neurons by the names of their classes and of the modules that define
-them, so none of the frameworks has to be installed, or is imported. It answers three questions: is
-this module a neuron, what is its `NeuronFacts` for an input of this shape, and how is its state reset.
+An adapter recognizes a framework's neurons by the names of their classes and of the modules that define
+them, so no framework needs to be installed, and none is imported. It says whether a module is a
+neuron, gives its `NeuronFacts` for an input of a given shape, and resets its state.
 
-A neuron class of one's own is made known with `register_neuron`.
+Users add neuron classes of their own with `register_neuron`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from . import norse, sinabs, snntorch, spikingjelly
 from .adapter import Adapter, NeuronFacts, Update, class_names
 from .registered import register_neuron, registered
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "Adapter",
@@ -27,12 +30,18 @@ __all__ = [
 FRAMEWORKS: tuple[Adapter, ...] = (spikingjelly, snntorch, norse, sinabs)
 
 
-def keeps_state(module: Any) -> bool:
-    """Whether this is one of SpikingJelly's modules with a memory (``reset()``), neuron or not."""
+def keeps_state(module: nn.Module) -> bool:
+    """Returns whether the module is a `MemoryModule` of SpikingJelly, which ``reset()`` resets.
+
+    Neurons are among them, but also layers with a state of their own.
+    """
     return "MemoryModule" in class_names(module, "spikingjelly.activation_based")
 
 
-def adapter_of(module: Any) -> Adapter | None:
-    """What knows this module as a spiking neuron; None where nothing does."""
-    known: list[Adapter] = [*registered, *FRAMEWORKS]
-    return next((adapter for adapter in known if adapter.is_neuron(module)), None)
+def adapter_of(module: nn.Module) -> Adapter | None:
+    """Returns the adapter that recognizes the module as a spiking neuron; None if there is none.
+
+    Registered classes come before the frameworks, so that a user can describe a subclass otherwise.
+    """
+    adapters: list[Adapter] = [*registered, *FRAMEWORKS]
+    return next((adapter for adapter in adapters if adapter.is_neuron(module)), None)

@@ -1,4 +1,4 @@
-"""What an adapter of a framework is, what it says of a neuron, and what all adapters share."""
+"""The protocol of an adapter, the facts that it gives about a neuron, and the adapters' helpers."""
 
 from __future__ import annotations
 
@@ -7,86 +7,100 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ..neurons import Neuron
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Value: TypeAlias = "float | Tensor"  # a number, or a tensor that broadcasts to one sample's neurons
+Notes = tuple[str, ...]  # approximations, in words for the user
 
 
 @dataclass(frozen=True)
 class NeuronFacts:
-    """How a neuron module reads one call of its forward, and what it makes of its input.
+    """What the compression needs to know about a neuron, given the shape of one call's input.
 
     Attributes
     ----------
-    neuron : its subthreshold impulse response; None where it has none, and `notes` says why.
-    outer, steps : the input's leading axes, flattened, are (outer, steps, the rest): ``outer`` is 1
-        where time comes first ([T, N, ...]), the batch size where it comes second ([N, T, ...], also
-        flattened to [N*T, ...]). ``steps`` is 1 where a call is one time step.
-    threshold : the membrane potential at which it fires (the mean where channels differ), positive.
-    notes : what had to be approximated, for people.
-    recurrent_delay : time steps between the call of a weight layer inside the neuron and the step
-        that integrates its output: 0 where it is called on the spikes of the step before.
+    neuron : the subthreshold impulse response; None if there is none, and `notes` says why.
+    outer, steps : the input, flattened, has the axes (outer, steps, rest). `outer` is 1 where time
+        comes first ([T, N, ...]) and the batch size N where it comes second ([N, T, ...], also
+        flattened to [N*T, ...]). `steps` is the number of time steps T of the call, 1 for a single
+        step.
+    threshold : membrane potential above rest at which the neuron fires, positive; the mean where
+        channels differ.
+    notes : the approximations that were made, in words for the user.
+    recurrent_delay : time steps between the call of a weight layer inside the neuron and the step that
+        integrates its output. It is 0 where the layer is called on the previous step's spikes.
     """
 
     neuron: Neuron | None
     outer: int
     steps: int
     threshold: float = 1.0
-    notes: tuple[str, ...] = ()
+    notes: Notes = ()
     recurrent_delay: int = 0
 
 
 @dataclass(frozen=True)
 class Update:
-    """One time step of a neuron, for formats that take a neuron's equations and not its code.
+    """The equations of one time step of a neuron, for formats that store equations instead of code.
 
-    ``i <- synapse i + x`` (or ``i = x``), ``v <- decay v + gain i + (1 - decay) leak``, fire, reset.
+    The current is ``i <- synapse i + x``, or ``i = x`` without a synapse, and the membrane
+    ``v <- decay v + gain i + (1 - decay) leak``. Then the neuron fires and is reset.
 
     Attributes
     ----------
-    decay, gain, leak : numbers or tensors that broadcast to one sample's neurons.
-    threshold : as the framework compares it; None for an integrator, which answers its potential.
-    at_threshold : whether it fires at the threshold; otherwise only above it.
-    reset : the potential after a spike; None where `subtract` is taken off for each spike.
-    subtract : the threshold in most frameworks.
-    synapse : decay of the current; None where the input is the current.
+    decay, gain, leak : decay of the membrane a time step, factor of the current, resting potential.
+    threshold : the potential that the framework compares with; None for an integrator, whose output
+        is its potential.
+    at_threshold : True if the neuron fires when the potential equals the threshold, False if the
+        potential has to exceed it.
+    reset : the potential after a spike; None if `subtract` is subtracted for each spike instead.
+    subtract : in most frameworks the threshold.
+    synapse : decay of the current a time step; None if the input is the current.
     start : the potential before the first step.
-    floor : the potential is cut off below; None for no bound.
-    most : spikes a step at most; None for as many thresholds as the potential holds.
+    floor : lower bound of the potential; None for no bound.
+    most : upper bound of the spikes a step; None for one spike per threshold that the potential holds.
     """
 
-    decay: Any
-    gain: Any
-    leak: Any = 0.0
-    threshold: Any = None
+    decay: Value
+    gain: Value
+    leak: Value = 0.0
+    threshold: Value | None = None
     at_threshold: bool = False
-    reset: Any = 0.0
-    subtract: Any = None
-    synapse: Any = None
-    start: Any = 0.0
-    floor: Any = None
+    reset: Value | None = 0.0
+    subtract: Value | None = None
+    synapse: Value | None = None
+    start: Value = 0.0
+    floor: Value | None = None
     most: int | None = 1
 
 
 class Adapter(Protocol):
-    """A module of this package, or anything with these three functions.
+    """How one framework's neurons are read: a module of this package, or an object with these methods.
 
-    A fourth is optional, ``update(module) -> Update | str``: the neuron's equations, or why there are
-    none.
+    A fourth method is optional: ``update(module) -> Update | str`` returns the neuron's equations, or
+    the reason why they cannot be given.
     """
 
-    def is_neuron(self, module: Any) -> bool:
-        """Whether this is a spiking neuron of the framework (not a container of one)."""
+    def is_neuron(self, module: nn.Module) -> bool:
+        """Returns whether the module is a spiking neuron of the framework, not a container of one."""
 
-    def describe(self, module: Any, shape: Sequence[int]) -> NeuronFacts:
-        """Facts for an input of this shape. ValueError where the module and the shape disagree."""
+    def describe(self, module: nn.Module, shape: Sequence[int]) -> NeuronFacts:
+        """Returns the facts for an input of this shape.
 
-    def reset(self, module: Any) -> None:
-        """Puts the neuron's state back to what it is before the first time step."""
+        Raises ValueError if a neuron with these parameters cannot take an input of this shape.
+        """
+
+    def reset(self, module: nn.Module) -> None:
+        """Resets the neuron's state to that before the first time step."""
 
 
-def class_names(module: Any, package: str) -> set[str]:
-    """Names of the module's class and its bases, as far as `package` defines them."""
+def class_names(module: nn.Module, package: str) -> set[str]:
+    """Returns the names of those of the module's class and base classes that `package` defines."""
     return {
         base.__name__
         for base in type(module).__mro__
@@ -94,16 +108,19 @@ def class_names(module: Any, package: str) -> set[str]:
     }
 
 
-def own_class(module: Any, package: str) -> str:
-    """The first of the module's class and its bases that `package` defines; "" where none is."""
+def own_class(module: nn.Module, package: str) -> str:
+    """Returns the name of the most derived class of the module that `package` defines, or ""."""
     for base in type(module).__mro__:
         if (base.__module__ + ".").startswith(package + "."):
             return base.__name__
     return ""
 
 
-def redefined(module: Any, package: str) -> tuple[str, ...]:
-    """A note where a class outside `package` has an update of its own, which nobody looks into."""
+def redefined(module: nn.Module, package: str) -> Notes:
+    """Returns a note if a class outside `package` overrides the neuron's update.
+
+    The override is not analysed: the impulse response is that of the framework's class.
+    """
     classes = itertools.takewhile(
         lambda base: not (base.__module__ + ".").startswith(package + "."), type(module).__mro__
     )
@@ -114,8 +131,8 @@ def redefined(module: Any, package: str) -> tuple[str, ...]:
     return (f"{type(module).__name__} redefines {', '.join(names)}: its base's response is used",)
 
 
-def steps_first(module: Any, shape: Sequence[int]) -> int:
-    """T of an input [T, N, ...]. ValueError where there is no such axis."""
+def steps_first(module: nn.Module, shape: Sequence[int]) -> int:
+    """Returns T of an input [T, N, ...]. Raises ValueError for fewer than two axes."""
     if len(shape) < 2:
         raise ValueError(
             f"{type(module).__name__} got an input of shape {list(shape)}; accepted is [T, N, ...]"
@@ -123,8 +140,8 @@ def steps_first(module: Any, shape: Sequence[int]) -> int:
     return shape[0]
 
 
-def mean_of(name: str, value: Any) -> tuple[float, tuple[str, ...]]:
-    """A number or a tensor's mean in float64, and a note where its entries differ."""
+def mean_of(name: str, value: Value) -> tuple[float, Notes]:
+    """Returns a number, or a tensor's mean in float64, and a note if the tensor's entries differ."""
     if not hasattr(value, "detach"):
         return float(value), ()
     entries = value.detach().double().flatten()
@@ -137,8 +154,11 @@ def mean_of(name: str, value: Any) -> tuple[float, tuple[str, ...]]:
     )
 
 
-def distance(threshold: Any, rest: Any = 0.0) -> tuple[float, tuple[str, ...]]:
-    """Potential between rest and firing, positive, and notes. 1.0 where there is no such potential."""
+def distance(threshold: Value, rest: Value = 0.0) -> tuple[float, Notes]:
+    """Returns the potential from rest to the threshold, and notes.
+
+    The potential is positive. It is 1.0, with a note, if the threshold is not above rest or infinite.
+    """
     top, notes = mean_of("threshold", threshold)
     bottom, more = mean_of("resting potential", rest)
     notes += more

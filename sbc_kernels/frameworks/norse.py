@@ -1,6 +1,6 @@
 """Norse's neurons: cells take one time step a call, the modules without "Cell" take [T, N, ...].
 
-Their state goes in and out of forward; where none is passed, they start afresh.
+Their state is an argument and a result of forward; without one they start from the initial state.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..neurons import IF, Neuron, NorseLIF, NorseLIFBox, StateSpace
 from .adapter import (
     NeuronFacts,
+    Notes,
     Update,
     class_names,
     distance,
@@ -27,22 +29,26 @@ _STEP = {"SNNCell", "SNNRecurrentCell", "LILinearCell", "CobaLIFCell", "LIFCorre
 
 _REFRACTORY = {"LIFRefracCell", "LIFRefracRecurrentCell", "LIFRefracRecurrent"}
 _LIF = {"LIFCell", "LIFRecurrentCell", "LIF", "LIFRecurrent", *_REFRACTORY}
-_LI = {"LICell", "LI", "LILinearCell"}  # output integrators: they answer with their potential
+_LI = {
+    "LICell",
+    "LI",
+    "LILinearCell",
+}  # integrators for the output layer: they return their potential
 _LSNN = {"LSNNCell", "LSNNRecurrentCell", "LSNN", "LSNNRecurrent"}
 _BOX = {"LIFBoxCell", "LIBoxCell"}
 _IAF = {"IAFCell", "IAF"}
 
 
-def _names(module: Any) -> set[str]:
+def _names(module: nn.Module) -> set[str]:
     return class_names(module, "norse.torch.module")
 
 
-def is_neuron(module: Any) -> bool:
-    """Whether this derives from one of Norse's four neuron bases, or is one of the three without."""
+def is_neuron(module: nn.Module) -> bool:
+    """Returns whether the class derives from a neuron base of Norse, or is one of those without."""
     return bool(_names(module) & (_SEQUENCE | _STEP))
 
 
-def _response(module: Any, names: set[str], p: Any) -> tuple[Neuron | None, tuple[str, ...]]:
+def _response(module: nn.Module, names: set[str], p: Any) -> tuple[Neuron | None, Notes]:
     if names & _IAF:
         return IF(), ()
     if not names & (_LIF | _LI | _LSNN | _BOX):
@@ -59,8 +65,8 @@ def _response(module: Any, names: set[str], p: Any) -> tuple[Neuron | None, tupl
     return NorseLIF(synapse, membrane, dt), notes
 
 
-def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
-    """Facts for one step [N, ...] of a cell, or for [T, N, ...]."""
+def describe(module: nn.Module, shape: Sequence[int]) -> NeuronFacts:
+    """Returns the facts for one step [N, ...] of a cell, or for [T, N, ...]."""
     names = _names(module)
     steps = steps_first(module, shape) if names & _SEQUENCE else 1
     p = module.p.lif if names & _REFRACTORY else module.p
@@ -79,12 +85,12 @@ def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
     return NeuronFacts(neuron, 1, steps, threshold, notes)
 
 
-def reset(module: Any) -> None:
-    """Nothing to do: the caller holds the state."""
+def reset(module: nn.Module) -> None:
+    """Does nothing: the caller holds the state."""
 
 
-def update(module: Any) -> Update | str:
-    """The equations of LIFCell, LIF, LIFBoxCell, IAFCell, IAF and of the integrators LI, LIBox."""
+def update(module: nn.Module) -> Update | str:
+    """Returns the equations of a LIF, LIFBox or IAF, or of an integrator LI or LIBox."""
     name = own_class(module, "norse.torch.module")
     if name not in ("LIFCell", "LIF", "LICell", "LI", *_BOX, *_IAF):
         return "it is neither a LIF, LIFBox, IAF, LI nor LIBox"
@@ -95,16 +101,16 @@ def update(module: Any) -> Update | str:
     synapse = None
     if name not in _BOX:
         synapse = 1.0 - module.dt * torch.as_tensor(p.tau_syn_inv).detach().double()
-    way = getattr(getattr(p, "reset_method", None), "__name__", "reset_value")
-    if way not in ("reset_value", "reset_subtract"):
-        return f"its reset_method is {way}, neither reset_value nor reset_subtract"
+    method = getattr(getattr(p, "reset_method", None), "__name__", "reset_value")
+    if method not in ("reset_value", "reset_subtract"):
+        return f"its reset_method is {method}, neither reset_value nor reset_subtract"
     spiking = name not in (*_LI, "LIBoxCell")
     return Update(
         1.0 - rate,
         rate,
         leak=p.v_leak,
         threshold=p.v_th if spiking else None,
-        reset=p.v_reset if spiking and way == "reset_value" else None,
+        reset=p.v_reset if spiking and method == "reset_value" else None,
         subtract=p.v_th if spiking else None,
         synapse=synapse,
         start=p.v_leak,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+
+from torch import nn
 
 from ..neurons import IF, Neuron, SinabsLIF, StateSpace
 from .adapter import (
     NeuronFacts,
+    Notes,
     Update,
     class_names,
     distance,
@@ -18,24 +20,24 @@ from .adapter import (
 )
 
 
-def _names(module: Any) -> set[str]:
+def _names(module: nn.Module) -> set[str]:
     return class_names(module, "sinabs.layers")
 
 
-def is_neuron(module: Any) -> bool:
-    """Whether this derives from StatefulLayer."""
+def is_neuron(module: nn.Module) -> bool:
+    """Returns whether the class derives from sinabs' StatefulLayer."""
     return "StatefulLayer" in _names(module)
 
 
-def _layout(module: Any, names: set[str], shape: Sequence[int]) -> tuple[int, int]:
-    """(N, T) of the input."""
+def _layout(module: nn.Module, names: set[str], shape: Sequence[int]) -> tuple[int, int]:
+    """Returns (N, T) of the input; SqueezeMixin layers know at least one of them."""
     if "SqueezeMixin" not in names:
         if len(shape) < 2:
             raise ValueError(
                 f"{type(module).__name__} got an input of shape {list(shape)}; accepted is [N, T, ...]"
             )
         return shape[0], shape[1]
-    N, T = module.batch_size, module.num_timesteps  # -1 where it is not given
+    N, T = module.batch_size, module.num_timesteps  # one of them may be -1, unset
     rows = shape[0] if len(shape) else 0
     outer = N if N > 0 else rows // T
     steps = T if T > 0 else rows // N
@@ -47,7 +49,7 @@ def _layout(module: Any, names: set[str], shape: Sequence[int]) -> tuple[int, in
     return outer, steps
 
 
-def _response(module: Any, names: set[str]) -> tuple[Neuron | None, tuple[str, ...]]:
+def _response(module: nn.Module, names: set[str]) -> tuple[Neuron | None, Notes]:
     if not names & {"LIF", "ALIF"}:
         return None, (f"{type(module).__name__} has no known subthreshold response",)
     alpha, notes = mean_of("alpha_mem", module.alpha_mem_calculated)
@@ -67,8 +69,8 @@ def _response(module: Any, names: set[str]) -> tuple[Neuron | None, tuple[str, .
     return StateSpace(state, (through, synapse), (1.0, 0.0)), notes
 
 
-def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
-    """Facts for [N, T, ...], or [N*T, ...] where the module knows N or T."""
+def describe(module: nn.Module, shape: Sequence[int]) -> NeuronFacts:
+    """Returns the facts for [N, T, ...], or for [N*T, ...] if the module knows N or T."""
     names = _names(module)
     outer, steps = _layout(module, names, shape)
     neuron, notes = _response(module, names)
@@ -77,22 +79,22 @@ def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
     notes += more + redefined(module, "sinabs")
     if getattr(module, "min_v_mem", None) is not None:
         notes += ("min_v_mem, which cuts low potentials, is not in the response",)
-    # `rec_connect` is called on each step's own spikes and heard at the next.
+    # `rec_connect` is called on the spikes of a step, and its output is integrated in the next one.
     return NeuronFacts(neuron, outer, steps, threshold, notes, recurrent_delay=1)
 
 
-def reset(module: Any) -> None:
-    """Empties the state's buffers, as they are in a new module.
+def reset(module: nn.Module) -> None:
+    """Empties the state's buffers, which is how they are in a new module.
 
-    `reset_states` would leave zeros of the last batch's size, which the next batch of another size
-    resamples at random, and would zero the buffers of `rec_connect` as well.
+    sinabs' `reset_states` would leave zeros of the last batch's size, which a batch of another size
+    resamples at random, and it would also zero the buffers of `rec_connect`.
     """
     for name, state in module.named_buffers(recurse=False):
         setattr(module, name, state.new_zeros(0))
 
 
-def update(module: Any) -> Update | str:
-    """The equations of LIF, IAF and ExpLeak, also squeezed."""
+def update(module: nn.Module) -> Update | str:
+    """Returns the equations of a LIF, IAF or ExpLeak, with or without "Squeeze" in its name."""
     name = own_class(module, "sinabs.layers").removesuffix("Squeeze")
     if name not in ("LIF", "IAF", "ExpLeak"):
         return "it is neither a LIF, an IAF nor an ExpLeak"

@@ -1,16 +1,18 @@
-"""snnTorch's neurons: one time step a call, but for the parallel ones, which take [T, N, ...]."""
+"""snnTorch's neurons: one time step a call, except for the parallel ones, which take [T, N, ...]."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from torch import nn
 
 from ..neurons import Alpha, CubaLIF, Lapicque, Leaky, Neuron
 from .adapter import (
     NeuronFacts,
+    Notes,
     Update,
+    Value,
     class_names,
     distance,
     mean_of,
@@ -24,21 +26,21 @@ _CONVOLUTION = {"StateLeaky"}  # LinearLeaky is one
 _WHOLE_SEQUENCE = _RNN | _CONVOLUTION | {"AssociativeLeaky"}
 
 
-def _names(module: Any) -> set[str]:
+def _names(module: nn.Module) -> set[str]:
     return class_names(module, "snntorch")
 
 
-def is_neuron(module: Any) -> bool:
-    """Whether this derives from SpikingNeuron, or is one of the parallel neurons that do not."""
+def is_neuron(module: nn.Module) -> bool:
+    """Returns whether the class derives from SpikingNeuron, or is a parallel neuron without a base."""
     return bool(_names(module) & {"SpikingNeuron", *_RNN})
 
 
-def _decay(module: Any, name: str) -> tuple[float, tuple[str, ...]]:
-    """A decay as snnTorch applies it, clamped to 0..1."""
+def _decay(module: nn.Module, name: str) -> tuple[float, Notes]:
+    """Returns a decay clamped to 0..1, as snnTorch applies it, and notes."""
     return mean_of(name, getattr(module, name).detach().clamp(0, 1))
 
 
-def _response(module: Any, names: set[str]) -> tuple[Neuron | None, tuple[str, ...]]:
+def _response(module: nn.Module, names: set[str]) -> tuple[Neuron | None, Notes]:
     if names & _RNN:
         recurrent = module.rnn.weight_hh_l0.detach()
         beta, notes = mean_of("beta", recurrent.diagonal())
@@ -70,8 +72,8 @@ def _response(module: Any, names: set[str]) -> tuple[Neuron | None, tuple[str, .
     return None, (f"{type(module).__name__} has no linear subthreshold response that fires it",)
 
 
-def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
-    """Facts for one step [N, ...] or, for the parallel neurons, for [T, N, ...]."""
+def describe(module: nn.Module, shape: Sequence[int]) -> NeuronFacts:
+    """Returns the facts for one step [N, ...] or, for the parallel neurons, for [T, N, ...]."""
     names = _names(module)
     steps = steps_first(module, shape) if names & _WHOLE_SEQUENCE else 1
     neuron, notes = _response(module, names)
@@ -82,22 +84,27 @@ def describe(module: Any, shape: Sequence[int]) -> NeuronFacts:
     return NeuronFacts(neuron, 1, steps, threshold, notes)
 
 
-def reset(module: Any) -> None:
-    """`reset_mem`. The parallel neurons have no state, but keep the last call's graph."""
+def reset(module: nn.Module) -> None:
+    """Calls `reset_mem`, or drops the outputs that parallel neurons keep.
+
+    These outputs are no state, but they hold the autograd graph of the last call.
+    """
     if callable(getattr(module, "reset_mem", None)):
         module.reset_mem()
     else:
-        for left in ("spk", "mem"):
-            module.__dict__.pop(left, None)
+        for output in ("spk", "mem"):
+            module.__dict__.pop(output, None)
 
 
-def update(module: Any) -> Update | str:
-    """The equations of Leaky, Synaptic and Lapicque.
+def update(module: nn.Module) -> Update | str:
+    """Returns the equations of a Leaky, Synaptic or Lapicque.
 
-    With ``reset_delay`` (the default, and Lapicque's only way) the reset comes with the next step.
-    Leaky's to zero is the same as one at once. Subtraction then comes after the decay, as if
-    threshold / decay were subtracted at once. What the others' to zero wipes out has the next
-    input in it.
+    With ``reset_delay``, snnTorch's default and the only way of Lapicque, a neuron is reset in the step
+    after its spike. `Update` resets at once, so that
+
+    - Leaky's delayed reset to zero is the same as one at once,
+    - a delayed subtraction, which comes after the decay, subtracts threshold / decay at once,
+    - a delayed reset to zero of the others cannot be expressed: it also erases the next input.
     """
     name = own_class(module, "snntorch")
     if name not in ("Leaky", "Synaptic", "Lapicque"):
@@ -111,7 +118,7 @@ def update(module: Any) -> Update | str:
     if mechanism == "zero" and delayed and name != "Leaky":
         return "its reset takes the next step's input along (reset_delay=False would not)"
     threshold = module.threshold.detach()
-    gain: Any = 1.0
+    gain: Value = 1.0
     if name == "Lapicque":
         R, C, dt = (getattr(module, key).detach().double() for key in ("R", "C", "time_step"))
         decay, gain = 1.0 - dt / (R * C), dt / C
