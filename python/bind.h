@@ -1,4 +1,4 @@
-// One function an op: adds it to the module.
+// One function per op, which adds the op to the module.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -6,7 +6,7 @@
 namespace sbc::python {
 
 void bind_common(pybind11::module_& module);
-void bind_cuda(pybind11::module_& module);  // where built with CUDA
+void bind_cuda(pybind11::module_& module);  // in builds with CUDA
 void bind_spike_gram(pybind11::module_& module);
 void bind_obs_order(pybind11::module_& module);
 void bind_obs_solve(pybind11::module_& module);

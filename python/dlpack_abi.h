@@ -22,7 +22,7 @@ struct DLTensor {
   int32_t ndim;
   DLDataType dtype;
   int64_t* shape;
-  int64_t* strides;  // in elements; null: compact and row-major
+  int64_t* strides;  // in elements; null if compact and row-major
   uint64_t byte_offset;
 };
 

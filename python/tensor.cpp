@@ -11,7 +11,7 @@ constexpr const char* kLegacy = "dltensor";
 constexpr const char* kVersioned = "dltensor_versioned";
 constexpr uint64_t kReadOnly = 1;
 
-// Producers of DLPack 1 take max_version, older ones do not know the keyword.
+// Producers of DLPack 1 accept max_version; older ones do not have this keyword.
 py::object take_capsule(const py::object& array) {
   const py::object exporter = array.attr("__dlpack__");
   try {
@@ -56,7 +56,8 @@ Tensor::Tensor(const py::object& array, const char* name, Access access) : name_
   } else {
     throw py::type_error(std::string(name) + " exports no DLPack tensor");
   }
-  // The capsule keeps its name: its own destructor then frees the tensor when this view goes.
+  // The capsule keeps its name, so that its own destructor frees the tensor together with this
+  // view.
   dtype_ = dtype_name(dl_->dtype);
   if (dl_->dtype.lanes != 1) fail("an array of scalars");
   if (dl_->device.device_type != 1) {

@@ -1,4 +1,4 @@
-// Arrays of any framework, borrowed through DLPack for the length of one call.
+// Arrays of any framework, borrowed through DLPack for the duration of one call.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -13,11 +13,11 @@ namespace sbc::python {
 
 enum class Access { read, write };
 
-// A checked view: on the CPU, row-major without gaps. Holds the producer's capsule, so the memory
-// lives as long as the view.
+// A checked view of an array in CPU memory, row-major without gaps. It holds the producer's
+// capsule, so the memory lives at least as long as the view.
 class Tensor {
  public:
-  // Throws std::invalid_argument or pybind11::type_error, each naming `name`, what came and what is
+  // Throws std::invalid_argument or pybind11::type_error, with `name`, what was given and what is
   // accepted.
   Tensor(const pybind11::object& array, const char* name, Access access = Access::read);
   Tensor(const Tensor&) = delete;

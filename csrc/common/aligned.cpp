@@ -24,19 +24,19 @@ void* allocate_block(size_t bytes) {
   void* memory = std::aligned_alloc(alignment, size);
   if (memory == nullptr) throw std::bad_alloc();
 #if defined(__linux__)
-  // Advice only: what it answers does not matter.
+  // This is only advice to the system, so its return value does not matter.
   if (alignment == kHugePage) madvise(memory, size, MADV_HUGEPAGE);
 #endif
   return memory;
 }
 
-// Large blocks that nobody uses, by size.
+// Large blocks that are not in use, by size.
 class KeptBlocks {
  public:
   ~KeptBlocks() {
     for (const auto& block : blocks_) std::free(block.second);
   }
-  // The smallest that is large enough and not more than twice as large as it need be.
+  // The smallest block that is large enough and at most twice as large as requested.
   void* take(size_t size) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = blocks_.lower_bound(size);
@@ -67,7 +67,7 @@ class KeptBlocks {
  private:
   std::mutex mutex_;
   std::multimap<size_t, void*> blocks_;
-  std::map<void*, size_t> sizes_;  // of blocks in use that are larger than was asked for
+  std::map<void*, size_t> sizes_;  // of blocks in use that are larger than requested
   size_t kept_ = 0;
 };
 

@@ -6,11 +6,11 @@
 
 namespace sbc {
 
-// From kLargeBlock bytes on, memory comes in huge pages where there are any, and up to kKeptBytes
-// of it is kept for the next call: of 44 ms that a block of a Gram took, 12 were the first touch of
-// the 64 MiB it was packed into. May be called from any thread.
+// From kLargeBlock bytes on, memory is requested in huge pages, and up to kKeptBytes of it are kept
+// for the next call: of the 44 ms that one block of a Gram took, 12 went into the first touch of
+// the 64 MiB that it was packed into. May be called from any thread.
 constexpr size_t kLargeBlock = 2 << 20, kKeptBytes = 64 << 20;
-void* allocate_aligned(size_t bytes);  // to 64 bytes, uninitialised. Throws std::bad_alloc
+void* allocate_aligned(size_t bytes);  // 64-byte aligned, uninitialised. Throws std::bad_alloc
 void free_aligned(void* memory, size_t bytes);
 
 struct FreeAligned {

@@ -1,6 +1,6 @@
-// Left-looking Cholesky, A = U'U, on a tiled triangle: a tile receives all its updates in one visit
-// with the sums in registers, so the triangle is read depth times but written once. Included by
-// cpu.cpp files only.
+// Left-looking Cholesky factorisation, A = U'U, on a tiled triangle. A tile receives all of its
+// updates in one visit, with the sums in registers: the triangle is read many times (once per tile
+// row) but written once. Included by cpu.cpp files only.
 #pragma once
 
 #include "common/scalar_math.h"
@@ -9,7 +9,7 @@
 namespace sbc {
 namespace SBC_ISA {
 
-// How many tiles of each side, with the one they update, first-level cache holds.
+// Number of tiles of each operand that first-level cache holds together with the tile they update.
 constexpr int kDepthTiles = kVectorBytes == 64 ? 4 : 8;
 
 // tile(it, jt) -= sum over kt < it of U(kt, it)' U(kt, jt)
@@ -27,7 +27,7 @@ static inline void update_tile(const TileTriangle<T>& a, int64_t it, int64_t jt)
   }
 }
 
-// Rows [b, b + kMicroRows) of x lose what the rows of u above them contribute.
+// Subtracts from rows [b, b + kMicroRows) of x the contributions of the rows above them, by u.
 template <class T>
 static inline void update_rows(const T* u, T* x, int b) {
   micro_update<T>(x + b * kTile<T>, kTile<T>, b, 1, [=](int64_t, const T*& left, const T*& right) {
@@ -36,8 +36,8 @@ static inline void update_rows(const T* u, T* x, int b) {
   });
 }
 
-// The diagonal tile's own factor. Returns -1, or the row whose pivot is not positive (or NaN).
-// Below the diagonal it leaves what it likes.
+// Factorises a diagonal tile in place. Returns -1, or the row whose pivot is not positive (or NaN).
+// Entries below the diagonal are undefined afterwards.
 template <class T>
 static inline int factor_tile(T* u) {
   constexpr int tile = kTile<T>;
@@ -57,7 +57,7 @@ static inline int factor_tile(T* u) {
   return -1;
 }
 
-// x <- U^-T x for one tile of right-hand sides: what makes U(it, jt) of an updated tile.
+// x <- U^-T x for one tile of right-hand sides. This turns an updated tile into U(it, jt).
 template <class T>
 static inline void solve_tile(const T* u, T* x) {
   constexpr int tile = kTile<T>, lanes = kLanes<T>;

@@ -1,4 +1,4 @@
-// For CUDA files.
+// Error checks for CUDA files.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -14,13 +14,13 @@ inline void check(cudaError_t error, const char* call) {
   }
 }
 
-// Whether the device runs this kernel: there is code for it, and the driver takes it.
+// Whether the device can run this kernel: the binary has code for it, and the driver accepts it.
 template <typename Kernel>
 bool runs(Kernel* kernel, int device) {
   cudaFuncAttributes attributes;
   const bool has_code = cudaSetDevice(device) == cudaSuccess &&
                         cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
-  cudaGetLastError();  // or the next to ask would be told
+  cudaGetLastError();  // clears the error, which the next check would otherwise report
   return has_code;
 }
 

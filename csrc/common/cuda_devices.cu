@@ -5,7 +5,7 @@ namespace sbc {
 std::vector<std::string> cuda_devices() {
   std::vector<std::string> names;
   int count = 0;
-  // Without a driver this is an error, and the answer is: none.
+  // Without a driver this call fails, which means that there are no devices.
   if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
   for (int device = 0; device < count; ++device) {
     cudaDeviceProp properties;

@@ -1,4 +1,4 @@
-// What the CUDA driver shows.
+// The devices that the CUDA driver reports.
 #pragma once
 
 #include <string>

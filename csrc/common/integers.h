@@ -1,4 +1,4 @@
-// Integer arithmetic that sizes are made of.
+// Integer arithmetic for sizes.
 #pragma once
 
 #include <cstdint>

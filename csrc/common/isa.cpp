@@ -9,8 +9,8 @@
 namespace sbc {
 namespace {
 
-// Tiles are 8 KiB more for the kernel to save, so a process asks before it uses them; the answer
-// holds for all of its threads.
+// Tiles add 8 KiB to the state that the operating system saves, so a process must request them
+// before their first use. The permission holds for all of its threads.
 bool may_use_amx() {
 #if defined(SBC_X86) && defined(__linux__)
   constexpr unsigned kTileAndInt8 = 1u << 24 | 1u << 25;  // of leaf 7's edx

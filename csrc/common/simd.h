@@ -1,8 +1,8 @@
 // Vectors of the instruction set this file is being compiled for. Included by cpu.cpp files only.
 //
-// Those files are compiled with wider instructions than the processor may have. Whatever they
-// define must therefore be theirs alone: SBC_ISA names their namespace, and they use no inline
-// function of the standard library that the linker could merge with someone else's copy.
+// Those files are compiled with instructions that the processor may not have. Nothing that they
+// define may therefore be shared with other files: SBC_ISA names their namespace, and they use no
+// inline function of the standard library, since the linker may merge it with another file's copy.
 #pragma once
 
 #include <cstddef>
@@ -17,10 +17,10 @@ namespace SBC_ISA {
 
 #if defined(__AVX512BW__)
 constexpr int kVectorBytes = 64;
-constexpr int kMicroRows = 8, kMicroVectors = 3;  // 24 of 32 registers accumulate
+constexpr int kMicroRows = 8, kMicroVectors = 3;  // 24 of the 32 registers accumulate
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
-constexpr int kMicroRows = 4, kMicroVectors = 3;  // 12 of 16, 3 hold the row, 1 the broadcast
+constexpr int kMicroRows = 4, kMicroVectors = 3;  // 12 of 16; 3 hold the row, 1 the broadcast
 #else
 constexpr int kVectorBytes = 16;
 constexpr int kMicroRows = 4, kMicroVectors = 2;

@@ -8,10 +8,10 @@ namespace sbc {
 
 template <class T>
 Skew<T> measure_skew(const T* matrix, int64_t d, int threads) {
-  constexpr int64_t kSide = 32;  // block against mirrored block: both stay in first-level cache
+  constexpr int64_t kSide = 32;  // a block and its mirror image fit into first-level cache
   std::vector<Skew<T>> skews(threads, Skew<T>{0, 0});
   parallel_for((d + kSide - 1) / kSide, threads, [&](int64_t block, int worker) {
-    // A maximum a column, and plain comparisons: what the compiler can do with vectors.
+    // One maximum per column, by plain comparisons: the compiler can vectorise this form.
     T largest[kSide] = {}, difference[kSide] = {}, mirror[kSide][kSide];
     const int64_t i0 = block * kSide, rows = std::min(kSide, d - i0);
     for (int64_t j0 = i0; j0 < d; j0 += kSide) {

@@ -1,4 +1,4 @@
-// How far a matrix is from its mirror image.
+// Measures how far a matrix is from being symmetric.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ struct Skew {
   T difference;  // |a_ij - a_ji|
 };
 
-// matrix [d, d], finite.
+// matrix: [d, d], all entries finite.
 template <class T>
 Skew<T> measure_skew(const T* matrix, int64_t d, int threads);
 

@@ -1,4 +1,5 @@
-// A parallel loop whose tasks are handed out one by one. Results never depend on who runs a task.
+// Parallel loops that hand out their tasks one by one. No result may depend on which thread runs a
+// task.
 #pragma once
 
 #include <algorithm>
@@ -10,9 +11,9 @@
 
 namespace sbc {
 
-// Runs work(worker) on each of up to `threads` threads, on this one at least. Threads start and end
-// with the call (about 30 us each, against tasks of milliseconds), so that a fork between two calls
-// finds none to lose. `work` must not throw.
+// Runs work(worker) on up to `threads` threads, including the calling one. Threads start and end
+// with the call (about 30 us each, compared with milliseconds for a task), so that no thread exists
+// when the process forks between two calls. `work` must not throw.
 template <class Work>
 void run_on_threads(int threads, Work&& work) {
   std::vector<std::thread> others;
@@ -20,7 +21,7 @@ void run_on_threads(int threads, Work&& work) {
   try {
     for (int worker = 1; worker < threads; ++worker) others.emplace_back(work, worker);
   } catch (const std::system_error&) {
-    // The system grants no more threads: those that run do all the tasks.
+    // The system grants no more threads, so the running ones do all the tasks.
   }
   work(0);
   for (std::thread& other : others) other.join();
@@ -38,9 +39,9 @@ void parallel_for(int64_t count, int threads, Task&& task) {
   });
 }
 
-// One loop after another, without new threads for each: task(step, index) for every index in
-// [0, count(step)), all of a step before any of the next one. count may depend on what the steps
-// before have found.
+// Several loops, one after the other, on the same threads: calls task(step, index) for every index
+// in [0, count(step)), and finishes a step before the next one begins. count(step) may depend on
+// the results of the steps before.
 template <class Count, class Task>
 void parallel_steps(int64_t steps, int threads, Count&& count, Task&& task) {
   struct Progress {

@@ -7,9 +7,9 @@
 namespace sbc {
 namespace SBC_ISA {
 
-// Side of a tile, in elements: three vectors (24 floats under AVX2, 48 under AVX-512). Tiles are
-// contiguous and row-major, so a tile is at once storage, a packed right operand (its rows) and a
-// packed left operand (kMicroRows of its columns), and nothing is ever repacked.
+// Side of a tile, in elements: three vectors (24 floats with AVX2, 48 with AVX-512). Tiles are
+// contiguous and row-major. A tile is therefore storage, a packed right operand (its rows) and a
+// packed left operand (kMicroRows of its columns) at the same time, and nothing is ever repacked.
 template <class T>
 constexpr int kTile = kMicroVectors * kLanes<T>;
 template <class T>
@@ -20,7 +20,7 @@ static inline int64_t tile_count(int64_t d) {
   return (d + kTile<T> - 1) / kTile<T>;
 }
 
-// Upper triangle, tile row after tile row: (0,0) (0,1) .. (0,n-1) (1,1) ..
+// The upper triangle, one tile row after the other: (0,0) (0,1) .. (0,n-1) (1,1) ..
 template <class T>
 struct TileTriangle {
   T* data;
@@ -36,7 +36,7 @@ struct TileTriangle {
 };
 
 // c[0..kMicroRows)[0..kTile) -= sum over segments of left' right, where segment(s, left, right)
-// says where `left` [depth, left_stride] and `right` [depth, kTile] of segment s lie. The
+// sets `left` [depth, left_stride] and `right` [depth, kTile] to the operands of segment s. The
 // accumulators stay in registers for the whole sum.
 template <class T, class Segment>
 static inline __attribute__((always_inline)) void micro_update(T* c, int64_t left_stride,

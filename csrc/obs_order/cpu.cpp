@@ -3,20 +3,20 @@
 #include "common/scalar_math.h"
 #include "common/tiles.h"
 
-// Removing weights one at a time is a pivoted Cholesky factorisation of G = H^-1 whose pivot rule
-// is the least w_p^2 / G_pp, so it is blocked the way LAPACK blocks pivoted Cholesky (xPSTRF):
+// Removing weights one at a time is a pivoted Cholesky factorisation of G = H^-1 whose pivot is the
+// weight with the least w_p^2 / G_pp. It is blocked like LAPACK's pivoted Cholesky (xPSTRF):
 //
-//   panel     up to kPanel pivots. A pivot's column of the trailing matrix is read as it was before
-//             the panel and corrected against the panel's earlier columns only; weights, diagonal
-//             and scores follow in the same sweep, which also finds the next pivot.
-//   trailing  one rank-kPanel update of the upper triangle.
-//   compact   the first survivors move into the holes that the pivots left further on, so that the
-//             triangle stays dense and loses its first rows. The moves are patched into each tile
+//   panel     takes up to kPanel pivots. The column of a pivot is read from the trailing matrix as
+//             it was before the panel, and corrected by the earlier columns of the panel only. The
+//             same sweep updates weights, diagonal and scores, and finds the next pivot.
+//   trailing  is one rank-kPanel update of the upper triangle.
+//   compact   moves the first survivors into the holes that pivots left further on, so that the
+//             triangle stays dense and loses its first rows. The moves are applied to each tile
 //             just before its update reads it.
 //
-// d^3/3 flops a row, nearly all of them in tile_update. The places are dealt out by score, the
-// least first: most pivots then stand near the front, where a column of the triangle is short and
-// the rest of it is a row, which memory has in one piece.
+// A row takes d^3/3 flops, nearly all of them in tile_update. Weights are placed in the order of
+// their scores, the least first. Most pivots are then near the front, where a column of the
+// triangle is short and the rest of it is a row, which is contiguous in memory.
 
 namespace sbc {
 namespace SBC_ISA {
@@ -42,17 +42,17 @@ struct Row {
   T* moved;        // [kMaxPanel][padded d]: columns of the triangle on the move
   T* weight;       // [padded d]
   T* diagonal;     // [padded d] of the trailing matrix
-  T* floor;        // [padded d]: what rounding may leave of the diagonal
+  T* floor;        // [padded d]: lower bound of the diagonal, against rounding errors
   T* alive;        // [padded d]: 1 or 0
   T* barred;       // [padded d], added to a score: 0, or infinite where nothing may be removed
   T* column;       // [padded d]
-  int64_t* ids;    // [d]: the weight that stands at each place
-  int64_t* place;  // [d]: where each weight stands
+  int64_t* ids;    // [d]: the weight at each place
+  int64_t* place;  // [d]: the place of each weight
   int64_t* first;  // [tiles + 1]: the first move into each tile
-  int64_t* left;   // [num_groups]: what each group may still give up
+  int64_t* left;   // [num_groups]: how many weights each group may still lose
   int64_t d;
   int64_t start;  // places [start, d) are in use
-  T unit;         // what one means in `weight`
+  T unit;         // scale of `weight`: the value that 1 stands for
 };
 
 // Whole pairs of tiles: eliminate() takes two at a time.
@@ -66,7 +66,7 @@ int panel_width(int64_t n) {
   return n >= 768 ? 96 : n >= 384 ? 48 : 24;
 }
 
-// row.ids says which weight stands where.
+// row.ids has the weight at each place.
 template <class T>
 void start_row(const ObsOrderParams<T>& params, int64_t r, Row<T>& row) {
   constexpr int tile = kTile<T>;
@@ -88,7 +88,7 @@ void start_row(const ObsOrderParams<T>& params, int64_t r, Row<T>& row) {
       for (int64_t j = live; j < tile; ++j) to[j] = T(0);
     }
   }
-  // The largest weight becomes 1..2, so that no square of a weight worth comparing is lost to
+  // Scales the largest weight to 1..2, so that no square of a weight worth comparing is lost to
   // underflow or overflow. A power of two: nothing is rounded.
   T largest = 0;
   for (int64_t i = 0; i < d; ++i) {
@@ -149,7 +149,7 @@ struct IntegerOf<double> {
   typedef int64_t type;
 };
 
-// The least score seen so far in each lane, and where. Ties go to the lower place.
+// The least score so far in each lane, and its place. Ties go to the lower place.
 template <class T>
 struct LeastScore {
   typedef typename IntegerOf<T>::type Integer;
@@ -159,7 +159,7 @@ struct LeastScore {
   void see(Vector<T> weight, Vector<T> diagonal, Vector<T> barred, int64_t at) {
     const Vector<T> ratio = weight * weight / diagonal;
     const Vector<T> largest =
-        broadcast<T>(kLargest<T>);  // also in place of a NaN: never "none left"
+        broadcast<T>(kLargest<T>);  // also replaces NaN, which would read as "none left"
     const Vector<T> candidate = (ratio < largest ? ratio : largest) + barred;
     const Vector<Integer> less = candidate < score;
     score = less ? candidate : score;
@@ -193,7 +193,7 @@ int64_t least_score(const Row<T>& row) {
   return least.find();
 }
 
-// Survivors of a group that has given up its quota go on being updated but are never chosen.
+// Survivors of a group that has used up its quota are still updated but never chosen.
 template <class T>
 void bar_group(const ObsOrderParams<T>& params, Row<T>& row, int64_t group) {
   for (int64_t i = 0; i < params.d; ++i) {
@@ -218,7 +218,7 @@ int64_t eliminate(Row<T>& row, int64_t p, int k) {
   row.barred[p] = kInfinity<T>;
   row.diagonal[p] = T(1);
   LeastScore<T> least;
-  // Two tiles at a time: their six sums are independent, which hides the latency of FMA.
+  // Two tiles at a time: their six sums are independent, which hides the latency of the FMAs.
   for (int64_t it = row.start / tile / 2 * 2; it < row.triangle.tiles; it += 2) {
     T* panel[2] = {row.panel + it * kMaxPanel * tile, row.panel + (it + 1) * kMaxPanel * tile};
     V sum[2][vectors];
@@ -251,7 +251,7 @@ int64_t eliminate(Row<T>& row, int64_t p, int k) {
   return least.find();
 }
 
-// The columns that move, as gather_column has them: all of them out of one tile after the other.
+// Gathers the columns that move, as gather_column does, reading one tile after the other.
 template <class T>
 void gather_moved(const Row<T>& row, const Move* moves, int count, int64_t stride) {
   constexpr int tile = kTile<T>;
@@ -269,8 +269,8 @@ void gather_moved(const Row<T>& row, const Move* moves, int count, int64_t strid
   }
 }
 
-// Chooses the moves that close the holes behind the first k places, and takes the columns that move
-// out of the triangle before anything overwrites them. Returns how many there are.
+// Chooses the moves that close the holes behind the first k places, and copies the columns that
+// move before anything overwrites them. Returns the number of moves.
 template <class T>
 int plan_moves(Row<T>& row, int k, Move* moves) {
   const int64_t stay = row.start + k, stride = padded<T>(row.d);
@@ -315,8 +315,8 @@ void move_vectors(Row<T>& row, int k, const Move* moves, int count) {
   }
 }
 
-// Writes the moved columns into the tile (it, jt): as columns where `to` lies in jt, as rows where
-// it lies in it. `first` to `last` are the moves into each tile, `to` ascends.
+// Writes the moved columns into the tile (it, jt): as columns if `to` lies in jt, as rows if `to`
+// lies in it. `first` to `last` are the moves into each tile, in ascending order of `to`.
 template <class T>
 void patch_tile(const Row<T>& row, const Move* moves, int64_t stride, int64_t it, int64_t jt,
                 const int64_t* first) {

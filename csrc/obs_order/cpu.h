@@ -1,4 +1,4 @@
-// One row of obs_order, once for each instruction set.
+// One row of obs_order, compiled once for each instruction set.
 #pragma once
 
 #include "common/isa.h"
@@ -6,8 +6,8 @@
 
 namespace sbc {
 
-// places: [3 d + 1 + num_groups] of scratch, of which the first d say which weight shall stand at
-// each place: any permutation will do, that by score is the fastest.
+// places: [3 d + 1 + num_groups], scratch memory. On entry, the first d have the weight at each
+// place: any permutation is valid, and the one sorted by score is the fastest.
 #define SBC_DECLARE(isa)                                                                     \
   namespace isa {                                                                            \
   template <class T>                                                                         \

@@ -1,18 +1,18 @@
-// One block is one row. Weights, diagonal and floors of all places stay in registers. A pivot reads
-// all earlier lines of L at all places: 1.2 MB at 4608 places and 64 lines, and 132 rows at once
-// are more than any L2 cache holds. So the first lines, which are read most often, stay in shared
-// memory, as many as fit: 12 of 64 at 4608 places, 24 at 2304, all from 900 down. 12 of 64 are a
-// third of the reads, 24 are 61 %.
+// One block processes one row. The weights, diagonal and floors of all places stay in registers. A
+// pivot reads all earlier lines of L at all places: 1.2 MB with 4608 places and 64 lines, which for
+// 132 rows at once is more than any L2 cache holds. The first lines are read most often, so as many
+// of them as fit stay in shared memory: 12 of 64 with 4608 places, 24 with 2304, and all with 900
+// or fewer. 12 of 64 lines serve a third of the reads, 24 serve 61 %.
 //
-// A thread has units of 4 neighbouring places, unit `thread + g * threads` in group g. It reads
-// lines of L where it has written them itself; only L at the pivot comes from other threads. A
-// pivot has two barriers:
+// A thread has units of 4 neighbouring places: unit `thread + g * threads` in group g. It reads
+// only lines of L that it has written itself, except L at the pivot, which comes from other
+// threads. Each pivot takes two barriers:
 //
-//   every warp has its least score -> barrier -> all agree on p
+//   every warp has its least score -> barrier -> all threads agree on p
 //   L at p, the pivot's scale and step are published -> barrier -> the sweep
 //
-// What is written before one of them is read after it and written again only after the other, so
-// nothing is there twice.
+// Data written before one barrier is read after it, and overwritten only after the other. A single
+// buffer of each kind is therefore enough.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -27,9 +27,9 @@ namespace {
 
 constexpr int kUnit = 4;                         // places
 constexpr int kMostThreads = 384;                // 168 registers each
-constexpr int kLeastThreads = kMostPanelPivots;  // one a line publishes L at p
+constexpr int kLeastThreads = kMostPanelPivots;  // one per line, to publish L at p
 constexpr int kMostWarps = kMostThreads / 32;
-// Lines of a unit on their way: 48 KB and more of 384 threads.
+// Lines of a unit in flight: 48 KB or more for 384 threads.
 template <int kGroups>
 constexpr int kRing = kGroups == 2 || kGroups == 3 ? 12 : 8;
 constexpr int kOpen = 0, kGone = 2;
@@ -57,14 +57,15 @@ __device__ void add_product(Unit& sum, float factor, float4 line) {
   sum.at[3] = __fmaf_rn(factor, line.w, sum.at[3]);
 }
 
-// The least score so far, and where. Places ascend, and of equals the first stays.
+// The least score so far, and its place. Places ascend, and the first of equal scores stays.
 struct Least {
   float score = HUGE_VALF;  // none
   int place = 0;
 
   __device__ void lower(float weight, float diagonal, bool may_go, int at) {
     float ratio = __fdiv_rn(__fmul_rn(weight, weight), diagonal);
-    ratio = ratio <= kLargest ? ratio : kLargest;  // NaN as well: never "none left"
+    ratio =
+        ratio <= kLargest ? ratio : kLargest;  // replaces NaN too, which would read as "none left"
     if (may_go && ratio < score) {
       score = ratio;
       place = at;
@@ -76,13 +77,14 @@ struct Ranked {
   uint32_t score, place;
 };
 
-// Scores are not negative, so their bits order them. Of equals the lowest place.
+// Scores are not negative, so their bits have the same order. Of equal scores, the lowest place
+// wins.
 __device__ Ranked least_of_warp(uint32_t score, uint32_t place) {
   const uint32_t least = __reduce_min_sync(~0u, score);
   return {least, __reduce_min_sync(~0u, score == least ? place : ~0u)};
 }
 
-// Where column 0 of line i of the matrix would lie: `_line_start` of sbc_kernels/triton.
+// Offset of column 0 of line i of the matrix: `_line_start` in sbc_kernels/backends/triton.
 struct Lines {
   int width, tile, tile_bits;
 
@@ -96,7 +98,7 @@ struct Lines {
   }
 };
 
-// near: lines in shared memory. vectors: units of the matrix's lines are aligned.
+// near: number of lines in shared memory. vectors: whether units of the matrix's lines are aligned.
 template <int kGroups>
 __global__ void __launch_bounds__(kMostThreads, 1)
     panel(const OrderPanelParams params, const Lines layout, int near, bool vectors) {
@@ -114,7 +116,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   const int m = static_cast<int>(params.m);
   const int count = static_cast<int>(params.count);
   const int units = (m + kPanelAlign - 1) / kPanelAlign * (kPanelAlign / kUnit);
-  const int near_side = units + 1;  // one more: L at p is in 8 banks, not in one
+  const int near_side = units + 1;  // one more, so that L at p is in 8 banks instead of one
   const int side = static_cast<int>(params.side) / kUnit;
   const float* const matrix = params.matrix + row * params.matrix_stride;
   float4* const lines = reinterpret_cast<float4*>(params.lines + row * params.lines_stride);
@@ -125,7 +127,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   const int4* const states = reinterpret_cast<const int4*>(params.state + row * params.side);
 
   Unit w[kGroups], g[kGroups], lowest[kGroups];
-  uint32_t open = 0;  // bit kUnit * group + e: place e of that unit may go
+  uint32_t open = 0;  // bit kUnit * group + e: place e of that unit may be removed
   Least least;
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
@@ -155,13 +157,13 @@ __global__ void __launch_bounds__(kMostThreads, 1)
     const Ranked other = lane < threads / 32 ? least_of[lane] : Ranked{~0u, ~0u};
     const int p = min(static_cast<int>(least_of_warp(other.score, other.place).place), m - 1);
 
-    // All that p gives to read is asked for before the second barrier.
+    // Everything that depends on p alone is requested before the second barrier.
     float factor = 0;
     if (thread < k) {
       factor = thread < near ? reinterpret_cast<const float*>(near_lines + thread * near_side)[p]
                              : __ldcg(reinterpret_cast<const float*>(lines + thread * side) + p);
     }
-    // The line of p from there on, before it a column: 32 bytes of traffic for 4.
+    // From p on this is the line of p; before p it is a column, at 32 bytes of traffic for 4.
     const int start_p = layout.start(p);
     const int direct = layout.tile == 0 ? 0 : p;
     Unit column[kGroups];
@@ -206,7 +208,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
     for (int group = 0; group < kGroups; ++group) {
       const int unit = thread + group * threads;
       if (unit >= units) break;
-      int next = near * side + unit;  // an index: 64-bit addresses would all be kept
+      int next = near * side + unit;  // an index, since 64-bit addresses would all occupy registers
       float4 ring[kRing<kGroups>];
 #pragma unroll
       for (int r = 0; r < kRing<kGroups>; ++r) {
@@ -228,8 +230,8 @@ __global__ void __launch_bounds__(kMostThreads, 1)
 #pragma unroll 1
       for (; j < num_near; ++j, stored += near_side) add_product(known, factor_at[j], *stored);
 
-      // A full round needs no conditions, but without them the compiler gathers its loads behind
-      // all of its products, and the ring runs empty each time.
+      // A full round needs no conditions, but without them the compiler moves its loads behind all
+      // of its products, and the ring runs empty every time.
       const float* f = factor_at + near;
 #pragma unroll 1
       for (int rest = num_far; rest > 0; rest -= kRing<kGroups>, f += kRing<kGroups>) {
@@ -247,7 +249,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
         const int at = kUnit * unit + e;
         float& w_at = w[group].at[e];
         float& g_at = g[group].at[e];
-        // 0 at p, as if it stayed: nobody reads it any more.
+        // 0 at p, as if it stayed: this entry is not read any more.
         line.at[e] = at == p ? 0.0f : __fmul_rn(column[group].at[e] - known.at[e], scale);
         w_at = __fmaf_rn(-step, line.at[e], w_at);
         g_at = __fmaf_rn(-line.at[e], line.at[e], g_at);
@@ -259,7 +261,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
     }
   }
 
-  // `pivots` and `places` are from before the last barrier.
+  // `pivots` and `places` were written before the last barrier.
   if (thread < count) {
     const float4 pivot = pivots[thread];
     const int place = places[thread];
@@ -289,7 +291,8 @@ int attribute(cudaDeviceAttr which, int device) {
 
 template <int kGroups>
 void launch(const OrderPanelParams& params, int units, CUstream_st* stream) {
-  const int each = (units + kGroups - 1) / kGroups;  // thread: even shares, not 512 and a rest
+  // Units per thread: even shares, instead of 512 and a rest.
+  const int each = (units + kGroups - 1) / kGroups;
   const int threads = std::max(kLeastThreads, (each + 31) / 32 * 32);
 
   cudaFuncAttributes kernel;
@@ -302,8 +305,8 @@ void launch(const OrderPanelParams& params, int units, CUstream_st* stream) {
                              cudaSharedmemCarveoutMaxShared),
         "cudaFuncSetAttribute(panel, PreferredSharedMemoryCarveout)");
 
-  // Blocks that can run beside each other share a multiprocessor's memory: with few places a pivot
-  // is mostly waiting, and another row fills that better than more lines would shorten it.
+  // Resident blocks share a multiprocessor's shared memory. With few places a pivot mostly waits,
+  // and a further row fills that time better than further lines in shared memory would shorten it.
   int resident = 1;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, panel<kGroups>, threads, 0),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor(panel)");
@@ -314,7 +317,8 @@ void launch(const OrderPanelParams& params, int units, CUstream_st* stream) {
                     attribute(cudaDevAttrReservedSharedMemoryPerBlock, params.device) - fixed;
   const int line_bytes = (units + 1) * static_cast<int>(sizeof(float4));
   const int room = std::max(std::min(share, of_block), 0) / line_bytes;
-  const int near = std::min(room, static_cast<int>(params.count) - 1);  // nobody reads the last
+  const int near =
+      std::min(room, static_cast<int>(params.count) - 1);  // the last line is never read
 
   Lines layout{static_cast<int>(params.width), static_cast<int>(params.tile), 0};
   while (int64_t{1} << layout.tile_bits < params.tile) ++layout.tile_bits;

@@ -1,31 +1,33 @@
-// A panel's pivots on a GPU: what `panel` of sbc_kernels/triton does, float32 without groups.
+// The pivots of a panel on a GPU, in float32 and without groups: the CUDA version of `panel` in
+// sbc_kernels/backends/triton/obs_order_kernels.py.
 #pragma once
 
 #include <cstdint>
 
-struct CUstream_st;  // *: cudaStream_t, for files without CUDA's headers
+struct CUstream_st;  // cudaStream_t is CUstream_st*; this file needs no CUDA headers
 
 namespace sbc {
 
 constexpr int64_t kMostPanelPlaces = 6144;
 constexpr int64_t kMostPanelPivots = 128;
-constexpr int64_t kMostPanelSide = INT32_MAX / kMostPanelPivots;  // L of a row: 32 bits
-constexpr int64_t kPanelAlign = 16;  // bytes; and places: the vectors are read up to a multiple
+constexpr int64_t kMostPanelSide = INT32_MAX / kMostPanelPivots;  // indices into L fit in 32 bits
+constexpr int64_t kPanelAlign =
+    16;  // in bytes; in places too, as vectors are read up to a multiple
 
-// A place is where a weight stands among the m that its row has left. All pointers lead into the
-// device's memory; those to vectors and lines are aligned to 16 bytes, strides are elements.
+// A place is the position of a weight among the m that its row has left. All pointers are to device
+// memory. Those to vectors and lines are aligned to 16 bytes. Strides are in elements.
 struct OrderPanelParams {
   // [width, width] with matrix_stride 0, or packed triangles [rows, matrix_stride] of that width
   const float* matrix;
   float* weight;       // [rows, side]
   float* diagonal;     // [rows, side], of the trailing matrix; positive
-  const float* floor;  // [rows, side]: what rounding may leave of it
-  int32_t* state;      // [rows, side]: 0 may go, 2 has gone
-  const int32_t* ids;  // [rows, side]: the column that stands at a place
+  const float* floor;  // [rows, side]: lower bound of the diagonal, against rounding
+  int32_t* state;      // [rows, side]: 0 may be removed, 2 is removed
+  const int32_t* ids;  // [rows, side]: the column at each place
   float* lines;        // [rows, lines_stride / side, side], out: L
-  const float* unit;   // [rows]: what 1 in `weight` means
+  const float* unit;   // [rows]: scale of `weight`, the value that 1 stands for
   int32_t* order;      // [rows, num_pruned], out: columns done to done + count
-  float* loss;         // [rows, num_pruned], likewise
+  float* loss;         // [rows, num_pruned], out: the same columns
   int64_t rows;
   int64_t matrix_stride;
   int64_t lines_stride;  // a multiple of 4

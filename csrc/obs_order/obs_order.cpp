@@ -11,8 +11,9 @@
 namespace sbc {
 namespace {
 
-// The weights of a row, the least |w| / sqrt(G_pp) first. That it is one decides no more than the
-// time, so float32 will do: what is not negative sorts as its bits do, and takes its id along.
+// The weights of a row, the least |w| / sqrt(G_pp) first. Any order gives the same result and this
+// one the least time, so float32 is accurate enough. Numbers that are not negative sort like their
+// bits, which leaves the other half of each key for the id.
 template <class T>
 void sort_by_score(const ObsOrderParams<T>& params, int64_t row, int64_t* ids) {
   for (int64_t i = 0; i < params.d; ++i) {

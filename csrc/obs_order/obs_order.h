@@ -6,7 +6,7 @@
 
 namespace sbc {
 
-// Scratch: one tiled triangle of d * (d + tile) / 2 elements a thread.
+// Scratch memory: one tiled triangle of d * (d + tile) / 2 elements per thread.
 template <class T>
 void obs_order(const ObsOrderParams<T>& params, Isa isa, int threads);
 

@@ -11,7 +11,7 @@ struct Column {
   Vector<T> lane[kMicroVectors];
 };
 
-// One value of each row of the tile; rows past the end give `padding`.
+// One value per row of the tile; rows past the end have `padding`.
 template <class T>
 Column<T> gather_rows(const SweepTile<T>& tile, const T* from, int64_t stride, T padding) {
   alignas(64) T values[kTile<T>];
@@ -24,8 +24,8 @@ Column<T> gather_rows(const SweepTile<T>& tile, const T* from, int64_t stride, T
   return column;
 }
 
-// What the target of each panel column gains from the errors of all columns before the panel,
-// negated: [kMicroRows, kTile].
+// What the errors of all columns before the panel add to the target of each panel column, negated:
+// [kMicroRows, kTile].
 template <class T>
 void carry_errors(const SweepTile<T>& tile, const SweepPanel& panel, T* carried) {
   __builtin_memset(carried, 0, kMicroRows * kTile<T> * sizeof(T));
@@ -66,8 +66,9 @@ void sweep_panel(const SweepTile<T>& tile, const SweepPanel& panel, Visit visit)
   }
 }
 
-// Half to even, for 0 <= x <= 255: adding 1.5 * 2^(digits - 1) leaves no room for a fraction. Holds
-// because this file is compiled without leave to reassociate.
+// Rounds half to even, for 0 <= x <= 255: adding 1.5 * 2^(digits - 1) leaves no bits for a
+// fraction. This requires that the compiler does not reassociate, which its flags for this file
+// ensure.
 template <class T>
 Vector<T> round_to_even(Vector<T> x) {
   const T magic = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);
@@ -92,7 +93,7 @@ int64_t sweep_tile_rows() {
   return kTile<T>;
 }
 
-// Every column left free takes its target: what pruning it then would cost is target^2 R_jj^2 / 2.
+// Every column keeps its target here. Pruning it at this point would cost target^2 R_jj^2 / 2.
 template <class T>
 void score_panel(const SweepTile<T>& tile, const SweepPanel& panel, int64_t block_first) {
   const int64_t block_size = tile.params->block_size;

@@ -1,4 +1,4 @@
-// The inner loops of obs_quantize, once for each instruction set.
+// The inner loops of obs_quantize, compiled once for each instruction set.
 #pragma once
 
 #include "common/isa.h"
@@ -13,13 +13,13 @@ struct SweepPanel {
   int64_t offset;  // into the packed factor
 };
 
-// Rows are lanes: a tile of `tile_rows` weight rows is swept at once.
+// The rows of a weight are the lanes of vectors: `tile_rows` of them are swept at once.
 template <class T>
 struct SweepTile {
   const ObsQuantizeParams<T>* params;
   const T* packed;  // R, panel after panel
   int64_t first_row;
-  T* errors;  // [d, tile_rows]: w - q of the columns done
+  T* errors;  // [d, tile_rows]: w - q of the finished columns
   T* scores;  // [rows, block_size] of the current block, or null
   T* loss;    // [tile_rows]
 };

@@ -10,7 +10,8 @@
 namespace sbc {
 namespace {
 
-// Panels never straddle a block: a block's mask is chosen before its first panel is rounded.
+// A panel never crosses a block boundary: the mask of a block is chosen before its first panel is
+// rounded.
 std::vector<SweepPanel> plan_panels(int64_t d, int64_t block_size, int columns) {
   std::vector<SweepPanel> panels;
   int64_t offset = 0;
@@ -34,14 +35,15 @@ void pack_panel(const ObsQuantizeParams<T>& params, const SweepPanel& panel, int
   }
 }
 
-// A score that overflowed to NaN would break the order that sorting relies on: it counts as the
+// A score that overflowed to NaN would break the order that sorting relies on, so it counts as the
 // largest.
 template <class T>
 T ordered(T score) {
   return score == score ? score : std::numeric_limits<T>::infinity();
 }
 
-// Prunes the `count` least scores of the block over all rows; ties go to the earlier weight.
+// Prunes the weights with the `count` least scores of the block, over all rows. Of equal scores the
+// earlier weight is pruned.
 template <class T>
 void prune_least(const ObsQuantizeParams<T>& params, const T* scores, int64_t first, int64_t width,
                  int64_t count) {
@@ -59,7 +61,7 @@ void prune_least(const ObsQuantizeParams<T>& params, const T* scores, int64_t fi
   }
 }
 
-// Keeps the keep_n greatest scores of every of_m columns of one row.
+// Keeps the weights with the keep_n greatest scores in every of_m columns of one row.
 template <class T>
 void prune_pattern(const ObsQuantizeParams<T>& params, const T* scores, int64_t row, int64_t first,
                    int64_t width) {
@@ -94,7 +96,7 @@ void obs_quantize(const ObsQuantizeParams<T>& params, Isa isa, int threads) {
     pack_panel(params, panels[p], columns, packed.get() + panels[p].offset);
   });
 
-  // Tiles keep their errors from block to block only where a block waits for all of them.
+  // The errors of all tiles are kept only if a block has to wait for all rows.
   const int64_t tiles_kept = prunes(params) ? tiles : std::min<int64_t>(tiles, threads);
   const AlignedArray<T> errors = aligned_array<T>(tiles_kept * d * tile_rows);
   const AlignedArray<T> losses = aligned_array<T>(tiles * tile_rows);
@@ -127,7 +129,7 @@ void obs_quantize(const ObsQuantizeParams<T>& params, Isa isa, int threads) {
           prune_pattern(params, scores.get(), row, first, width);
         });
       } else {
-        // Each block carries its share of the quota, so that the last one ends exactly on it.
+        // Each block prunes its share of the quota, such that the last one ends exactly on it.
         const int64_t due = static_cast<int64_t>(
             static_cast<long double>(params.num_pruned) * (first + width) / d + 0.5L);
         const int64_t count = std::min(due - pruned, params.rows * width);

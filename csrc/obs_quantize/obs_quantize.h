@@ -1,4 +1,5 @@
-// GPTQ-style column sweep: round, prune by block, or both, with every column's error carried on.
+// GPTQ-style column sweep. It rounds, prunes block by block, or both; later columns compensate for
+// the error of each column.
 #pragma once
 
 #include "common/isa.h"

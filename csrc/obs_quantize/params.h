@@ -1,15 +1,15 @@
-// What the column sweep gets.
+// Parameters of obs_quantize.
 #pragma once
 
 #include <cstdint>
 
 namespace sbc {
 
-// H, its rows and columns in the order of the sweep, is R R' with R upper triangular. Step j looks
-// at weight column perm[j] and rounds
+// H, with rows and columns in the order of the sweep, is R R' with R upper triangular. Step j takes
+// weight column perm[j] and rounds
 //   target_j = w_j + sum_{l<j} (w_l - q_l) R_lj / R_jj
-// which is what GPTQ rounds (there with U = R^-1 and updated weights); the triangular inverse and
-// the running update of all later columns are not needed.
+// GPTQ rounds the same number, computed from U = R^-1 and updated weights. This form needs neither
+// the triangular inverse nor the running update of all later columns.
 template <class T>
 struct ObsQuantizeParams {
   const T* weight;      // [rows, d]
@@ -33,7 +33,7 @@ struct ObsQuantizeParams {
   T* loss;         // [rows]: 1/2 (w - q) H (w - q)'
 };
 
-// Internal linkage, as for all that the files of every instruction set share: see common/simd.h.
+// Static, as everything that the files of all instruction sets share: see common/simd.h.
 template <class T>
 static inline bool prunes(const ObsQuantizeParams<T>& params) {
   return params.num_pruned > 0 || params.of_m > 0;

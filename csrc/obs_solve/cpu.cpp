@@ -57,7 +57,7 @@ void substitute(const TileTriangle<T>& u, T* x) {
   }
 }
 
-// Eight sums, for the latency of FMA.
+// Eight independent sums hide the latency of the FMAs.
 template <class T>
 T dot(const T* a, const T* b, int64_t count) {
   constexpr int step = 8 * kLanes<T>;
@@ -76,7 +76,7 @@ T dot(const T* a, const T* b, int64_t count) {
   return total;
 }
 
-// The subset's rows and columns of the matrix; the padding is an identity.
+// Gathers the rows and columns of the subset from the matrix. The padding is an identity.
 template <class T>
 void gather(const ObsSolveParams<T>& params, const int32_t* subset, int64_t size,
             const TileTriangle<T>& a) {

@@ -1,4 +1,4 @@
-// One row of obs_solve, once for each instruction set.
+// One row of obs_solve, compiled once for each instruction set.
 #pragma once
 
 #include "common/isa.h"

@@ -16,7 +16,7 @@ void obs_solve(const ObsSolveParams<T>& params, Isa isa, int threads) {
     const uint8_t* select = params.select + row * params.d;
     for (int64_t j = 0; j < params.d; ++j) size[row] += select[j] != 0;
   }
-  // Largest first, so that no thread is left with a long row at the end.
+  // The largest rows first, so that no thread is left with a long row at the end.
   std::iota(by_size.begin(), by_size.end(), 0);
   std::stable_sort(by_size.begin(), by_size.end(),
                    [&](int64_t a, int64_t b) { return size[a] > size[b]; });

@@ -1,4 +1,4 @@
-// One small Cholesky solve a row, each on its own subset of one shared matrix.
+// One small Cholesky solve per row, each on a subset of one shared matrix.
 #pragma once
 
 #include "common/isa.h"
@@ -6,7 +6,7 @@
 
 namespace sbc {
 
-// Scratch: one tiled triangle of the largest subset a thread.
+// Scratch memory: one tiled triangle of the largest subset per thread.
 template <class T>
 void obs_solve(const ObsSolveParams<T>& params, Isa isa, int threads);
 

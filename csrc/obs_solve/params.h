@@ -1,4 +1,4 @@
-// What the masked solver gets.
+// Parameters of obs_solve.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-// The steps of the factorisation, once for each instruction set.
+// The steps of the factorisation, compiled once for each instruction set.
 //
-// With rows and columns reversed, matrix[perm, perm] = R R' reads A = U'U with U upper triangular,
-// U(i, j) = R(d - 1 - j, d - 1 - i).
+// With rows and columns reversed, matrix[perm, perm] = R R' becomes A = U'U with U upper triangular
+// and U(i, j) = R(d - 1 - j, d - 1 - i).
 #pragma once
 
 #include "common/isa.h"

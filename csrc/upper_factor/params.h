@@ -1,4 +1,4 @@
-// What the factorisation of the shared Hessian gets.
+// Parameters of upper_factor.
 #pragma once
 
 #include <cstdint>

@@ -18,8 +18,8 @@ int64_t upper_factor(const UpperFactorParams<T>& params, Isa isa, int threads) {
   double* scratch = owner.get();
 
   parallel_for(tiles, threads, [&](int64_t it, int) { gather_tile_row(params, it, scratch); });
-  // Even steps factor a diagonal tile, odd ones the rest of its tile row. The tiles below a bad
-  // pivot are not worth the while.
+  // Even steps factorise a diagonal tile, odd ones the rest of its tile row. After a pivot that is
+  // not positive, the remaining tiles are skipped.
   int64_t bad = -1;
   parallel_steps(
       2 * tiles, threads,

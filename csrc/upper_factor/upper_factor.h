@@ -1,4 +1,4 @@
-// One large Cholesky factorisation in float64, whatever the matrix's own type.
+// One large Cholesky factorisation, in float64 for a matrix of any type.
 #pragma once
 
 #include "common/isa.h"
@@ -6,8 +6,8 @@
 
 namespace sbc {
 
-// Returns 0, or 1 + the place (in perm) of a pivot that is not positive. The answer does not depend
-// on `threads`. Scratch: one tiled triangle of float64.
+// Returns 0, or 1 + the place (in perm) of a pivot that is not positive. The result does not depend
+// on `threads`. Scratch memory: one tiled triangle of float64.
 template <class T>
 int64_t upper_factor(const UpperFactorParams<T>& params, Isa isa, int threads);
 

@@ -1,4 +1,4 @@
-// What the checks share: deterministic numbers, and a tally in which NaN never passes.
+// Shared by the checks: deterministic random numbers, and a tally in which NaN never passes.
 #pragma once
 
 #include <cmath>
@@ -12,7 +12,8 @@
 
 namespace sbc::check {
 
-// SplitMix64. The standard's distributions may differ from one library to the next; this does not.
+// SplitMix64. The distributions of the standard library may differ between implementations; this
+// generator does not.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
@@ -43,19 +44,19 @@ std::string join(const Parts&... parts) {
 // The cases of one op on one instruction set.
 struct Tally {
   int passed = 0, failed = 0;
-  double worst = 0;  // the largest error met, as a share of its bound
+  double worst = 0;  // the largest error so far, as a fraction of its bound
 };
 
-// One set of inputs. It passes if all that is expected of it holds, and says so when it ends.
+// One set of inputs. It passes if all expectations hold, and is counted when it ends.
 class Case {
  public:
   Case(Tally& tally, std::string name) : tally_(tally), name_(std::move(name)) {}
-  ~Case();  // prints the first thing that did not hold
+  ~Case();  // prints the first expectation that failed
   Case(const Case&) = delete;
   Case& operator=(const Case&) = delete;
 
   bool expect(bool holds, const std::string& what);
-  // error <= bound, which no NaN satisfies.
+  // Expects error <= bound, which NaN never satisfies.
   bool within(double error, double bound, const std::string& what);
 
  private:
@@ -68,18 +69,20 @@ constexpr const char* kTypeName = sizeof(T) == 4 ? "float" : "double";
 template <class T>
 constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 
-// What n roundings of terms of size 1 may come to. They go up as often as down, so the sum grows
-// with sqrt(n); the checks reach a quarter of this (the last column), and a wrong index or a lost
-// term misses it by orders of magnitude.
+// Bound on the error of n roundings of terms of size 1. They round up as often as down, so the
+// error grows with sqrt(n). The checks reach a quarter of this bound (see the last column of the
+// output), and a wrong index or a lost term exceeds it by orders of magnitude.
 template <class T>
 double rounding(int64_t n) {
   return 4 * std::sqrt(static_cast<double>(n)) * std::numeric_limits<T>::epsilon();
 }
 
-// Around every width the kernels use: 4 to 64 lanes, tiles of 4 to 48, panels of 24 and 48.
+// Sizes around every width that the kernels use: 4 to 64 lanes, tiles of 4 to 48, panels of 24 and
+// 48.
 std::vector<int64_t> ragged_sizes(bool quick);
 
-// Symmetric, positive definite: a diagonal in [1, 2] plus eight random directions. Row-major.
+// A symmetric positive definite matrix: a diagonal in [1, 2] plus eight random directions.
+// Row-major.
 template <class T>
 std::vector<T> positive_definite(Random& random, int64_t d);
 

@@ -1,5 +1,6 @@
-// The CUDA panel, compiled for the host, against pivots one at a time in the same arithmetic: equal
-// to the bit. Where that arithmetic leads is checked once more by elimination in double precision.
+// Compares the CUDA panel, compiled for the host, with pivots taken one at a time in the same
+// arithmetic; the results must be bit-identical. Elimination in double precision then checks the
+// accuracy of that arithmetic.
 
 #include <algorithm>
 #include <cmath>
@@ -21,7 +22,7 @@ constexpr int32_t kUntouched = -7;
 
 int64_t rounded_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// Where entry [i, j], i <= j, of a packed triangle lies: tiles below the diagonal are left out.
+// Offset of entry [i, j], i <= j, in a packed triangle, which has no tiles below the diagonal.
 int64_t packed_at(int64_t i, int64_t j, int64_t width, int64_t tile) {
   int64_t skipped = 0;
   for (int64_t band = 0; band < i / tile; ++band) skipped += band * tile * tile;
@@ -29,7 +30,7 @@ int64_t packed_at(int64_t i, int64_t j, int64_t width, int64_t tile) {
   return i * width + j - skipped;
 }
 
-// Symmetric matrices: [size, size], of which problems take pieces along the diagonal.
+// Symmetric matrices [size, size]. The problems take pieces along the diagonal.
 struct Source {
   int64_t size;
   std::vector<float> entries;
@@ -38,11 +39,12 @@ struct Source {
 
 struct Shape {
   int64_t m, count, rows, tile;
-  int64_t extra_width = 0;  // of a square matrix
-  bool aligned = true;      // to vectors
+  int64_t extra_width = 0;  // of the lines of a square matrix
+  bool aligned = true;      // whether lines are aligned to vectors
 };
 
-// Arrays as a launch has them. NaN is what nobody may read, kUntouched what nobody may write.
+// Arrays of a launch. NaN marks entries that must not be read, kUntouched those that must not be
+// written.
 struct Problem {
   Shape shape;
   int64_t padded, side, depth, width, matrix_stride, done, num_pruned;
@@ -51,7 +53,7 @@ struct Problem {
 
   Problem(Random& random, const Source& source, const Shape& of);
   float entry(const Source& source, int64_t row, int64_t i, int64_t j) const {
-    const int64_t from = shape.tile == 0 ? 0 : row;  // rows have triangles of their own
+    const int64_t from = shape.tile == 0 ? 0 : row;  // each row has a triangle of its own
     return source.at(from + i, from + j);
   }
   OrderPanelParams params();
@@ -120,7 +122,7 @@ OrderPanelParams Problem::params() {
           0};
 }
 
-// A panel of one row, in float with the kernel's roundings.
+// The panel of one row, in float and with the same roundings as the kernel.
 void remove_plainly(const Source& source, Problem& problem, int64_t row) {
   const int64_t m = problem.shape.m, padded = problem.padded;
   float* const w = problem.weight.data() + row * problem.side;
@@ -165,7 +167,7 @@ void remove_plainly(const Source& source, Problem& problem, int64_t row) {
 bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 bool same(int32_t a, int32_t b) { return a == b; }
 
-// NaN is where nobody has written.
+// Entries that were not written are NaN.
 template <class T>
 bool expect_equal(Case& test, const char* what, const std::vector<T>& found,
                   const std::vector<T>& wanted) {
@@ -212,7 +214,7 @@ void check(Tally& tally, const Source& source, const Problem& problem) {
   check(test, source, problem);
 }
 
-// Shared memory for that many lines and no more.
+// Shared memory for exactly this number of lines.
 void make_room(int64_t lines, int64_t m) {
   Device& device = host_gpu::device;
   const int64_t line_bytes = (rounded_up(m, kPanelAlign) / 4 + 1) * 16;
@@ -222,8 +224,8 @@ void make_room(int64_t lines, int64_t m) {
 
 void set_turns(int number) { host_gpu::device.turns = static_cast<Turns>(number % 3); }
 
-// All removed, each from the matrix as it then is. The square root of a loss is linear in the
-// weights.
+// Removes all weights, each from the current matrix. The square root of a loss is linear in the
+// weights, so errors are compared by it.
 void check_elimination(Tally& tally, const Source& source, Problem problem) {
   Case test(tally, "by elimination: " + describe(problem));
   const int64_t m = problem.shape.m;
@@ -257,8 +259,8 @@ void check_elimination(Tally& tally, const Source& source, Problem problem) {
 }
 
 void check_shapes(Tally& tally, Random& random, const Source& source, bool quick) {
-  // Around units, warps, alignments and tiles; and where a thread gets one more unit: 1536, 3072,
-  // 4608.
+  // Sizes around units, warps, alignments and tiles, and those at which a thread gets one more
+  // unit: 1536, 3072, 4608.
   std::vector<int64_t> sizes = {1,  2,  3,  4,   5,   15,  16,  17,  31,  33,  63, 64,
                                 65, 95, 97, 127, 128, 129, 200, 300, 511, 513, 700};
   if (!quick) {
@@ -283,10 +285,10 @@ void check_shapes(Tally& tally, Random& random, const Source& source, bool quick
   }
 }
 
-// Every split of the lines into near and far ones. Of two groups, 12 far lines are on their way.
+// Every split of the lines into near and far ones. With two groups, 12 far lines are in flight.
 void check_near(Tally& tally, Random& random, const Source& source, bool quick) {
   for (int64_t near = 0; near < 40; ++near) {
-    const int64_t m = !quick && near % 3 == 0 && near < 37 ? 1540 : 90;  // of which 36 fit
+    const int64_t m = !quick && near % 3 == 0 && near < 37 ? 1540 : 90;  // 36 lines fit
     make_room(near, m);
     set_turns(static_cast<int>(near / 3));
     check(tally, source, Problem(random, source, {m, 40, 1, near % 2 == 0 ? 0 : 64}));
@@ -297,8 +299,8 @@ void check_near(Tally& tally, Random& random, const Source& source, bool quick) 
   }
 }
 
-// Of equal scores the lowest place goes first, wherever its thread: of a warp, of the other warps,
-// in the next group.
+// Of equal scores the lowest place is removed first, wherever its thread is: in the same warp, in
+// another warp, or in the next group.
 void check_ties(Tally& tally, Random& random, const Source& source, bool quick) {
   for (const int64_t m : {int64_t{6}, int64_t{130}, int64_t{600}, int64_t{quick ? 700 : 1700}}) {
     const int64_t count = std::min(m, int64_t{96});
@@ -330,8 +332,8 @@ void check_ties(Tally& tally, Random& random, const Source& source, bool quick) 
   }
 }
 
-// Places that have gone before, or are barred; weights whose scores are no numbers, or all the
-// same.
+// Places that are already removed, or barred; and weights whose scores are not numbers, or all
+// equal.
 void check_hard_numbers(Tally& tally, Random& random, const Source& source) {
   constexpr float kInfinite = std::numeric_limits<float>::infinity();
   for (int number = 0; number < 9; ++number) {
@@ -341,7 +343,7 @@ void check_hard_numbers(Tally& tally, Random& random, const Source& source) {
     Problem problem(random, source, {m, 30, 1, number % 2 == 0 ? 0 : 128});
     for (int64_t i = 0; i < m; ++i)
       problem.state[i] = random.chance(0.3) ? random.integer(1, 2) : 0;
-    // Beyond m anything may stand.
+    // Entries beyond m may have any value.
     for (int64_t i = m; i < problem.padded; ++i) problem.weight[i] = problem.diagonal[i] = 1e-3f;
     check(tally, source, problem);
     for (const float hard : {1e30f, kInfinite, kNot}) {
@@ -354,7 +356,7 @@ void check_hard_numbers(Tally& tally, Random& random, const Source& source) {
   }
 }
 
-// Each barrier is needed: without it some order of turns gives another answer.
+// Each barrier is needed: without it, some order of the threads changes the result.
 void check_barriers(Tally& tally, Random& random, const Source& source) {
   for (int barrier = 0; barrier < 2; ++barrier) {
     Tally wrong;
@@ -407,7 +409,7 @@ void check_launches(Tally& tally) {
     device.shared_of_block = (processor_kib - 1) << 10;
     device.processors = processors;
   };
-  // sm_80, sm_86, sm_90; and one that has less than the kernel declares.
+  // sm_80, sm_86, sm_90, and a device with less shared memory than the kernel declares.
   for (const auto& [kib, processors] : {std::pair{164, 108}, {100, 84}, {228, 132}, {4, 1}}) {
     for (const int resident : {0, 1, 2, 3}) {
       fresh(kib, processors);
@@ -437,7 +439,7 @@ void check_launches(Tally& tally) {
       }
     }
   }
-  // As cuda_panel.cu says.
+  // The numbers stated in cuda_panel.cu.
   fresh(228, 132);
   for (const auto& [m, near] : {std::pair{4608, 12}, {2304, 24}, {896, 63}}) {
     Case test(tally, join("m ", m, " of 64 pivots on sm_90"));

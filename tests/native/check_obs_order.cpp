@@ -1,8 +1,8 @@
-// obs_order against one-at-a-time removal in double precision.
+// Compares obs_order with one-at-a-time removal in double precision.
 //
-// Rounding may swap two removals that cost almost the same, and everything after them then differs.
-// So the reference follows the kernel's order, and asks at each step whether any other weight would
-// have been cheaper, and whether the loss is right.
+// Rounding may swap two removals of almost equal cost, after which everything differs. The
+// reference therefore follows the kernel's order, and checks at each step that no other weight
+// would have been cheaper and that the loss is right.
 
 #include <algorithm>
 #include <cmath>
@@ -46,8 +46,8 @@ Answer<T> run(const Problem<T>& problem, Isa isa, int threads) {
   return answer;
 }
 
-// w <- w - (w_p / G_pp) G_:p, G <- G - G_:p G_p: / G_pp, in the order given. The square root of a
-// loss is linear in the weights, so its error is measured against the dearest weight of the row.
+// w <- w - (w_p / G_pp) G_:p, G <- G - G_:p G_p: / G_pp, in the given order. The square root of a
+// loss is linear in the weights, so its error is relative to the most expensive weight of the row.
 template <class T>
 void follow(Case& test, const Problem<T>& problem, int64_t row, const int32_t* order,
             const T* loss) {
@@ -98,8 +98,8 @@ Problem<T> draw(Random& random, int64_t rows, int64_t d, int64_t num_pruned) {
   return problem;
 }
 
-// Groups of four as N:M patterns have them, or a few of any size, some with a quota of nothing.
-// num_pruned is lowered to what they admit.
+// Groups of four, as in N:M patterns, or a few of any size, some with a quota of zero. num_pruned
+// is lowered to what the quotas admit.
 template <class T>
 void add_groups(Random& random, Problem<T>& problem) {
   const bool pattern = random.chance(0.5);
@@ -130,7 +130,7 @@ void check(const Problem<T>& problem, Isa isa, Tally& tally) {
   test.expect(run(problem, isa, 2) == answer, "two threads give another answer");
 }
 
-// Whatever the numbers, each row of the order is a permutation.
+// For any numbers, each row of the order is a permutation.
 template <class T>
 void check_permutation(const Problem<T>& problem, const char* what, Isa isa, Tally& tally) {
   Case test(tally, join(kTypeName<T>, ", d ", problem.d, ", ", what));
@@ -147,7 +147,7 @@ void check_hard_numbers(Random& random, Isa isa, Tally& tally) {
   Problem<T> problem = draw<T>(random, 1, d, d);
   const std::vector<T> weight = problem.weight;
   const std::vector<int32_t> order = run(problem, isa, 1).order;
-  // A power of two scales every loss and changes no order, up to the ends of the type's range.
+  // Scaling by a power of two scales every loss and changes no order, within the range of the type.
   for (const int exponent : {std::numeric_limits<T>::max_exponent, 60, -60}) {
     Case test(tally, join(kTypeName<T>, ", weights scaled by 2^", exponent));
     for (int64_t i = 0; i < d; ++i) problem.weight[i] = std::ldexp(weight[i], exponent);

@@ -1,9 +1,9 @@
-// obs_quantize against params.h in double precision.
+// Compares obs_quantize with its definition in params.h, in double precision.
 //
-// One rounding the other way changes every later column, so the reference follows the kernel: each
-// column's target is computed from the columns the kernel has answered before it, and the answer
-// must be the nearest level, up to the rounding error of that one sum. Where the factor is diagonal
-// nothing is rounded at all, and ties too have one answer.
+// One value rounded the other way changes every later column, so the reference follows the kernel:
+// the target of a column is computed from the kernel's results for the columns before it, and the
+// kernel's result must be the nearest level, up to the rounding error of that one sum. If the
+// factor is diagonal, no sum is rounded, and even ties have a single correct result.
 
 #include <algorithm>
 #include <cmath>
@@ -78,7 +78,8 @@ Problem<T> draw(Random& random, const Shape& shape) {
   for (int64_t j = 0; j < d; ++j)
     problem.group.push_back(static_cast<int32_t>(j / shape.group_size));
   for (int64_t i = 0; i < rows * groups; ++i) {
-    const double step = std::ldexp(1.0, -std::min(shape.bits, 3));  // weights then overrun the grid
+    const double step =
+        std::ldexp(1.0, -std::min(shape.bits, 3));  // so that weights exceed the grid
     problem.scale.push_back(static_cast<T>(shape.exact ? step : step * (1 + 0.5 * random.real())));
     problem.zero_point.push_back(static_cast<T>(random.integer(0, (1 << shape.bits) - 1)));
   }
@@ -110,7 +111,7 @@ Answer<T> run(const Problem<T>& problem, Isa isa, int threads) {
   return answer;
 }
 
-// A number with what its terms add up to in size, which bounds its rounding error.
+// A number, and the sum of the absolute values of its terms, which bounds its rounding error.
 struct Sum {
   double value, size;
 };
@@ -187,7 +188,7 @@ class Follower {
     error(row, step) = static_cast<double>(problem_.weight[here]) - q;
   }
 
-  // Square roots of the scores, were every column of the block left free.
+  // Square roots of the scores, assuming that no column of the block is pruned.
   std::vector<Sum> score_block(int64_t first, int64_t end) {
     std::vector<Sum> scores;
     const std::vector<double> before = error_;
@@ -202,8 +203,8 @@ class Follower {
     return scores;
   }
 
-  // `places` [row * width + column] choose among themselves: `count` of them go, the least scores,
-  // and of equals `earlier_go` says which.
+  // Of `places` [row * width + column], the `count` with the least scores are pruned; `earlier_go`
+  // decides between equal scores.
   void check_least(const std::vector<Sum>& scores, std::vector<int64_t> places, int64_t count,
                    bool earlier_go, int64_t first, int64_t width) {
     const auto kept = [&](int64_t place) {
@@ -239,9 +240,10 @@ class Follower {
     if (params.of_m == 0) {
       std::vector<int64_t> places(scores.size());
       std::iota(places.begin(), places.end(), 0);
-      const auto due = [&](int64_t columns) {  // the quota's share of so many columns, half up
-        return (2 * params.num_pruned * columns + params.d) / (2 * params.d);
-      };
+      const auto due =
+          [&](int64_t columns) {  // share of the quota for this number of columns, rounded half up
+            return (2 * params.num_pruned * columns + params.d) / (2 * params.d);
+          };
       check_least(scores, places, due(end) - due(first), true, first, width);
       return;
     }
@@ -262,7 +264,7 @@ class Follower {
         sum.value += term, sum.size += std::abs(term);
       }
       const double weight =
-          std::abs(problem_.weight[at(row, j)]) * R(j, j);  // cancels in the kernel
+          std::abs(problem_.weight[at(row, j)]) * R(j, j);  // this term cancels in the kernel
       loss += 0.5 * sum.value * sum.value;
       size += 0.5 * std::pow(sum.size + 2 * weight, 2);
     }

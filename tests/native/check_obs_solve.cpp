@@ -1,5 +1,5 @@
-// obs_solve by its residual in double precision: a backward stable solver leaves at most a few
-// n * epsilon * (|A| |x| + |b|), however ill-conditioned A is.
+// Checks the residual of obs_solve in double precision: that of a backward stable solver is at most
+// a few n * epsilon * (|A| |x| + |b|), however ill-conditioned A is.
 
 #include <cmath>
 
@@ -34,7 +34,7 @@ Answer<T> run(const Problem<T>& problem, Isa isa, int threads) {
   return answer;
 }
 
-// Row 0 selects nothing, row 1 everything, the others what chance gives them.
+// Row 0 selects nothing, row 1 everything, and the others a random subset.
 template <class T>
 Problem<T> draw(Random& random, int64_t rows, int64_t d) {
   Problem<T> problem{rows, d, positive_definite<T>(random, d), std::vector<T>(rows * d),
@@ -82,8 +82,8 @@ void check(const Problem<T>& problem, Isa isa, Tally& tally) {
   test.expect(run(problem, isa, 2) == answer, "two threads give another answer");
 }
 
-// A matrix whose only fault is one diagonal entry: rows that select it fail at its place in their
-// subset and solve to zeros, and the others do not notice.
+// A matrix with one bad diagonal entry: rows that select it fail at its place in their subset and
+// have zeros as solution, and the other rows are not affected.
 template <class T>
 void check_bad_pivot(Random& random, int64_t d, T pivot, Isa isa, Tally& tally) {
   Problem<T> problem = draw<T>(random, 6, d);
@@ -115,7 +115,7 @@ void check_type(Isa isa, bool quick, Tally& tally) {
   Random random(5);
   for (const int64_t d : ragged_sizes(quick)) {
     check(draw<T>(random, d > 200 ? 3 : random.integer(2, 7), d), isa, tally);
-    check(draw<T>(random, 1, d), isa, tally);  // nothing is selected at all
+    check(draw<T>(random, 1, d), isa, tally);  // no row selects anything
     if (d > 200) continue;
     for (const T pivot : {T(0), T(-1), kNaN<T>, std::numeric_limits<T>::infinity()}) {
       check_bad_pivot(random, d, pivot, isa, tally);

@@ -1,4 +1,4 @@
-// The scratch memory that kernels share: aligned, one's own while it lasts, large blocks kept.
+// Scratch memory of the kernels: it is aligned and exclusive, and large blocks are kept for reuse.
 
 #include <cstring>
 
@@ -13,7 +13,7 @@ constexpr size_t kMiB = 1 << 20;
 
 bool is_aligned(const void* memory) { return reinterpret_cast<uintptr_t>(memory) % 64 == 0; }
 
-// Where one block of this size comes to lie.
+// Address of one block of this size.
 const char* place_of(size_t bytes) {
   const AlignedArray<char> block = aligned_array<char>(bytes);
   std::memset(block.get(), 1, bytes);
@@ -22,7 +22,7 @@ const char* place_of(size_t bytes) {
 
 }  // namespace
 
-// Before anything else has had large blocks, or some would be kept already.
+// Has to run before anything else has used large blocks, which would be kept.
 void check_scratch(Tally& tally) {
   {
     Case test(tally, "a large block is used again");

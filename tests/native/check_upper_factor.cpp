@@ -1,4 +1,5 @@
-// upper_factor by what it promises: R R' is the matrix within d * epsilon of its diagonal's size.
+// Checks the promise of upper_factor: R R' is the matrix, within d * epsilon of its diagonal's
+// size.
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +16,7 @@ struct Problem {
   std::vector<T> matrix;
   std::vector<int32_t> perm;
 
-  // The factor, or nothing and in `bad` what was answered.
+  // Returns the factor; on failure nothing, and the return code in `bad`.
   std::vector<T> run(Isa isa, int threads, int64_t& bad) const {
     std::vector<T> factor(d * d, kNaN<T>);
     bad = upper_factor(UpperFactorParams<T>{matrix.data(), perm.data(), d, factor.data()}, isa,

@@ -1,11 +1,11 @@
-// Runs every CPU kernel on every instruction set this processor has, against a few naive lines in
-// double precision (check_<op>.cpp).
+// Runs every CPU kernel on every instruction set of this processor, and compares it with a few
+// naive lines in double precision (check_<op>.cpp).
 //
 //   kernel_check [--isa NAME] [--quick]
 //
-// One line an op and instruction set; the last line is "N passed, N failed", and the exit status 1
-// if anything failed. Built for sanitizers, and for emulators of processors one does not have: no
-// framework, no Python, no files, and --quick is some twenty times less work.
+// Prints one line per op and instruction set. The last line is "N passed, N failed", and the exit
+// status is 1 if anything failed. It is made for sanitizers and for emulators of other processors:
+// it needs no framework, no Python and no files, and --quick does some twenty times less work.
 
 #include <cstdio>
 #include <cstring>
@@ -16,7 +16,7 @@
 namespace sbc::check {
 
 Case::~Case() {
-  constexpr int kShown = 5;  // failures an op: the first ones tell
+  constexpr int kShown = 5;  // failures per op: the first ones are informative enough
   if (broken_.empty()) {
     ++tally_.passed;
   } else if (++tally_.failed <= kShown) {
@@ -71,7 +71,7 @@ void run(const char* isa, const char* op, Check check) {
   std::printf("%-9s %-13s %5d passed %3d failed", isa, op, tally.passed, tally.failed);
   if (tally.worst > 0) std::printf("   worst error %.3f of the bound", tally.worst);
   std::printf("\n");
-  std::fflush(stdout);  // an emulator may die in the next op
+  std::fflush(stdout);  // an emulator may crash in the next op
   total.passed += tally.passed;
   total.failed += tally.failed;
 }

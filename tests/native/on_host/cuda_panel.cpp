@@ -1,10 +1,10 @@
-// The panel of csrc as host C++: on_host/cuda_runtime.h stands for CUDA's.
+// Compiles csrc/obs_order/cuda_panel.cu as host C++; on_host/cuda_runtime.h replaces CUDA's header.
 #include <cuda_runtime.h>
 
 namespace sbc {
 namespace {
 
-thread_local float4 near_lines[(227 << 10) / sizeof(float4)];  // before it is used
+thread_local float4 near_lines[(227 << 10) / sizeof(float4)];  // must be declared before its use
 
 }  // namespace
 }  // namespace sbc

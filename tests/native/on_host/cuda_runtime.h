@@ -1,4 +1,4 @@
-// What csrc/obs_order/cuda_panel.cu takes from CUDA, for the host's compiler.
+// The parts of CUDA that csrc/obs_order/cuda_panel.cu uses, for the host's compiler.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,7 @@
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
-#define __shared__ thread_local  // a thread of the host is a block; its first values are zeros
+#define __shared__ thread_local  // a thread of the host is a block; zero-initialised
 
 struct alignas(16) float4 {
   float x, y, z, w;
@@ -28,7 +28,7 @@ using host_gpu::threadIdx;
 // ---- device -------------------------------------------------------------------------------------
 
 inline int min(int a, int b) { return a < b ? a : b; }
-// Compiled with -ffp-contract=off: each of these rounds once, as it says.
+// Compiled with -ffp-contract=off, so that each of these rounds exactly once, as its name says.
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }

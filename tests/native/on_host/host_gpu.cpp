@@ -37,12 +37,13 @@ struct Thread {
   ucontext_t context{};
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   const Barrier* waits_at = nullptr;
-  uint64_t phase = 0;  // that it waits for the end of
+  uint64_t phase = 0;  // the phase whose end it waits for
   int syncs = 0;
   bool ended = false;
 };
 
-// Goes on in `to`, until somebody goes on in `from`: swapcontext, of which AddressSanitizer warns.
+// Continues in `to` until someone continues in `from`. Like swapcontext, of which AddressSanitizer
+// warns.
 void go(ucontext_t& from, ucontext_t& to) {
   volatile bool is_back = false;
   getcontext(&from);
@@ -56,7 +57,7 @@ class Block {
   Block(int threads, const std::function<void()>& kernel)
       : threads_(threads), warps_(threads / kWarp), all_{threads}, kernel_(kernel) {}
 
-  bool run();  // false: nobody can go on
+  bool run();  // false if no thread can continue
 
   void sync() {
     if (threads_[now_].syncs++ % 2 != device.broken_barrier) wait(all_);
@@ -66,7 +67,7 @@ class Block {
     Warp& warp = warps_[now_ / kWarp];
     warp.least = std::min(warp.least, value);
     if (warp.barrier.arrived + 1 == kWarp) {
-      warp.answer = warp.least;  // all have read the answer before when they are here again
+      warp.answer = warp.least;  // all threads have read the previous result when they return
       warp.least = ~0u;
     }
     wait(warp.barrier);
@@ -76,7 +77,7 @@ class Block {
  private:
   static void enter();
 
-  // Even the last to come lets the others go on first, or in their order.
+  // Even the last thread to arrive lets the others continue first, or in their order.
   void wait(Barrier& barrier) {
     Thread& thread = threads_[now_];
     thread.waits_at = &barrier;
