@@ -145,9 +145,9 @@ class CompressedModel:
             copy_of(self.model).cpu(),  # followed value by value, which is no work for a GPU
             _on_host(self.example),
             forward=self.forward,
-            tensors={
-                layer: {part: tensor.cpu() for part, tensor in parts.items()}
-                for layer, parts in self.tensors.items()
+            weights={
+                name: weight.converted(lambda tensor: tensor.cpu())
+                for name, weight in self.weights.items()
             },
             integer_weights=integer_weights,
         )

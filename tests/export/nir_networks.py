@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sbc_kernels.export.nir.graph import nir_graph, write_nir
+from sbc_kernels.grid import Grid
 from sbc_kernels.network.copies import reset_states
+from sbc_kernels.weights import Quantized
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -167,17 +169,16 @@ def seeded(build: Callable[[], nn.Module], scale: float) -> nn.Module:
     return net
 
 
-def quantized(
-    net: nn.Module, bits: int = 4, *, alike: bool = False
-) -> dict[str, dict[str, Tensor]]:
+def quantized(net: nn.Module, bits: int = 4, *, alike: bool = False) -> dict[str, Quantized]:
     """Half of the weights away, the others on grids whose scales are powers of two: whatever a
     framework computes with them is exact. `alike`: one scale a layer instead of one a row."""
-    tensors = {}
+    weights = {}
     for name, module in net.named_modules():
         if not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
             continue
         flat = module.weight.detach().flatten(1)
         span = flat.abs().max() if alike else flat.abs().amax(1, keepdim=True)
+        span = span.clamp_min(2**-20)  # a row of zeros
         scale = torch.exp2(torch.log2(span / 2 ** (bits - 1)).ceil()).expand(len(flat), 1).clone()
         zero = torch.full_like(scale, 2.0 ** (bits - 1))
         mask = flat.abs() >= flat.abs().median()
@@ -187,13 +188,11 @@ def quantized(
             module.weight.copy_(weight.reshape(module.weight.shape))
             if module.bias is not None:
                 module.bias.copy_((module.bias * 64).round() / 64)
-        tensors[name] = {
-            "codes": codes.to(torch.uint8).reshape(module.weight.shape),
-            "mask": mask.reshape(module.weight.shape),
-            "scale": scale,
-            "zero_point": zero,
-        }
-    return tensors
+        shape = module.weight.shape
+        weights[name] = Quantized(
+            codes.to(torch.uint8).reshape(shape), Grid(bits, scale, zero, -1), mask.reshape(shape)
+        )
+    return weights
 
 
 def inputs(samples: int = SAMPLES, *shape: int, seed: int = 0) -> Tensor:

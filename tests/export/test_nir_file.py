@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def test_metadata_survives_the_file(tmp_path: Path) -> None:
     net, x = seeded(SOURCES["spikingjelly LIFNode"][1], 5.0), inputs(4)
-    tensors = quantized(net)
-    written(net, x, tmp_path / "net.nir", tensors=tensors)
+    weights = quantized(net)
+    written(net, x, tmp_path / "net.nir", weights=weights)
     back = nir.read(tmp_path / "net.nir")
-    for name, parts in tensors.items():
+    for name, quantized_weight in weights.items():
         mine = back.nodes[name].metadata["sbc_kernels"]
-        for key, values in parts.items():
+        for key, values in quantized_weight.parts().items():
             assert mine[key].dtype == values.numpy().dtype, key
             np.testing.assert_array_equal(mine[key], values.numpy())
         assert mine["group_size"] == -1
@@ -56,7 +57,7 @@ def test_metadata_survives_the_file(tmp_path: Path) -> None:
 def test_several_scales_a_row_are_kept_beside_dequantized_weights() -> None:
     net, x = seeded(SOURCES["spikingjelly LIFNode"][1], 5.0), inputs(64)
     result = sbc.compress_model(net, x, sparsity=0.0, bits=4, group_size=7)
-    graph = nir_graph(result.model, x[:, :3], tensors=result.tensors)
+    graph = nir_graph(result.model, x[:, :3], weights=result.weights)
     mine = graph.nodes["fc"].metadata["sbc_kernels"]
     group = np.arange(64) // mine["group_size"]
     weight = (mine["codes"] - mine["zero_point"][:, group]) * mine["scale"][:, group]
@@ -104,24 +105,22 @@ def test_bad_parameters() -> None:
         nir_graph(net, x, integer_weights=1)
     with pytest.raises(ValueError, match="integer_weights is True, but no layer has codes"):
         nir_graph(net, x, integer_weights=True)
-    tensors = quantized(net)
-    with pytest.raises(ValueError, match="tensors has 'nobody', which no module"):
-        nir_graph(net, x, tensors={"nobody": tensors["fc"]})
+    weights = quantized(net)
+    with pytest.raises(ValueError, match="weights has 'nobody', which no module"):
+        nir_graph(net, x, weights={"nobody": weights["fc"]})
     changed = seeded(SOURCES["spikingjelly LIFNode"][1], 5.0)
-    with pytest.raises(ValueError, match="tensors has codes of 'conv' that are not its weight"):
-        nir_graph(changed, x, tensors=tensors)
+    with pytest.raises(ValueError, match="weights has codes of 'conv' that are not its weight"):
+        nir_graph(changed, x, weights=weights)
     odd = quantized(changed)
-    odd["fc"]["zero_point"] = odd["fc"]["zero_point"] + 0.25
+    grid = replace(odd["fc"].grid, zero_point=odd["fc"].zero_point + 0.25)
+    odd["fc"] = replace(odd["fc"], grid=grid)
     with torch.no_grad():
-        values = (odd["fc"]["codes"] - odd["fc"]["zero_point"]) * odd["fc"]["scale"]
-        changed.fc.weight.copy_(values * odd["fc"]["mask"])
-    with pytest.raises(ValueError, match="fc has zero points that are neither integers nor halves"):
-        nir_graph(changed, x, tensors=odd, integer_weights=True)
+        changed.fc.weight.copy_(odd["fc"].to_dense())
+    with pytest.raises(ValueError, match="of 'fc' zero_point is neither integer nor half"):
+        nir_graph(changed, x, weights=odd, integer_weights=True)
     grouped = sbc.compress_model(net, x, sparsity=0.0, bits=4, group_size=7)
-    with pytest.raises(
-        ValueError, match=r"conv has 3 scales a row \(group_size 7\).*group_size=-1"
-    ):
-        nir_graph(grouped.model, x, tensors=grouped.tensors, integer_weights=True)
+    with pytest.raises(ValueError, match="of 'conv' group_size is 7; accepted is -1, one scale"):
+        nir_graph(grouped.model, x, weights=grouped.weights, integer_weights=True)
 
 
 def test_a_slash_in_a_name_makes_no_group_of_the_file(tmp_path: Path) -> None:

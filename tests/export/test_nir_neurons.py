@@ -65,10 +65,10 @@ def test_each_neuron_has_parameters_of_its_own(tmp_path: Path) -> None:
         return net
 
     net, x = seeded(build, 3.0), inputs()
-    tensors = quantized(net)
+    weights = quantized(net)
     expected = fired(net, x, ["n1", "n2", "n3"])
     for integer_weights in (False, True):
-        written(net, x, tmp_path / "net.nir", tensors=tensors, integer_weights=integer_weights)
+        written(net, x, tmp_path / "net.nir", weights=weights, integer_weights=integer_weights)
         assert_same(interpret(nir.read(tmp_path / "net.nir"), x), expected, "NIR's equations")
         assert_same(read_back("norse", tmp_path / "net.nir", x), expected, "norse")
 

@@ -38,8 +38,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_quantized_networks_fire_alike_in_every_reader(source: str, tmp_path: Path) -> None:
     kind, build, scale = SOURCES[source]
     net, x = seeded(build, scale), inputs()
-    tensors = quantized(net)
-    written(net, x, tmp_path / "net.nir", tensors=tensors)
+    weights = quantized(net)
+    written(net, x, tmp_path / "net.nir", weights=weights)
     back = nir.read(tmp_path / "net.nir")
     assert {type(back.nodes[name]).__name__ for name in neurons(back)} == {kind}
     expected = fired(net, x, ["n1", "n2", "n3"])
@@ -87,11 +87,11 @@ def test_what_compress_model_answers_fires_alike(source: str, tmp_path: Path) ->
     result = sbc.compress_model(net, inputs(64, seed=3), sparsity=0.5, bits=4)
     expected = fired(result.model, x, ["n1", "n2", "n3"])
     path = tmp_path / "net.nir"
-    written(result.model, x, path, tensors=result.tensors)
+    written(result.model, x, path, weights=result.weights)
     for reader in (
         ["spikingjelly", "norse"] if kind == IF else ["spikingjelly", "snntorch", "norse"]
     ):
         assert_same(read_back(reader, path, x), expected, reader)
-    written(result.model, x, path, tensors=result.tensors, integer_weights=True)
+    written(result.model, x, path, weights=result.weights, integer_weights=True)
     assert_same(interpret(nir.read(path), x), expected, "NIR's equations")
     assert_same(read_back("norse", path, x), expected, "norse, integers")

@@ -28,6 +28,8 @@ from nir_networks import (
 from torch import nn
 
 from sbc_kernels.export.nir.graph import nir_graph
+from sbc_kernels.grid import Grid
+from sbc_kernels.weights import Quantized
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -51,9 +53,9 @@ def test_integer_weights_fire_alike(source: str, tmp_path: Path) -> None:
     """One scale a row: a threshold for each neuron, which Norse's reader takes."""
     _, build, scale = SOURCES[source]
     net, x = seeded(build, scale), inputs()
-    tensors = quantized(net)
-    assert len({float(s) for s in tensors["fc"]["scale"]}) > 1
-    graph = written(net, x, tmp_path / "net.nir", tensors=tensors, integer_weights=True)
+    weights = quantized(net)
+    assert len({float(s) for s in weights["fc"].scale}) > 1
+    graph = written(net, x, tmp_path / "net.nir", weights=weights, integer_weights=True)
     for node in weights_of(graph).values():
         assert node.weight.dtype == np.float32
         assert (node.weight == node.weight.round()).all()
@@ -72,8 +74,8 @@ def test_integer_weights_of_one_scale_a_layer_fire_alike_in_every_reader(
 ) -> None:
     kind, build, scale = SOURCES[source]
     net, x = seeded(build, scale), inputs()
-    tensors = quantized(net, alike=True)
-    written(net, x, tmp_path / "net.nir", tensors=tensors, integer_weights=True)
+    weights = quantized(net, alike=True)
+    written(net, x, tmp_path / "net.nir", weights=weights, integer_weights=True)
     expected = fired(net, x, ["n1", "n2", "n3"])
     readers = ["spikingjelly", "norse"] if kind == IF else ["spikingjelly", "snntorch", "norse"]
     for reader in ["spikingjelly"] if "v_reset" in source else readers:
@@ -84,9 +86,9 @@ def test_integer_weights_of_one_scale_a_layer_fire_alike_in_every_reader(
 def test_neurons_that_subtract_fire_alike_in_sinabs(integer_weights: bool, tmp_path: Path) -> None:
     """What NIR cannot hold, and what sinabs makes of an IF: said in a warning and in the metadata."""
     net = seeded(lambda: BatchFirst(lambda: sl.IAF(min_v_mem=-1.0)), 2.0)
-    tensors, x = quantized(net), inputs()
+    weights, x = quantized(net), inputs()
     with pytest.warns(UserWarning, match=r"n1 \(IAF\): it subtracts") as caught:
-        written(net, x, tmp_path / "net.nir", tensors=tensors, integer_weights=integer_weights)
+        written(net, x, tmp_path / "net.nir", weights=weights, integer_weights=integer_weights)
     (text,) = {str(w.message) for w in caught if "NIR cannot hold" in str(w.message)}
     assert all(part in text for part in ("n3 (IAF)", "several spikes a step", "a lower bound"))
     mine = nir.read(tmp_path / "net.nir").nodes["n1"].metadata["sbc_kernels"]
@@ -102,19 +104,16 @@ def test_neurons_that_subtract_fire_alike_in_sinabs(integer_weights: bool, tmp_p
 def test_one_bit_has_integers_of_odd_halves(tmp_path: Path) -> None:
     """Zero points of 0.5: the levels are -1 and 1, and the scale is halved."""
     net, x = seeded(SOURCES["spikingjelly IFNode"][1], 1.0), inputs(50)
-    tensors = {}
+    weights = {}
     for name, module in net.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             codes = (module.weight > 0).to(torch.uint8)
             scale = torch.full((len(codes), 1), 0.5)
             with torch.no_grad():
                 module.weight.copy_((codes - 0.5) * 0.5)
-            tensors[name] = {
-                "codes": codes,
-                "scale": scale,
-                "zero_point": torch.full_like(scale, 0.5),
-            }
-    graph = nir_graph(net, x[:, :3], tensors=tensors, integer_weights=True)
+            grid = Grid(1, scale, torch.full_like(scale, 0.5), -1)
+            weights[name] = Quantized(codes, grid)
+    graph = nir_graph(net, x[:, :3], weights=weights, integer_weights=True)
     assert set(np.unique(graph.nodes["fc"].weight)) == {-1.0, 1.0}
     assert (graph.nodes["fc"].metadata["sbc_kernels"]["row_scale"] == 0.25).all()
     assert_same(interpret(graph, x), fired(net, x, ["n1", "n2", "n3"]), "NIR's equations")
@@ -131,7 +130,7 @@ def test_scales_pass_pools_and_reshapes() -> None:
         n2=neuron.IFNode(),
     )
     net, x = seeded(lambda: net, 2.0), inputs(100)
-    graph = nir_graph(net, x[:, :3], tensors=quantized(net), integer_weights=True)
+    graph = nir_graph(net, x[:, :3], weights=quantized(net), integer_weights=True)
     scale = graph.nodes["conv"].metadata["sbc_kernels"]["row_scale"]
     assert graph.nodes["n1"].v_threshold.shape == (64,)
     np.testing.assert_allclose(graph.nodes["n1"].v_threshold, np.repeat(1 / scale, 16), rtol=1e-6)
@@ -154,11 +153,11 @@ def test_integers_need_a_neuron_for_their_scale() -> None:
         (spikes, r"m \(IFNode\) adds up what n and b answer, in units of different scales"),
     ):
         net = seeded(lambda net=net: net, 2.0)
-        tensors = quantized(net)
-        assert nir_graph(net, x, tensors=tensors).nodes
+        weights = quantized(net)
+        assert nir_graph(net, x, weights=weights).nodes
         with pytest.raises(ValueError, match="integer_weights is True, but " + message):
-            nir_graph(net, x, tensors=tensors, integer_weights=True)
+            nir_graph(net, x, weights=weights, integer_weights=True)
     kept = seeded(lambda: head, 2.0)
-    tensors = quantized(kept)
-    del tensors["b"]  # a head that was not quantized
-    assert nir_graph(kept, x, tensors=tensors, integer_weights=True).nodes
+    weights = quantized(kept)
+    del weights["b"]  # a head that was not quantized
+    assert nir_graph(kept, x, weights=weights, integer_weights=True).nodes

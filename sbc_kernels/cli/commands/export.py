@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ from ..data import Cut, load_data
 from ..objects import load_compressed_model, load_object
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ...weights import CompressedWeight
 
 Format = Literal["nir", "state-dict"]
 
@@ -113,7 +113,7 @@ def export(
             network,
             first_batch(batches),
             forward=None if forward is None else load_object(forward, "--forward"),
-            tensors=layer_tensors(file),
+            weights=layer_weights(file),
             integer_weights=integer_weights,
         )
         write_nir(out, graph)
@@ -123,20 +123,12 @@ def export(
     )
 
 
-def layer_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """By layer name what only the compression knows, as `CompressedModel.tensors`."""
-    import torch
-
+def layer_weights(path: Path) -> dict[str, CompressedWeight]:
+    """Reads a packed file's compressed weights by layer name, as `CompressedModel.weights` has them."""
     from ...files import Pruned, Quantized, read_packed
 
-    found: dict[str, dict[str, Any]] = {}
-    for name, tensor in read_packed(path)[0].items():
-        if not isinstance(tensor, (Pruned, Quantized)):
-            continue
-        parts: dict[str, Any] = {} if tensor.mask is None else {"mask": tensor.mask}
-        if isinstance(tensor, Quantized):
-            grid = tensor.grid
-            parts |= {"codes": tensor.codes, "scale": grid.scale, "zero_point": grid.zero_point}
-        layer = name.rpartition(".")[0]
-        found[layer] = {part: torch.from_numpy(array.copy()) for part, array in parts.items()}
-    return found
+    return {
+        name.rpartition(".")[0]: tensor
+        for name, tensor in read_packed(path)[0].items()
+        if isinstance(tensor, (Pruned, Quantized))
+    }

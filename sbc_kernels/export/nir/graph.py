@@ -63,10 +63,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..._version import __version__
+from ...errors import ParameterTypeError
 from ...files.atomic import write_atomic
 from ...frameworks import Adapter, Update
 from ...network.copies import (
@@ -78,14 +78,14 @@ from ...network.copies import (
     run_forward,
     undisturbed,
 )
-from .layers import Codes, codes_of, layer_node
+from ...weights import CompressedWeight
+from .layers import layer_node
 from .links import INPUT, Links, Shape, find_links
 from .neurons import DT, neuron_node, require_as_said
+from .scales import Scales, integers_of, quantized_layers
 from .twins import called
 
 __all__ = ["nir_graph", "write_nir"]
-
-Vector = NDArray[np.float64]
 
 
 def nir_graph(
@@ -93,7 +93,7 @@ def nir_graph(
     example: Any,
     *,
     forward: Forward | None = None,
-    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+    weights: Mapping[str, CompressedWeight] | None = None,
     integer_weights: bool = False,
 ) -> Any:
     """A spiking network as a ``nir.NIRGraph``. See this module for which node stands for what.
@@ -106,8 +106,8 @@ def nir_graph(
     model : its BatchNorms folded.
     example : a batch as the model takes it, of two samples or more; of a tuple or list the first item.
     forward : ``forward(model, batch)`` runs one whole sequence; default ``model(batch)``.
-    tensors : by layer, what compression knows: `codes` uint8 of the weight's shape, `scale` and
-        `zero_point` float32 [d_out, groups], `mask` (`CompressedModel.tensors`).
+    weights : by layer name, the compressed weights (`CompressedModel.weights`, or those that
+        `read_packed` returned); NumPy or torch in CPU memory. Without them the graph has no codes.
     integer_weights : quantized layers as integers, their scales moved into the neurons. Every one of
         them needs one scale a row, and neurons that hear layers of the same scale only.
 
@@ -123,22 +123,19 @@ def nir_graph(
     nir = _package()
     require_model(model)
     if not isinstance(integer_weights, bool):
-        raise TypeError(f"integer_weights is {integer_weights!r}; accepted is True or False")
+        raise ParameterTypeError("integer_weights", integer_weights, "True or False")
     given = _input_of(example)
     work = copy_of(model)
     work.eval()
-    codes = _codes(work, tensors or {})
-    if integer_weights and not codes:
-        raise ValueError(
-            "integer_weights is True, but no layer has codes; accepted are models compressed with bits="
-        )
+    quantized = quantized_layers(work, weights or {})
+    integers = integers_of(quantized) if integer_weights else {}
     neurons = neurons_of(work)
     with undisturbed():
         reset_states(work)
         links = find_links(work, neurons, given, lambda: run_forward(work, given, forward))
         reset_states(work)
 
-    scales = _Scales(nir, links, codes if integer_weights else {})
+    scales = Scales(nir, links, integers)
     keys = _keys(links)
     nodes: dict[str, Any] = {keys[INPUT]: nir.Input({"input": np.array(links.input_shape)})}
     edges: list[tuple[str, str]] = []
@@ -155,8 +152,10 @@ def nir_graph(
             nodes[keys[name]], left_out = neuron_node(nir, name, place, update, scale)
             lost += left_out
         else:
-            nodes[keys[name]] = layer_node(nir, name, place, codes.get(name), integer_weights)
-        scales.out_of(name, nodes[keys[name]], scale)
+            nodes[keys[name]] = layer_node(
+                nir, name, place, quantized.get(name), integers.get(name)
+            )
+        scales.record(name, nodes[keys[name]], scale)
     scales.require_none_left()
     output = _free("output", nodes)
     nodes[output] = nir.Output({"output": np.array(links.places[links.outputs[0]].shape)})
@@ -227,27 +226,6 @@ def _update_of(name: str, module: nn.Module, adapter: Adapter) -> Update:
     return update
 
 
-def _codes(work: nn.Module, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Codes]:
-    """Codes of the layers that have some, under every name that a weight has."""
-    modules = dict(work.named_modules(remove_duplicate=False))
-    unknown = sorted(set(tensors) - set(modules))
-    if unknown:
-        raise ValueError(
-            f"tensors has {unknown[0]!r}, which no module of the model is called; accepted are "
-            "those of the compression that made the model"
-        )
-    found: dict[str, Codes] = {}
-    for name, parts in tensors.items():
-        known = codes_of(name, modules[name], parts)
-        if known is not None:
-            found |= {
-                other: known
-                for other, module in modules.items()
-                if getattr(module, "weight", None) is modules[name].weight
-            }
-    return found
-
-
 # ---- names, shapes, flattening -----------------------------------------------------------------
 
 
@@ -310,62 +288,3 @@ def _flattened(
     nodes[key] = nir.Flatten({"input": np.array(shape)}, start_dim=start, end_dim=end)
     edges.append((source, key))
     return key
-
-
-# ---- integers ----------------------------------------------------------------------------------
-
-
-class _Scales:
-    """Of integer weights: what each node's answer has to be multiplied by, until a neuron hears it."""
-
-    def __init__(self, nir: Any, links: Links, codes: Mapping[str, Codes]) -> None:
-        self.nir, self.links, self.codes = nir, links, codes
-        self.found: dict[str, Vector | None] = {INPUT: None}
-
-    def into(self, name: str) -> Vector | None:
-        """The scale of what a node is fed with, in the shape of its input."""
-        place = self.links.places[name]
-        found = [self.found[source] for source in place.sources]
-        first = found[0]
-        for source, other in zip(place.sources, found, strict=True):
-            alike = first is None and other is None
-            if first is not None and other is not None:
-                alike = np.array_equal(first.ravel(), other.ravel())
-            if not alike:
-                raise ValueError(
-                    f"integer_weights is True, but {called(name, place.module)} adds up what "
-                    f"{place.sources[0]} and {source} answer, in units of different scales; accepted "
-                    "are layers of the same scales, or integer_weights=False"
-                )
-        return None if first is None else first.reshape(place.given)
-
-    def out_of(self, name: str, node: Any, scale: Vector | None) -> None:
-        """Notes the scale of what a node answers, given that of what it is fed with."""
-        place, nir = self.links.places[name], self.nir
-        weights = isinstance(node, (nir.Affine, nir.Conv1d, nir.Conv2d))
-        if weights and scale is not None:
-            raise ValueError(
-                f"integer_weights is True, but {called(name, place.module)} is fed with integers whose "
-                "scales no neuron has taken: they differ between its inputs; accepted are neurons "
-                "between quantized layers, or integer_weights=False"
-            )
-        if weights and name in self.codes:
-            rows = self.codes[name].row_scale
-            column = rows.reshape(-1, *[1] * (len(place.shape) - 1))
-            self.found[name] = np.broadcast_to(column, place.shape)
-        elif scale is not None and isinstance(node, (nir.AvgPool2d, nir.SumPool2d)):
-            self.found[name] = np.broadcast_to(scale[:, :1, :1], place.shape)  # one a channel
-        elif scale is not None and isinstance(node, (nir.I, nir.LI, nir.CubaLI)):
-            self.found[name] = scale
-        else:
-            self.found[name] = None
-
-    def require_none_left(self) -> None:
-        for name in self.links.outputs:
-            if self.found[name] is not None:
-                raise ValueError(
-                    f"integer_weights is True, but what {called(name, self.links.places[name].module)} "
-                    "answers reaches the output without a neuron that could take its scale; accepted "
-                    "are heads that are not quantized (overrides={name: {'skip': True}}), or "
-                    "integer_weights=False"
-                )

@@ -1,9 +1,7 @@
-"""Weight layers and pools as NIR nodes, and what is known of quantized weights."""
+"""Weight layers and pools as NIR nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,102 +9,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...weights import Quantized
 from .links import Place
+from .scales import Integers
 from .twins import called
 
-__all__ = ["Codes", "codes_of", "layer_node"]
+__all__ = ["layer_node"]
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Codes:
-    """A quantized weight: ``(codes - zero_point) * scale``, and 0 where it was pruned.
+def layer_node(
+    nir: Any, name: str, place: Place, quantized: Quantized | None, integers: Integers | None
+) -> Any:
+    """Returns the node of a weight layer or a pool.
 
-    Attributes
+    Parameters
     ----------
-    name : of the layer that was quantized.
-    codes : uint8, the weight's shape.
-    scale, zero_point : float32 [d_out, groups].
-    group_size : consecutive inputs that share a scale; -1 is the whole row.
-    mask : bool, the weight's shape, or None.
-    """
-
-    name: str
-    codes: Array
-    scale: Array
-    zero_point: Array
-    group_size: int
-    mask: Array | None
-
-    @property
-    def half(self) -> bool:
-        """Whether levels are halves: 1 bit has its zero point at 0.5."""
-        return bool((self.zero_point % 1 != 0).any())
-
-    @property
-    def row_scale(self) -> NDArray[np.float64]:
-        """What a row of integers has to be multiplied by, float64 [d_out]."""
-        if self.group_size != -1:
-            raise ValueError(
-                f"integer_weights is True, but {self.name} has {self.scale.shape[1]} scales a row "
-                f"(group_size {self.group_size}); accepted is group_size=-1, one scale a row"
-            )
-        found: NDArray[np.float64] = self.scale[:, 0].astype(np.float64)
-        return found / 2 if self.half else found
-
-    @property
-    def integers(self) -> Array:
-        """``codes - zero_point`` (twice that for halves), 0 where pruned; float32, as readers need."""
-        zero = self.zero_point[:, :1].reshape(-1, *[1] * (self.codes.ndim - 1))
-        found = (self.codes - zero).astype(np.float32) * np.float32(2 if self.half else 1)
-        if (found % 1 != 0).any():
-            raise ValueError(
-                f"integer_weights is True, but {self.name} has zero points that are neither integers "
-                "nor halves; accepted is integer_weights=False"
-            )
-        return found if self.mask is None else np.where(self.mask, found, np.float32(0))
-
-    def metadata(self) -> dict[str, Any]:
-        """For the node, as HDF5 can store it."""
-        parts = {
-            "codes": self.codes,
-            "scale": self.scale,
-            "zero_point": self.zero_point,
-            "group_size": self.group_size,
-        }
-        return parts if self.mask is None else parts | {"mask": self.mask}
-
-
-def codes_of(name: str, module: Any, parts: Mapping[str, Tensor]) -> Codes | None:
-    """What compression knows of a layer's weight; None if it was not quantized.
+    nir : the package.
+    name : of the module.
+    place : the module and its shapes.
+    quantized : its codes, which go into the metadata; None where it has none.
+    integers : what is written in place of its weight; None for the weight itself.
 
     Raises
     ------
-    ValueError : the weight is not what its codes say.
+    ValueError : naming the module, where NIR cannot hold it.
     """
-    if "codes" not in parts:
-        return None
-    codes, scale, zero = (parts[key] for key in ("codes", "scale", "zero_point"))
-    weight, mask = module.weight.detach(), parts.get("mask")
-    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    flat = codes.flatten(1).to(wide)
-    d_in, groups = flat.shape[1], scale.shape[1]
-    sizes = [s for s in range(-(-d_in // groups), d_in) if -(-d_in // s) == groups]
-    for size in sizes if groups > 1 else [-1]:
-        group = torch.arange(d_in) // size if size > 0 else torch.zeros(d_in, dtype=torch.long)
-        dense = ((flat - zero[:, group]) * scale[:, group]).to(weight.dtype).reshape(weight.shape)
-        if torch.equal(dense if mask is None else dense * mask, weight):
-            arrays = (codes.numpy(), scale.numpy(), zero.numpy())
-            return Codes(name, *arrays, size, None if mask is None else mask.numpy())
-    raise ValueError(
-        f"tensors has codes of {name!r} that are not its weight; accepted are those of the compression "
-        "that made the model, with its weights as they were then"
-    )
-
-
-def layer_node(nir: Any, name: str, place: Place, codes: Codes | None, integers: bool) -> Any:
-    """The node of a weight layer or a pool."""
     module, what = place.module, called(name, place.module)
     if not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
         return _pool_node(nir, place, what)
@@ -120,12 +49,12 @@ def layer_node(nir: Any, name: str, place: Place, codes: Codes | None, integers:
         "module": type(module).__name__,
         "sparsity": float((weight == 0).mean()),
     }
-    if codes is not None and integers:
-        weight = codes.integers
-        bias = (bias / codes.row_scale).astype(bias.dtype)
-        mine |= {"row_scale": codes.row_scale}
-    elif codes is not None:
-        mine |= codes.metadata()
+    if integers is not None:
+        weight = integers.weight
+        bias = (bias / integers.row_scale).astype(bias.dtype)
+        mine |= {"row_scale": integers.row_scale}
+    elif quantized is not None:
+        mine |= {**quantized.parts(), "group_size": quantized.group_size}
     about = {"metadata": {"sbc_kernels": mine}}
     if isinstance(module, nn.Linear):
         return nir.Affine(weight, bias, **about)
