@@ -31,6 +31,7 @@ from .neurons import (
     SinabsLIF,
     Synaptic,
 )
+from .ops.damping import damped_hessian, damped_inverse
 from .ops.obs_order import obs_order
 from .ops.obs_quantize import QuantizedRows, obs_quantize
 from .ops.obs_solve import obs_solve
@@ -95,6 +96,8 @@ __all__ = [
     "available_backends",
     "compress_layer",
     "compress_model",
+    "damped_hessian",
+    "damped_inverse",
     "fit_grid",
     "load_compressed",
     "metrics",

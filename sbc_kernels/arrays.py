@@ -15,7 +15,7 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from . import _native
-from .backends.registry import on_device, thread_count
+from .threads import thread_count
 
 Array = NDArray[Any]
 Restore = Callable[[Array], Any]
@@ -23,10 +23,26 @@ Restore = Callable[[Array], Any]
 _CPU = 1  # DLPack's device type
 
 
-def to_array(array: Any, name: str, backend: str | None = None) -> tuple[Any, Restore]:
-    """`to_numpy`; but a torch tensor that `backend` runs on where it lies stays there, with its dtype
-    widened as `to_numpy` widens it."""
-    if not on_device(array, name, backend):
+def to_array(array: Any, name: str, device: str | None = None) -> tuple[Any, Restore]:
+    """``array`` as NumPy, or as the torch tensor that it is where it lies on a GPU.
+
+    A tensor's dtype is widened as `to_numpy` widens it.
+
+    Parameters
+    ----------
+    array, name : as in `to_numpy`.
+    device : of the backend that is to take it, "cpu" or "cuda"; None: whichever it lies on. With
+        "cuda" a tensor is left where it lies (Triton's interpreter runs on CPU tensors).
+
+    Raises
+    ------
+    TypeError, ValueError : as `to_numpy` raises them, and where an array should be a tensor.
+    """
+    torch = sys.modules.get("torch")
+    is_tensor = torch is not None and isinstance(array, torch.Tensor)
+    if device == "cuda" and not is_tensor:
+        raise ValueError(f"{name} lies in CPU memory; accepted is a CUDA tensor")
+    if device == "cpu" or not (is_tensor and (device == "cuda" or array.is_cuda)):
         return to_numpy(array, name)
     tensor = _plain_torch(array, name)
     if tensor.is_complex() or tensor.is_quantized:
@@ -115,6 +131,16 @@ def _plain(values: Array, name: str) -> Array:
     return values
 
 
+def is_numpy(values: Any) -> bool:
+    """Whether a checked array is NumPy's; else it is a torch tensor that stays where it lies."""
+    return isinstance(values, np.ndarray)
+
+
+def contiguous(values: Any) -> Any:
+    """A checked array in row-major order, itself where it is already."""
+    return np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values.contiguous()
+
+
 def cast_like(result: Any, array: Any) -> Any:
     """``result`` (of ``array``'s framework) in ``array``'s floating dtype."""
     torch = sys.modules.get("torch")
@@ -144,26 +170,48 @@ def require_same_kind(first: Any, second: Any, first_name: str, second_name: str
 
 
 def weight_and_matrix(
-    weight: Any, matrix: Any, name: str, backend: str | None = None
+    weight: Any, matrix: Any, name: str, device: str | None = None
 ) -> tuple[Any, Any, Restore]:
     """The two arguments that every op on rows takes: [d_out, d_in] and symmetric [d_in, d_in].
 
-    Both finite, row-major, of one framework, device and floating dtype.
+    Both are finite, row-major, of one framework and on one device. The matrix has weight's floating
+    dtype, or is float64.
     """
     require_same_kind(weight, matrix, "weight", name)
-    w, restore = floating_matrix(weight, "weight", (None, None), backend)
-    m, _ = floating_matrix(matrix, name, (w.shape[1], w.shape[1]), backend)
-    if m.dtype != w.dtype:
+    w, restore = floating_matrix(weight, "weight", (None, None), device)
+    m, _ = floating_matrix(matrix, name, (w.shape[1], w.shape[1]), device)
+    if dtype_name(m) not in (dtype_name(w), "float64"):
         raise TypeError(f"{name} is {dtype_name(m)}; accepted is weight's {dtype_name(w)}")
-    if getattr(w, "device", None) != getattr(m, "device", None):
-        raise ValueError(f"{name} lies on {m.device}; accepted is weight's {w.device}")
+    require_same_device(m, name, w, "weight")
     require_symmetric(m, name)
     return w, m, restore
 
 
-def kept_mask(mask: Any, shape: tuple[int, ...], backend: str | None = None) -> Any:
+def require_same_device(values: Any, name: str, other: Any, other_name: str) -> None:
+    """Raises ValueError where two checked arrays lie on different devices."""
+    if getattr(values, "device", None) != getattr(other, "device", None):
+        raise ValueError(
+            f"{name} lies on {values.device}; accepted is {other_name}'s {other.device}"
+        )
+
+
+def narrowed(matrix: Any, name: str, weight: Any) -> Any:
+    """A float64 matrix in weight's dtype, which must hold its entries; itself where it has it."""
+    if matrix.dtype == weight.dtype:
+        return matrix
+    xp = array_namespace(matrix)
+    result = xp.astype(matrix, weight.dtype)
+    if not bool(xp.all(xp.isfinite(result))):
+        raise ValueError(
+            f"{name} reaches {float(xp.max(xp.abs(matrix))):.4g}, which weight's "
+            f"{dtype_name(weight)} cannot hold; accepted is a float64 weight, or a smaller scale"
+        )
+    return result
+
+
+def kept_mask(mask: Any, shape: tuple[int, ...], device: str | None = None) -> Any:
     """A mask of that shape, True = kept."""
-    keep, _ = to_array(mask, "mask", backend)
+    keep, _ = to_array(mask, "mask", device)
     require_shape(keep, "mask", shape)
     if keep.dtype != array_namespace(keep).bool:
         raise TypeError(f"mask has dtype {dtype_name(keep)}; accepted is bool, True = kept")
@@ -171,17 +219,15 @@ def kept_mask(mask: Any, shape: tuple[int, ...], backend: str | None = None) -> 
 
 
 def floating_matrix(
-    array: Any, name: str, shape: tuple[int | None, ...], backend: str | None = None
+    array: Any, name: str, shape: tuple[int | None, ...], device: str | None = None
 ) -> tuple[Any, Restore]:
     """A finite, row-major float32 or float64 array of the given shape (None: any extent)."""
-    values, restore = to_array(array, name, backend)
+    values, restore = to_array(array, name, device)
     if dtype_name(values) not in ("float32", "float64"):
         raise TypeError(f"{name} has dtype {dtype_name(values)}; accepted are float32 and float64")
     require_shape(values, name, shape)
     require_finite(values, name)
-    if isinstance(values, np.ndarray):
-        return np.ascontiguousarray(values), restore
-    return values.contiguous(), restore
+    return contiguous(values), restore
 
 
 def dtype_name(values: Any) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from array_api_compat import device
 
 from .arrays import to_array
 from .backends.gram_plan import (
@@ -15,13 +16,11 @@ from .backends.gram_plan import (
     matched_filter,
     plan_gram,
 )
-from .backends.native.gram import CpuGram
-from .backends.registry import gram_skills
+from .backends.protocol import GramEngine
+from .backends.registry import backend_of, fastest_backend, named_backend
 from .conv import Conv, Region, linear_regions, regions
+from .errors import ParameterError
 from .neurons import Neuron, impulse_response, membrane_matrix
-
-if TYPE_CHECKING:
-    from .backends.triton.gram import GpuGram
 
 __all__ = ["SpikeHessian"]
 
@@ -68,13 +67,14 @@ class SpikeHessian:
             raise ValueError("in_features is given with conv; accepted is in_channels")
         if conv is None and in_channels is not None:
             raise ValueError("in_channels is given without conv; accepted is in_features")
-        gram_skills(backend)  # the backend is there
+        if backend is not None:
+            named_backend(backend)
         self.neuron = neuron
         self.conv = conv
         self.num_samples = 0
         self._backend = backend
         self._channels: int | None = None
-        self._engine: CpuGram | GpuGram | None = None  # of the device of the first batch
+        self._engine: GramEngine | None = None  # of the device of the first batch
         self._sums: dict[tuple[Any, ...], list[Any]] = {}  # by T, unit and map
         self._bound = 0.0  # of any entry of _sums
         self._filters: dict[int, MatchedFilter] = {}
@@ -109,8 +109,9 @@ class SpikeHessian:
         ------
         TypeError, ValueError : naming what came and what is accepted; nothing has been added then.
         """
-        values, restore = to_array(spikes, "spikes", self._backend)
-        engine = self._engine_for(values)
+        backend = backend_of(spikes, "spikes", self._backend)
+        values, restore = to_array(spikes, "spikes", backend.device)
+        engine = self._require_engine(backend.gram(device(values)), "spikes")
         values, channels = self._checked(values)
         T, N = values.shape[:2]
         # Without a neuron nothing couples the time steps: they are T samples of one step each.
@@ -175,7 +176,7 @@ class SpikeHessian:
                 f"other has {other._channels} inputs or channels; accepted are {self._channels}"
             )
         if other._engine is not None:
-            self._require_engine(other._engine.with_backend(self._backend), "other")
+            self._require_engine(self._engine_like(other._engine), "other")
         for key, sums in other._sums.items():
             mine = self._sums.setdefault(key, [0.0 * part for part in sums])
             for to, part in zip(mine, sums, strict=True):
@@ -220,17 +221,21 @@ class SpikeHessian:
             )
         self._channels = channels
 
-    def _engine_for(self, values: Any) -> CpuGram | GpuGram:
-        """What sums where these spikes lie."""
-        if isinstance(values, np.ndarray):
-            wanted: CpuGram | GpuGram = CpuGram(self._backend)
-        else:
-            from .backends.triton.gram import GpuGram
+    def _engine_like(self, other: GramEngine) -> GramEngine:
+        """This stream's engine for what another one has summed."""
+        if self._backend is None:
+            return fastest_backend(other.backend.device, other.device).gram(other.device)
+        backend = named_backend(self._backend)
+        if backend.device != other.backend.device:
+            raise ParameterError(
+                "backend",
+                self._backend,
+                "one that runs there, or None",
+                shown=f"{self._backend!r} and other lies in {other.place}",
+            )
+        return backend.gram(other.device)
 
-            wanted = GpuGram(self._backend, values.device)
-        return self._require_engine(wanted, "spikes")
-
-    def _require_engine(self, wanted: CpuGram | GpuGram, name: str) -> CpuGram | GpuGram:
+    def _require_engine(self, wanted: GramEngine, name: str) -> GramEngine:
         """The engine of the batches so far. ValueError where `name` lies on another device."""
         if self._engine is None:
             self._engine = wanted

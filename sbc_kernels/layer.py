@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +15,15 @@ from array_api_compat import array_namespace, device
 from .arrays import (
     Restore,
     cast_like,
+    contiguous,
     dtype_name,
     is_float,
     require_finite,
     require_same_kind,
     to_array,
 )
+from .backends.kernels import Kernels, note_kernel, recorded_kernels
+from .backends.registry import backend_of
 from .conv import Conv
 from .grid import Grid
 from .hessian import SpikeHessian
@@ -57,6 +61,8 @@ class CompressedLayer:
     seconds : wall time.
     curve : of method "exact" without a pattern, what pruning less or more would have cost: pairs of
         sparsity and relative error, 0..1, by the damped Hessian and before quantization.
+    backend : the kernels that ran, by op: names joined by " + " where one op ran several. The Hessian's
+        is among them where `compress_layer` summed it.
     """
 
     weight: Any
@@ -72,6 +78,7 @@ class CompressedLayer:
     seconds: float
     log: list[str] = field(default_factory=list)
     curve: Curve = ()
+    backend: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def compressed(self) -> CompressedWeight:
@@ -161,8 +168,10 @@ def compress_layer(
         sparsity, bits, method, grid, sym, group_size, act_order, block_size, damp_percent, backend
     )
     conv = _checked_conv(values, stride, padding, dilation, groups)
-    stack = _hessian_of(W, values, spikes, neuron, hessian, conv, options, log)
-    return PreparedLayer(W, stack, backend=backend).compress(options, log=log, start=start)
+    with recorded_kernels() as kernels:
+        stack = _hessian_of(W, values, spikes, neuron, hessian, conv, options, log)
+    prepared = PreparedLayer(W, stack, backend=backend)
+    return prepared.compress(options, log=log, start=start, kernels=kernels)
 
 
 class PreparedLayer:
@@ -191,21 +200,27 @@ class PreparedLayer:
         ones = xp.ones(len(self.values), dtype=xp.float64, device=where)
         self.backend = backend
         self.row_scale = ones if row_scale is None else xp.abs(xp.asarray(row_scale, device=where))
-        self._orders: tuple[Any, list[RowOrder]] | None = (
-            None  # of the options they were found with
-        )
+        # The options they were computed with, the orders, and the kernels that ran.
+        self._orders: tuple[Any, list[RowOrder], Kernels] | None = None
 
     def compress(
-        self, options: Options, *, log: list[str] | None = None, start: float | None = None
+        self,
+        options: Options,
+        *,
+        log: list[str] | None = None,
+        start: float | None = None,
+        kernels: Kernels | None = None,
     ) -> CompressedLayer:
-        """As `compress_layer` does with these options. Raises what it raises."""
+        """Compresses as `compress_layer` does with these options, and raises what it raises.
+
+        `log`, `start` and `kernels` are those of the steps before, which this one adds to.
+        """
         start = time.perf_counter() if start is None else start
         log = [] if log is None else log
         W, values, stack, restore = self.W, self.values, self.stack, self._restore
         xp = array_namespace(values)
         rows = len(values) // len(stack)
-        flat = values.reshape(len(values), -1)
-        flat = np.ascontiguousarray(flat) if isinstance(flat, np.ndarray) else flat.contiguous()
+        flat = contiguous(values.reshape(len(values), -1))
         parts = [
             Rows(flat[at : at + rows], matrix, self.row_scale[at : at + rows])
             for at, matrix in zip(range(0, len(values), rows), stack, strict=True)
@@ -225,12 +240,15 @@ class PreparedLayer:
 
         damp = options.damp_percent
         curve: Curve = ()
-        if options.pattern is not None:
-            orders = self._ordered(parts, options, log)
-            percent, curve = prune_rows(parts, orders, options, log)
-            damp = max(damp, percent)
-        if options.bits is not None:
-            damp = max(damp, quantize_rows(parts, options, log))
+        with recorded_kernels(kernels) as kernels:
+            if options.pattern is not None:
+                orders = self._ordered(parts, options, log)
+                percent, curve = prune_rows(parts, orders, options, log)
+                damp = max(damp, percent)
+            if options.bits is not None:
+                damp = max(damp, quantize_rows(parts, options, log))
+        if kernels:
+            log.append("kernels: " + ", ".join(f"{op} {name}" for op, name in kernels.items()))
 
         result = xp.concat([part.result for part in parts])
         if not bool(xp.all(xp.isfinite(result))):
@@ -270,6 +288,7 @@ class PreparedLayer:
             seconds=time.perf_counter() - start,
             log=log,
             curve=curve,
+            backend=kernels,
         )
 
     def _ordered(
@@ -282,18 +301,23 @@ class PreparedLayer:
             return None
         key = (pattern.keep_n, pattern.of_m, options.damp_percent, options.backend)
         if self._orders is None or self._orders[0] != key:
-            self._orders = (key, order_rows(parts, options, log))
+            with recorded_kernels() as kernels:
+                orders = order_rows(parts, options, log)
+            self._orders = (key, orders, kernels)
+        else:
+            for op, kernel in self._orders[2].items():
+                note_kernel(op, kernel)
         return self._orders[1]
 
 
 def weight_array(W: Any, backend: str | None = None) -> Any:
     """W as NumPy, or as it is where it lies on a GPU; halves are widened."""
-    return to_array(W, "W", backend)[0]
+    return to_array(W, "W", backend_of(W, "W", backend).device)[0]
 
 
 def weight_values(W: Any, backend: str | None = None) -> tuple[Any, Restore]:
     """W as NumPy, or as it is where it lies on a GPU; checked, and the way back to its framework."""
-    values, restore = to_array(W, "W", backend)
+    values, restore = to_array(W, "W", backend_of(W, "W", backend).device)
     if not is_float(values):
         raise TypeError(f"W has dtype {dtype_name(values)}; accepted are real floats")
     if values.ndim not in (2, 3, 4) or 0 in values.shape:

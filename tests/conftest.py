@@ -33,8 +33,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 )
 def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend that multiplies bytes; also with its kernels in plain C++, which run anywhere."""
-    skills = dispatch.BACKENDS["amx"].gram_skills
-    kernels = replace(dispatch.BACKENDS[request.param], name="amx", gram_skills=skills)
+    kernels = replace(dispatch.BACKENDS["amx"], isa=request.param)
     monkeypatch.setitem(dispatch.BACKENDS, "amx", kernels)
     return "amx"
 

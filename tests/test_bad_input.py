@@ -206,7 +206,11 @@ LAYER_CASES: dict[str, Case] = {
         V,
         "act_order is True with method 'blocked' and an N:M pattern; accepted is False",
     ),
-    "backend": (compress(backend="cuda9"), V, "backend is 'cuda9'; this machine has .*portable"),
+    "backend": (
+        compress(backend="cuda9"),
+        V,
+        "backend is 'cuda9'; accepted is one .*portable",
+    ),
     # convolutions
     "stride": (
         compress(stride=2),
@@ -281,7 +285,11 @@ def _matrices(call: Callable[..., Callable[[], Any]], name: str) -> dict[str, Ca
         "weight meta": (call(_meta(W), torch.tensor(H)), V, "weight lies on meta"),
         "matrix shape": (call(W, H[:5]), V, rf"{name} has shape \[5, 6\]; accepted is \[6, 6\]"),
         "matrix size": (call(W, np.eye(5)), V, rf"{name} has shape \[5, 5\]; accepted is \[6, 6\]"),
-        "matrix dtype": (call(W, np.eye(6)), T, f"{name} is float64; accepted is weight's float32"),
+        "matrix dtype": (
+            call(W.astype(np.float64), np.eye(6, dtype=np.float32)),
+            T,
+            f"{name} is float32; accepted is weight's float64",
+        ),
         "matrix NaN": (call(W, _nan(H)), V, f"{name} has 1 values that are NaN or infinite"),
         "matrix skew": (call(W, SKEW), V, f"{name} is not symmetric: .*accepted is a symmetric"),
         "matrix torch": (
@@ -290,7 +298,11 @@ def _matrices(call: Callable[..., Callable[[], Any]], name: str) -> dict[str, Ca
             f"weight is a numpy array and {name} a torch",
         ),
         "matrix None": (call(W, None), T, f"{name} .*NoneType"),
-        "backend": (call(backend="gpu"), V, "backend is 'gpu'; this machine has .*portable"),
+        "backend": (
+            call(backend="gpu"),
+            V,
+            "backend is 'gpu'; accepted is one .*portable",
+        ),
     }
 
 

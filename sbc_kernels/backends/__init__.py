@@ -1,1 +1,1 @@
-"""Who computes an op: one record a backend, see `registry`."""
+"""Who computes an op: `protocol` says what a backend is, `registry` lists those there are."""

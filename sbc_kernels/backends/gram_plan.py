@@ -161,7 +161,7 @@ def plan_gram(
 ) -> GramPlan | None:
     """The cheapest way for spikes in [minimum, maximum]; None where no lane is wide enough.
 
-    `shifted`: a convolution. `skills`: of the backend, see dispatch.gram_skills.
+    `shifted`: a convolution. `skills`: of the backend, see `protocol.GramEngine`.
     """
     T = len(filter_.integers)
     filtered: GramPlan | None

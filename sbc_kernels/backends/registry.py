@@ -1,100 +1,56 @@
 """Which backend runs an op.
 
-A backend is one record here and one module of the op's name. A backend asked for by name runs or
-raises; nothing falls back in silence. The default is the fastest native one this processor has.
+A backend is one entry of `BACKENDS`, an object with the methods of `protocol.Backend`. A backend asked
+for by name runs or raises; nothing falls back in silence. The default is the fastest one that runs
+where the arrays lie.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from .. import _native
+from ..arrays import is_numpy
+from ..errors import ParameterError
+from ..threads import thread_count
+from .cuda.backend import CudaBackend
+from .native.backend import NativeBackend
+from .protocol import OPS, Backend, QuantizedRows
+from .triton.backend import TritonBackend, interpreted
 
-OPS = ("spike_gram", "obs_order", "obs_solve", "obs_quantize", "upper_factor")
+__all__ = [
+    "BACKENDS",
+    "OPS",
+    "Backend",
+    "QuantizedRows",
+    "available_backends",
+    "backend_for",
+    "backend_of",
+    "fastest_backend",
+    "named_backend",
+    "native_info",
+]
 
-
-@dataclass(frozen=True)
-class Backend:
-    """``available()`` says whether it runs here; ``load(op)`` gives the op's function on arrays;
-    ``gram_skills`` says what its `spike_gram` is fast at: "bytes" and "counts" of gram_plan.plan_gram.
-    ``device`` is where its arrays lie: in CPU memory as NumPy arrays, or on a GPU as torch tensors.
-    """
-
-    name: str
-    description: str
-    available: Callable[[], bool]
-    load: Callable[[str], Callable[..., Any]]
-    gram_skills: frozenset[str] = frozenset()
-    device: str = "cpu"
-
-
-def thread_count() -> int:
-    """``torch.get_num_threads()`` where torch is in use, else the processors this process may use."""
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "get_num_threads"):
-        return int(torch.get_num_threads())
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _native_backend(isa: str, description: str, *gram_skills: str) -> Backend:
-    def load(op: str) -> Callable[..., Any]:
-        return partial(getattr(_native, op), isa=isa, threads=thread_count())
-
-    return Backend(
-        isa, description, lambda: isa in _native.available_isas(), load, frozenset(gram_skills)
-    )
-
-
-def interpreted() -> bool:
-    """Whether Triton's kernels run in its interpreter, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
-
-
-def _triton_runs() -> bool:
-    if find_spec("triton") is None or find_spec("torch") is None:
-        return False
-    return interpreted() or bool(import_module("torch").cuda.is_available())
-
-
-def _triton_op(op: str) -> Callable[..., Any]:
-    module, name = {
-        "spike_gram": ("spike_gram", "add_integers"),
-        "upper_factor": ("linalg", "upper_factor"),
-    }.get(op, (op, op))
-    run: Callable[..., Any] = getattr(import_module(f"{__package__}.triton.{module}"), name)
-    return run
-
-
-# Fastest first.
+# Fastest first; those for a GPU last.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
-        _native_backend(
-            "amx", "C++ for AMX tiles of bytes (spike_gram), else as avx512", "bytes", "counts"
+        NativeBackend(
+            "amx",
+            "C++ for AMX tiles of bytes (spike_gram); population counts as vpopcnt, the rest as avx512",
+            skills=frozenset({"bytes", "counts"}),
         ),
-        _native_backend(
-            "vpopcnt", "C++ for AVX-512 VPOPCNTDQ (spike_gram), else as avx512", "counts"
+        NativeBackend(
+            "vpopcnt",
+            "C++ for AVX-512 VPOPCNTDQ (spike_gram), the rest as avx512",
+            skills=frozenset({"counts"}),
         ),
-        _native_backend("avx512", "C++ for AVX-512 F, BW, DQ, VL"),
-        _native_backend("avx2", "C++ for AVX2 and FMA"),
-        _native_backend("portable", "C++ for any processor"),
-        Backend(
-            "triton",
-            "Triton for NVIDIA GPUs, of torch tensors that lie there",
-            _triton_runs,
-            _triton_op,
-            frozenset({"bytes"}),
-            "cuda",
-        ),
+        NativeBackend("avx512", "C++ for AVX-512 F, BW, DQ, VL"),
+        NativeBackend("avx2", "C++ for AVX2 and FMA"),
+        NativeBackend("portable", "C++ for any processor"),
+        CudaBackend(),
+        TritonBackend(),
     )
 }
 
@@ -115,60 +71,64 @@ def available_backends(device: str | None = None) -> list[str]:
     ]
 
 
-def on_device(array: Any, name: str, backend: str | None) -> bool:
-    """Whether this is a torch tensor that a GPU's backend takes where it lies.
+def named_backend(name: Any, device: Any = None) -> Backend:
+    """The backend of that name.
 
     Raises
     ------
-    ValueError : the backend named does not run where the array lies.
+    ParameterError : it does not exist, or does not run here or on the device; names those that do.
+    """
+    backend = BACKENDS.get(name) if isinstance(name, str) else None
+    if backend is None or not backend.available(device):
+        names = ", ".join(available_backends())
+        raise ParameterError("backend", name, f"one that this machine has: {names}")
+    return backend
+
+
+def backend_of(array: Any, name: str, backend: str | None) -> Backend:
+    """The backend that takes a user's array where it lies: the one of that name, or the fastest.
+
+    Parameters
+    ----------
+    array : the argument called `name`, of any framework.
+    backend : a name of `available_backends()`, or None.
+
+    Raises
+    ------
+    ParameterError : the backend named does not run here, or not where the array lies.
+    ValueError : no backend runs there.
     """
     torch = sys.modules.get("torch")
-    on_gpu = torch is not None and isinstance(array, torch.Tensor) and array.is_cuda
-    if backend is None:
-        if on_gpu:
-            _chosen(None, "cuda")
-        return on_gpu
-    wanted = BACKENDS[_chosen(backend)].device
     is_tensor = torch is not None and isinstance(array, torch.Tensor)
-    if wanted == "cuda" and is_tensor and (on_gpu or (interpreted() and not array.is_cuda)):
-        return True
-    if on_gpu or wanted == "cuda":
+    on_gpu = is_tensor and array.is_cuda
+    if backend is None:
+        return fastest_backend("cuda", array.device) if on_gpu else fastest_backend("cpu")
+    found = named_backend(backend, array.device if on_gpu else None)
+    if found.device == "cuda" and is_tensor and (on_gpu or interpreted()):
+        return found
+    if on_gpu or found.device == "cuda":
         where = array.device if is_tensor else "CPU memory"
-        accepted = "a CUDA tensor" if wanted == "cuda" else "backend='triton', or None"
-        raise ValueError(
-            f"backend is {backend!r} and {name} lies in {where}; accepted is {accepted}"
-        )
-    return False
+        names = [*map(repr, available_backends("cuda")), "None"]
+        accepted = "a CUDA tensor" if found.device == "cuda" else " or ".join(names)
+        shown = f"{backend!r} and {name} lies in {where}"
+        raise ParameterError("backend", backend, accepted, shown=shown)
+    return found
 
 
-def resolve(op: str, backend: str | None, device: str = "cpu") -> Callable[..., Any]:
-    """The function that runs ``op``.
-
-    Raises
-    ------
-    ValueError : the named backend does not exist or does not run here; names those that do.
-    """
-    if op not in OPS:
-        raise ValueError(f"op is {op!r}; accepted are {', '.join(OPS)}")
-    return BACKENDS[_chosen(backend, device)].load(op)
-
-
-def gram_skills(backend: str | None, device: str = "cpu") -> frozenset[str]:
-    """What the backend's `spike_gram` is fast at, see `Backend`. Raises as `resolve` does."""
-    return BACKENDS[_chosen(backend, device)].gram_skills
-
-
-def _chosen(backend: str | None, device: str = "cpu") -> str:
+def backend_for(values: Any, backend: str | None) -> Backend:
+    """The backend for a checked array: NumPy, or a torch tensor that stays where it lies."""
     if backend is not None:
-        if backend not in BACKENDS or not BACKENDS[backend].available():
-            names = ", ".join(available_backends())
-            raise ValueError(f"backend is {backend!r}; this machine has {names}")
-        return backend
-    for name, known in BACKENDS.items():
-        if known.device == device and known.available():
-            return name
+        return named_backend(backend)
+    return fastest_backend("cpu") if is_numpy(values) else fastest_backend("cuda", values.device)
+
+
+def fastest_backend(kind: str, device: Any = None) -> Backend:
+    """The first backend for arrays that lie in "cpu" or "cuda", on that device, which runs here."""
+    for backend in BACKENDS.values():
+        if backend.device == kind and backend.available(device):
+            return backend
     raise ValueError(
-        f"no backend runs on {device} here: triton is not installed; accepted are arrays in CPU memory"
+        f"no backend runs on {kind} here: triton is not installed; accepted are arrays in CPU memory"
     )
 
 

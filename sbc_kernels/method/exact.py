@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import device
 
-from ..ops.factor import inverse
-from ..ops.obs_order import run_obs_order
-from ..ops.obs_solve import run_obs_solve
+from ..backends.registry import backend_for
 from ..sparsity import Pattern
 from .damping import with_damping
 from .options import Options
@@ -43,7 +41,7 @@ def order_rows(parts: list[Rows], options: Options, log: list[str]) -> list[RowO
     for part in parts:
 
         def invert(matrix: Array, part: Rows = part) -> Any:
-            return inverse(among_live(matrix, part))
+            return backend_for(matrix, options.backend).inverse(among_live(matrix, part))
 
         G, percent = with_damping(part, options.damp_percent, log, invert)
         orders.append(RowOrder(*_order(part, G, pattern, options.backend), G, percent))
@@ -94,7 +92,7 @@ def _solve(
 ) -> float:
     """The survivors' weights. In float32 the Cholesky of a submatrix may fail where that of the whole
     in float64 did not."""
-    xp, dtype = part.xp, part.weight.dtype
+    xp = part.xp
     part.mask = mask
     part.result = masked(mask, part.weight)
     if part.silent == len(part.live):
@@ -105,12 +103,11 @@ def _solve(
     def solve(matrix: Array) -> Any:
         nonlocal known
         G, known = known, None
-        return run_obs_solve(
+        return backend_for(matrix, options.backend).obs_solve(
             xp.take(part.weight, live, axis=1),
-            xp.astype(among_live(matrix, part), dtype),
+            among_live(matrix, part),
             xp.take(mask, live, axis=1),
             inverse_hessian=G,
-            backend=options.backend,
         )
 
     part.result[:, live], percent = with_damping(part, percent, log, solve)
@@ -124,16 +121,12 @@ def _order(part: Rows, G: Array, pattern: Pattern, backend: str | None) -> tuple
     weight = xp.take(part.weight, live, axis=1)
     G = xp.astype(G, weight.dtype)
     if not m:
-        return run_obs_order(weight, G, live.shape[0], backend=backend)
+        return backend_for(weight, backend).obs_order(weight, G, live.shape[0])
     dead = xp.sum(xp.astype(xp.reshape(~part.live, (-1, m)), xp.int32), axis=1)
     quota = xp.astype(xp.clip(m - pattern.keep_n - dead, min=0), xp.int32)
-    return run_obs_order(
-        weight,
-        G,
-        int(xp.sum(quota)),
-        group=xp.astype(live // m, xp.int32),
-        quota=quota,
-        backend=backend,
+    group = xp.astype(live // m, xp.int32)
+    return backend_for(weight, backend).obs_order(
+        weight, G, int(xp.sum(quota)), group=group, quota=quota
     )
 
 

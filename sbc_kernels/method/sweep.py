@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..backends.registry import backend_for
 from ..grid import Grid, run_fit_grid
-from ..ops.obs_quantize import run_obs_quantize
 from ..sparsity import Pattern, prune_least
 from .damping import with_damping
 from .options import Options
@@ -77,7 +77,7 @@ def _sweep_once(
         scaled = replace(grid, scale=grid.scale * part.xp.astype(unit, part.xp.float32))
 
     def attempt(matrix: Array) -> Any:
-        return run_obs_quantize(
+        return backend_for(weight, options.backend).obs_quantize(
             weight,
             matrix,
             scaled,
@@ -86,7 +86,6 @@ def _sweep_once(
             mask=part.mask,
             pattern=pattern,
             num_pruned=part.quota,
-            backend=options.backend,
         )
 
     answer, percent = with_damping(part, options.damp_percent, log, attempt)

@@ -11,10 +11,10 @@ from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..backends.registry import backend_for
 from ..conv import Conv
 from ..hessian import SpikeHessian
 from ..neurons import Neuron, membrane_matrix
-from ..ops.factor import solve_positive
 from ..ops.reference import unfold
 from .planned_layer import PlannedLayer
 
@@ -225,5 +225,5 @@ def corrected_target(weight: Matrix, moments: Moments, strength: float) -> Matri
         along = xp.eye(len(H), dtype=xp.float64, device=device(H))
         ridge = strength * float(energy[live].mean()) * along
         target = mine @ (C + ridge)
-        parts.append(solve_positive(H + ridge, target.T).T)
+        parts.append(backend_for(H, None).solve_positive(H + ridge, target.T).T)
     return xp.concat(parts)

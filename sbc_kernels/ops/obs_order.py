@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from ..arrays import weight_and_matrix
-from ..backends.registry import resolve
+from ..arrays import narrowed, weight_and_matrix
+from ..backends.registry import backend_of
 
 __all__ = ["obs_order"]
 
@@ -29,7 +29,8 @@ def obs_order(
     Parameters
     ----------
     weight : float32 or float64 [d_out, d_in].
-    inverse_hessian : G, of the same dtype, [d_in, d_in], symmetric positive definite.
+    inverse_hessian : G, of the same dtype or float64, [d_in, d_in], symmetric positive definite, such
+        as `damped_inverse` gives. It is rounded to weight's dtype.
     num_pruned : how many weights of each row to order, 0..d_in. None is all of them.
     backend : a name of `available_backends()`, or None for the fastest.
 
@@ -48,7 +49,9 @@ def obs_order(
     tie within rounding either may go first. Rounding is kept from driving a diagonal entry of G below
     the machine epsilon times its first value.
     """
-    w, g, restore = weight_and_matrix(weight, inverse_hessian, "inverse_hessian", backend)
+    chosen = backend_of(weight, "weight", backend)
+    w, g, restore = weight_and_matrix(weight, inverse_hessian, "inverse_hessian", chosen.device)
+    g = narrowed(g, "inverse_hessian", w)
     d = w.shape[1]
     if wrong := int((g.diagonal() <= 0).sum()):
         raise ValueError(
@@ -58,40 +61,6 @@ def obs_order(
     count = d if num_pruned is None else num_pruned
     if not isinstance(count, (int, np.integer)) or not 0 <= count <= d:
         raise ValueError(f"num_pruned is {num_pruned!r}; accepted is an integer in 0..{d}, or None")
-    order, loss = run_obs_order(w, g, int(count), backend=backend)
+    order, loss = chosen.obs_order(w, g, int(count))
     xp = array_namespace(loss)
     return restore(order), restore(xp.astype(loss, xp.float32))
-
-
-def run_obs_order(
-    weight: Any,
-    inverse_hessian: Any,
-    num_pruned: int,
-    *,
-    group: Any = None,
-    quota: Any = None,
-    backend: str | None = None,
-) -> tuple[Any, Any]:
-    """The op on checked arrays, NumPy or on a GPU. ``group`` [d_in] and ``quota`` [groups] bound what
-    each group of weights of a row gives up, which is how N:M patterns are ordered."""
-    if not isinstance(weight, np.ndarray):
-        answer: tuple[Any, Any] = resolve("obs_order", backend, "cuda")(
-            weight=weight,
-            inverse_hessian=inverse_hessian,
-            num_pruned=num_pruned,
-            group=group,
-            quota=quota,
-        )
-        return answer
-    order = np.empty((weight.shape[0], num_pruned), dtype=np.int32)
-    loss = np.empty(order.shape, dtype=weight.dtype)
-    run = resolve("obs_order", backend)
-    run(
-        weight=weight,
-        inverse_hessian=inverse_hessian,
-        group=group,
-        quota=quota,
-        order=order,
-        loss=loss,
-    )
-    return order, loss

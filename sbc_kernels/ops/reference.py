@@ -63,6 +63,21 @@ def spike_gram(
     return mean
 
 
+def damped_hessian(hessian: Matrix, damp_percent: float = 0.01) -> Matrix:
+    """Damping by the mean diagonal of the inputs that fired."""
+    H = hessian.astype(np.float64)
+    live = np.diagonal(H) > 0
+    if not live.any():
+        return np.eye(len(H))
+    damped: Matrix = H + damp_percent * float(np.diagonal(H)[live].mean()) * np.eye(len(H))
+    return damped
+
+
+def damped_inverse(hessian: Matrix, damp_percent: float = 0.01) -> Matrix:
+    """Its inverse, by LU factorisation."""
+    return np.asarray(np.linalg.inv(damped_hessian(hessian, damp_percent)), dtype=np.float64)
+
+
 def obs_order(
     weight: Matrix,
     inverse_hessian: Matrix,

@@ -22,11 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
 
+from sbc_kernels.backends.kernels import recorded_kernels
 from sbc_kernels.ops import reference
 
 pytest.importorskip("triton")
+from sbc_kernels.backends.cuda.device import has_kernel
+from sbc_kernels.backends.cuda.obs_order import CudaPanel
 from sbc_kernels.backends.triton import obs_order as module
-from sbc_kernels.backends.triton.device import has_native
 
 pytestmark = needs_triton
 DTYPES = (np.float32, np.float64)
@@ -65,11 +67,14 @@ def order_of(
     group: np.ndarray | None = None,
     quota: np.ndarray | None = None,
     max_memory: int | None = None,
+    own_panel: module.Panel | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The op on tensors, which must stay as they were."""
     arrays = {"weight": weight, "inverse_hessian": G, "group": group, "quota": quota}
     tensors = {name: to_device(array) for name, array in arrays.items()}
-    order, loss = module.obs_order(**tensors, num_pruned=num_pruned, max_memory=max_memory)
+    order, loss = module.obs_order(
+        **tensors, num_pruned=num_pruned, max_memory=max_memory, own_panel=own_panel
+    )
     for name, array in arrays.items():
         same = array is None or to_host(tensors[name]).tobytes() == array.tobytes()
         assert same, f"{name} has changed"
@@ -226,7 +231,7 @@ def test_memory_repetition_and_company_change_nothing() -> None:
     weight, G = _problem("correlated", 45, np.float32, rows=3)
     order, loss = order_of(weight, G, 45)
     tiles = module.TILES[module.device_class(to_device(weight)), torch.float32]
-    row = module._Scratch.row_bytes(45, module._panels(45, 45, tiles), 0, tiles, 4)
+    row = module.Scratch.row_bytes(45, module._panels(45, 45, tiles), 0, tiles, 4)
     answer = 3 * 45 * 8
     again, cost = order_of(weight, G, 45, max_memory=answer + row)  # in three turns
     assert np.array_equal(order, again)
@@ -283,21 +288,10 @@ class TestOnlyOnAGPU:
     @pytest.mark.parametrize(
         ("d", "rows", "steps"), [(700, 40, 700), (1540, 3, 500), (5000, 2, 200)]
     )
-    def test_a_layer(
-        self, dtype: Any, d: int, rows: int, steps: int, native: bool, monkeypatch: Any
-    ) -> None:
+    def test_a_layer(self, dtype: Any, d: int, rows: int, steps: int, native: bool) -> None:
         """All sweeps, both ends of the panels. G is a diagonal and one direction."""
-        if native and (dtype == np.float64 or not has_native("order_panel", torch.ones(1).cuda())):
+        if native and (dtype == np.float64 or not has_kernel("order_panel")):
             pytest.skip("no CUDA kernel for it")
-        monkeypatch.setattr(module, "has_native", lambda kernel, tensor: native)
-        calls: list[None] = []
-        panel = module._native.order_panel if native else None
-        monkeypatch.setattr(
-            module._native,
-            "order_panel",
-            lambda **given: calls.append(panel(**given)),
-            raising=False,
-        )
         rng = np.random.default_rng(d)
         diagonal, direction = rng.random(d) + 0.5, rng.standard_normal(d)
         G = (np.diag(diagonal) + np.outer(direction, direction)).astype(dtype)
@@ -305,13 +299,15 @@ class TestOnlyOnAGPU:
         share = direction**2 / (diagonal + direction**2)
         condition = (1 + share.sum()) / (1 - share.max())
         weight = rng.standard_normal((rows, d)).astype(dtype)
-        order, loss = order_of(weight, G, steps)
+        own_panel = CudaPanel() if native else None
+        with recorded_kernels() as kernels:
+            order, loss = order_of(weight, G, steps, own_panel=own_panel)
+        assert ("cuda" in kernels["obs_order"]) == native
         some = [0, rows - 1]
         assert_greedy(weight[some], G, order[some], loss[some], condition=condition)
-        again, cost = order_of(weight, G, steps)
+        again, cost = order_of(weight, G, steps, own_panel=own_panel)
         assert np.array_equal(order, again)
         assert np.array_equal(loss, cost)
-        assert bool(calls) == native
 
     def test_many_rows(self, dtype: Any) -> None:
         """In turns. What removing all costs is known beforehand."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from test_factor import assert_factor, positive_definite
 from test_obs_quantize import assert_swept, sparse_gpt
 
 import sbc_kernels as sbc
+from sbc_kernels.backends.registry import BACKENDS, QuantizedRows
 from sbc_kernels.ops import reference
-from sbc_kernels.ops.obs_quantize import QuantizedRows, run_obs_quantize
 from sbc_kernels.sparsity import Pattern, parse_sparsity
 
 pytest.importorskip("triton")
@@ -31,6 +32,12 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.TILES, "other", module.Tile(rows=4, columns=16, warps=1))
 
 
+def on_device(grid: sbc.Grid | None) -> sbc.Grid | None:
+    if grid is None:
+        return None
+    return replace(grid, scale=to_device(grid.scale), zero_point=to_device(grid.zero_point))
+
+
 def quantize(
     weight: np.ndarray,
     H: np.ndarray,
@@ -41,26 +48,17 @@ def quantize(
     mask: np.ndarray | None = None,
     pattern: Pattern | None = None,
 ) -> QuantizedRows:
-    """The op on tensors, with what `run_obs_quantize` would pass on. Inputs must stay as they were."""
-    d = weight.shape[1]
-    perm = np.argsort(-np.diagonal(H), kind="stable") if act_order else np.arange(d)
-    arrays = {
-        "weight": weight,
-        "hessian": H,
-        "perm": perm.astype(np.int32),
-        "scale": None if grid is None else grid.scale,
-        "zero_point": None if grid is None else grid.zero_point,
-        "group": None if grid is None else grid.group_of_column(d),
-        "mask": mask,
-    }
+    """The op on tensors. Inputs must stay as they were."""
+    arrays = {"weight": weight, "hessian": H, "mask": mask}
     tensors = {name: to_device(array) for name, array in arrays.items()}
     answer = module.obs_quantize(
-        **tensors,
+        tensors["weight"],
+        tensors["hessian"],
+        on_device(grid),
         block_size=block_size,
-        bits=0 if grid is None else grid.bits,
-        num_pruned=0 if pattern is None or pattern.of_m else pattern.num_pruned(weight.size),
-        keep_n=0 if pattern is None else pattern.keep_n,
-        of_m=0 if pattern is None else pattern.of_m,
+        act_order=act_order,
+        mask=tensors["mask"],
+        pattern=pattern,
     )
     for name, array in arrays.items():
         assert array is None or np.array_equal(to_host(tensors[name]), array)
@@ -191,7 +189,7 @@ def _assert_native(
 ) -> None:
     """Codes and masks of float64 are the native op's. In float32 one near a tie may differ, and with it
     what follows in its row: all but a share of the rows agree."""
-    native = run_obs_quantize(
+    native = BACKENDS["portable"].obs_quantize(
         weight, H, grid, block_size=128, act_order=True, mask=None, pattern=pattern
     )
     same = np.ones(len(weight), dtype=bool)
@@ -254,9 +252,6 @@ def test_float64_pruning_is_sparse_gpts(sparsity: float | str) -> None:
             weight, H, levels, block_size=block_size, act_order=act_order, pattern=pattern
         )
         keep, q = sparse_gpt(weight, H, pattern, block_size, act_order, levels)
-        if pattern.of_m == 0 and pattern.num_pruned(weight.size) == 0:
-            assert answer.mask is None
-            answer = answer._replace(mask=np.ones(weight.shape, dtype=bool))
         assert np.array_equal(answer.mask, keep)
         bound = eps(np.float64) * 10 * scaled_condition(H) * np.abs(q).max()
         assert_close(answer.weight, q, bound, "weight")
@@ -283,7 +278,7 @@ def test_ties_are_the_native_ones(sparsity: float | str) -> None:
     pattern = parse_sparsity(sparsity)
     weight, H = np.ones((3, 8)), np.eye(8)
     answer = quantize(weight, H, None, act_order=False, block_size=4, pattern=pattern)
-    native = run_obs_quantize(
+    native = BACKENDS["portable"].obs_quantize(
         weight, H, None, block_size=4, act_order=False, mask=None, pattern=pattern
     )
     assert np.array_equal(answer.mask, native.mask)
@@ -308,28 +303,15 @@ def test_scores_that_overflow_are_kept() -> None:
 def test_repetition_and_layout_change_nothing() -> None:
     weight, H = _problem("correlated", 20, np.float32)
     grid = sbc.fit_grid(weight, 3)
-    options = {
-        "hessian": to_device(H),
-        "perm": to_device(np.arange(20)),
-        "block_size": 8,
-        "bits": 3,
-        "zero_point": to_device(grid.zero_point),
-        "group": to_device(grid.group_of_column(20)),
-        "mask": None,
-        "num_pruned": 60,
-        "keep_n": 0,
-        "of_m": 0,
-    }
-    plain = to_device(weight)
-    wide = torch.zeros(20, 14, device=DEVICE)
+    pattern = parse_sparsity(0.5)
+    plain, wide = to_device(weight), torch.zeros(20, 14, device=DEVICE)
     wide[:, ::2] = plain.T
+    precise = sbc.Grid(3, grid.scale.astype(np.float64), grid.zero_point, -1)
     answers = [
-        module.obs_quantize(weight=layout, scale=scale, **options)
-        for layout, scale in (
-            (plain, to_device(grid.scale)),
-            (plain, to_device(grid.scale)),
-            (wide[:, ::2].T, to_device(grid.scale.astype(np.float64))),
+        module.obs_quantize(
+            layout, to_device(H), on_device(levels), block_size=8, act_order=False, pattern=pattern
         )
+        for layout, levels in ((plain, grid), (plain, grid), (wide[:, ::2].T, precise))
     ]
     for answer in answers[1:]:
         for part, first in zip(answer, answers[0], strict=True):

@@ -11,8 +11,8 @@ from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, inverse_of
 from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
 from test_obs_solve import assert_solved
 
+from sbc_kernels.backends.registry import BACKENDS
 from sbc_kernels.ops import reference
-from sbc_kernels.ops.obs_solve import run_obs_solve
 
 pytest.importorskip("triton")
 from sbc_kernels.backends.triton import obs_solve as module
@@ -85,7 +85,7 @@ def test_the_native_answer(dtype: Any, kind: str) -> None:
     exact = reference.obs_solve(weight.astype(np.float64), H.astype(np.float64), mask)
     bound = eps(dtype) * 10 * scaled_condition(H) * np.abs(exact).max()
     assert_close(answer, exact, bound, "weights, of the reference")
-    native = run_obs_solve(weight, H, mask, inverse_hessian=G)
+    native = BACKENDS["portable"].obs_solve(weight, H, mask, inverse_hessian=G)
     assert_close(answer, native, 2 * bound, "weights, of the native op")
 
 
@@ -194,7 +194,7 @@ def test_which_pivot_failed(place: int) -> None:
     mask = np.arange(60)[None, :] >= 3
     weight = np.ones((1, 60))
     with pytest.raises(np.linalg.LinAlgError, match=f"row 0 at pivot {place};"):
-        run_obs_solve(weight, H, mask)
+        BACKENDS["portable"].obs_solve(weight, H, mask)
     with pytest.raises(np.linalg.LinAlgError, match=f"row 0 at pivot {place};"):
         solve(weight, H, mask)
 

@@ -22,10 +22,11 @@ from sbc_kernels.neurons import Neuron, membrane_matrix
 from sbc_kernels.ops import reference
 
 pytest.importorskip("triton")
+from sbc_kernels.backends.cuda.device import has_kernel
+from sbc_kernels.backends.cuda.spike_gram import multiply_bytes
+from sbc_kernels.backends.kernels import recorded_kernels
 from sbc_kernels.backends.triton import spike_gram as module
-from sbc_kernels.backends.triton import spike_gram_launch as launch
 from sbc_kernels.backends.triton import spike_gram_schedule as work
-from sbc_kernels.backends.triton.device import has_native
 from sbc_kernels.backends.triton.spike_gram import Schedule
 from sbc_kernels.backends.triton.spike_gram_planes import planes_of_integers
 from sbc_kernels.backends.triton.spike_gram_schedule import Tile, geometry_of
@@ -519,7 +520,7 @@ def test_plans_that_are_not_of_bytes() -> None:
         )  # fmt: skip
 
 
-def multiply_bytes(
+def plain_multiply_bytes(
     made: torch.Tensor,
     units: torch.Tensor,
     pairs: torch.Tensor,
@@ -541,9 +542,8 @@ def multiply_bytes(
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the kernel itself is there")
 @pytest.mark.parametrize("groups", [1, 2])
-def test_tables_of_the_native_kernel(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_of_the_native_kernel(groups: int) -> None:
     """Its tiles are larger; several of them, not all full, and digits that are biased."""
-    monkeypatch.setattr(launch, "_multiply_bytes", multiply_bytes)
     tile = Tile(16, 32, 8, 4, native=True)
     conv, size, T, N, channels = sbc.Conv((1, 2), groups=groups), (1, 3), 2, 3, 37 * groups
     spikes = draw_spikes(0, 0, 100, T, N, channels, 3)
@@ -551,7 +551,8 @@ def test_tables_of_the_native_kernel(groups: int, monkeypatch: pytest.MonkeyPatc
     sums = zeros(parts, 37, groups)
     module.add_integers(
         spikes=torch.from_numpy(spikes).movedim(2, 3), first_channel=0, channels=37, plan=plan,
-        groups=groups, sums=sums, schedule=Schedule(samples=2, tile=tile), **on_cpu(parts),
+        groups=groups, sums=sums, schedule=Schedule(samples=2, tile=tile),
+        multiply_bytes=plain_multiply_bytes, **on_cpu(parts),
     )  # fmt: skip
     each, d = len(parts), 37 * conv.taps
     blocks = [part.blocks for part in parts]
@@ -590,21 +591,19 @@ class TestOnAGpu:
     @pytest.mark.parametrize("native", [True, False])
     @pytest.mark.parametrize("d", [64, 128, 300, 1152])
     @pytest.mark.parametrize("neuron", [sbc.IF(), sbc.LIF(2.0), sbc.LIF(1.7)], ids=repr)
-    def test_linear(self, d: int, neuron: Neuron, native: bool, monkeypatch: Any) -> None:
-        if native and (d <= 256 or not has_native("multiply_bytes", torch.ones(1).cuda())):
+    def test_linear(self, d: int, neuron: Neuron, native: bool) -> None:
+        if native and (d <= 256 or not has_kernel("multiply_bytes")):
             pytest.skip("no CUDA kernel for it")
-        monkeypatch.setattr(launch, "has_native", lambda kernel, tensor: native)
-        multiply, native_calls = launch._multiply_bytes, []
-        monkeypatch.setattr(
-            launch, "_multiply_bytes", lambda *given: native_calls.append(multiply(*given))
-        )
         T, N = 8, 30011
         spikes = (torch.rand(T, N, 1, d, device=DEVICE) < 0.2).to(torch.int8)
         plan, part = plan_of(neuron, T, 0, 1), linear_regions()[0]
         sums = zeros([part], d)
-        module.add_integers(
-            spikes=spikes, first_channel=0, channels=d, plan=plan, sums=sums, **on_cpu([part])
-        )
+        with recorded_kernels() as kernels:
+            module.add_integers(
+                spikes=spikes, first_channel=0, channels=d, plan=plan, sums=sums,
+                multiply_bytes=multiply_bytes if native else None, **on_cpu([part]),
+            )  # fmt: skip
+        assert kernels == {"spike_gram": "cuda" if native else "triton"}
         assert plan.integers is not None
         F = torch.from_numpy(plan.integers).double().to(DEVICE)
         X = spikes[:, :, 0].double()
@@ -612,7 +611,6 @@ class TestOnAGpu:
         wanted = (Z if plan.squared else X.reshape(-1, d)).T @ Z  # exact: below 2^53
         assert float(wanted.max()) < 2.0**53
         assert torch.equal(sums[0][0].triu(), wanted.triu())
-        assert bool(native_calls) == native
 
     def test_a_program_at_its_limit(self) -> None:
         spikes = torch.full((1, 1023 * 128 + 500, 1, 64), -128, dtype=torch.int8, device=DEVICE)

@@ -23,8 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
+from sbc_kernels.backends.registry import BACKENDS
 from sbc_kernels.ops import reference
-from sbc_kernels.ops.obs_order import run_obs_order
 
 DTYPES = (np.float32, np.float64)
 # Tiles have 12, 24 or 48 sides, panels 24 pivots: every size up to two tiles, then the edges.
@@ -57,7 +57,7 @@ def test_comparator_rejects_a_wrong_pick() -> None:
 def test_every_step_takes_the_least_saliency(backend: str, dtype: Any) -> None:
     for d in SIZES:
         weight, G = _problem(HESSIAN_KINDS[d % 4], d, dtype, rows=3 if d < 50 else 1)
-        order, loss = run_obs_order(weight, G, d, backend=backend)
+        order, loss = BACKENDS[backend].obs_order(weight, G, d)
         assert loss.dtype == dtype
         assert_greedy(weight, G, order, loss)
 
@@ -66,14 +66,14 @@ def test_every_step_takes_the_least_saliency(backend: str, dtype: Any) -> None:
 def test_float64_order_is_the_reference_order(backend: str, kind: str) -> None:
     for d in (1, 2, 5, 24, 61, 130, 200):
         weight, G = _problem(kind, d, np.float64, rows=2)
-        order, _ = run_obs_order(weight, G, d, backend=backend)
+        order, _ = BACKENDS[backend].obs_order(weight, G, d)
         assert np.array_equal(order, reference.obs_order(weight, G)[0]), d
 
 
 @pytest.mark.parametrize("kind", ["correlated", "duplicate"])
 def test_float32_is_as_good_as_plain_float32(backend: str, kind: str) -> None:
     weight, G = _problem(kind, 150, np.float32, rows=4)
-    order, loss = run_obs_order(weight, G, 150, backend=backend)
+    order, loss = BACKENDS[backend].obs_order(weight, G, 150)
 
     def worst_error(row: int, steps: np.ndarray, losses: np.ndarray) -> float:
         replay = replay_order(weight[row], G, steps)
@@ -97,15 +97,15 @@ def test_wider_panels(backend: str, dtype: Any, d: int, steps: int) -> None:
     share = direction**2 / (diagonal + direction**2)
     condition = (1 + share.sum()) / (1 - share.max())
     weight = rng.standard_normal((1, d)).astype(dtype)
-    order, loss = run_obs_order(weight, G, steps, backend=backend)
+    order, loss = BACKENDS[backend].obs_order(weight, G, steps)
     assert_greedy(weight, G, order, loss, condition=condition)
 
 
 @pytest.mark.parametrize("num_pruned", [0, 1, 23, 24, 25, 59, 60])
 def test_fewer_steps_are_a_prefix(backend: str, num_pruned: int) -> None:
     weight, G = _problem("correlated", 60, np.float32)
-    every, losses = run_obs_order(weight, G, 60, backend=backend)
-    order, loss = run_obs_order(weight, G, num_pruned, backend=backend)
+    every, losses = BACKENDS[backend].obs_order(weight, G, 60)
+    order, loss = BACKENDS[backend].obs_order(weight, G, num_pruned)
     assert np.array_equal(order, every[:, :num_pruned])
     assert np.array_equal(loss, losses[:, :num_pruned])
 
@@ -118,7 +118,7 @@ def test_quotas_of_groups(backend: str, dtype: Any, keep: int, of: int) -> None:
     group = (np.arange(d) // of).astype(np.int32)
     quota = np.full(d // of, of - keep, dtype=np.int32)
     steps = int(quota.sum())
-    order, loss = run_obs_order(weight, G, steps, group=group, quota=quota, backend=backend)
+    order, loss = BACKENDS[backend].obs_order(weight, G, steps, group=group, quota=quota)
     assert_greedy(weight, G, order, loss, group, quota)
     gone = np.zeros((2, d // of), dtype=int)
     for row in range(2):
@@ -144,7 +144,7 @@ def test_any_groups_and_quotas(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(DTYPES), "dtype")
     backend = data.draw(st.sampled_from(sbc.available_backends("cpu")), "backend")
     weight, G = _problem(data.draw(st.sampled_from(HESSIAN_KINDS), "kind"), d, dtype)
-    order, loss = run_obs_order(weight, G, steps, group=group, quota=quota, backend=backend)
+    order, loss = BACKENDS[backend].obs_order(weight, G, steps, group=group, quota=quota)
     assert_greedy(weight, G, order, loss, group, quota)
 
 
@@ -152,7 +152,7 @@ def test_quotas_that_admit_too_little_raise() -> None:
     weight, G = _problem("correlated", 6, np.float64)
     group, quota = np.zeros(6, np.int32), np.array([2], np.int32)
     with pytest.raises(ValueError, match="the quotas admit 2 removals a row; order holds 3"):
-        run_obs_order(weight, G, 3, group=group, quota=quota)
+        BACKENDS["portable"].obs_order(weight, G, 3, group=group, quota=quota)
 
 
 def test_exact_ties(backend: str) -> None:
@@ -162,7 +162,7 @@ def test_exact_ties(backend: str) -> None:
     H += 0.01 * np.diagonal(H).mean() * np.eye(40)
     G = inverse_of(H)
     weight = np.repeat(np.random.default_rng(1).standard_normal((3, 10)), 4, axis=1)
-    order, loss = run_obs_order(weight, G, 40, backend=backend)
+    order, loss = BACKENDS[backend].obs_order(weight, G, 40)
     assert_greedy(weight, G, order, loss)
     assert (np.sort(order, axis=1) == np.arange(40)).all()
 
@@ -171,7 +171,7 @@ def test_total_loss_is_the_loss_of_removing_all(backend: str) -> None:
     d = 90
     H = damped_hessian("correlated", d)
     weight, G = _problem("correlated", d, np.float64, rows=4)
-    _, loss = run_obs_order(weight, G, d, backend=backend)
+    _, loss = BACKENDS[backend].obs_order(weight, G, d)
     whole = 0.5 * np.einsum("ri,ij,rj->r", weight, H, weight)
     assert_close(loss.sum(axis=1), whole, 1e5 * eps(np.float64) * whole, "sum of the losses")
 
@@ -181,7 +181,7 @@ def test_nearly_singular_stays_finite(backend: str, dtype: Any) -> None:
     """Duplicates with next to no damping: rounding decides, but the order is whole, losses real."""
     d = 80
     weight, G = _problem("duplicate", d, dtype, rows=3, damp=10 * eps(dtype))
-    order, loss = run_obs_order(weight, G, d, backend=backend)
+    order, loss = BACKENDS[backend].obs_order(weight, G, d)
     assert (np.sort(order, axis=1) == np.arange(d)).all()
     assert np.isfinite(loss).all()
     assert (loss >= 0).all()
@@ -191,8 +191,8 @@ def test_nearly_singular_stays_finite(backend: str, dtype: Any) -> None:
 def test_weights_of_any_size(backend: str, power: int) -> None:
     """A power of two on the weights changes no decision, though their squares leave float32."""
     weight, G = _problem("correlated", 50, np.float32)
-    order, _ = run_obs_order(weight, G, 50, backend=backend)
-    scaled, _ = run_obs_order(np.ldexp(weight, power), G, 50, backend=backend)
+    order, _ = BACKENDS[backend].obs_order(weight, G, 50)
+    scaled, _ = BACKENDS[backend].obs_order(np.ldexp(weight, power), G, 50)
     assert np.array_equal(order, scaled)
 
 
@@ -200,7 +200,7 @@ def test_zero_weights_go_first_and_cost_nothing(backend: str) -> None:
     weight, G = _problem("correlated", 30, np.float64)
     weight[:, ::3] = 0.0
     weight[1] = 0.0
-    order, loss = run_obs_order(weight, G, 30, backend=backend)
+    order, loss = BACKENDS[backend].obs_order(weight, G, 30)
     assert sorted(order[0, :10]) == list(range(0, 30, 3))
     assert (loss[0, :10] == 0).all()
     assert (loss[0, 10:] > 0).all()
@@ -216,12 +216,12 @@ def test_threads_and_repetition_change_nothing(
     answers = []
     for threads in (1, 2, 2):
         set_threads(threads)
-        answers.append(run_obs_order(weight, G, 120, backend=backend))
+        answers.append(BACKENDS[backend].obs_order(weight, G, 120))
     for order, loss in answers[1:]:
         assert np.array_equal(order, answers[0][0])
         assert np.array_equal(loss, answers[0][1])
     for row in range(9):  # nor does the company a row is in
-        alone = run_obs_order(weight[row : row + 1], G, 120, backend=backend)
+        alone = BACKENDS[backend].obs_order(weight[row : row + 1], G, 120)
         assert np.array_equal(alone[0][0], answers[0][0][row])
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
+from sbc_kernels.backends.registry import BACKENDS, QuantizedRows
 from sbc_kernels.ops import reference
-from sbc_kernels.ops.obs_quantize import QuantizedRows, run_obs_quantize
 from sbc_kernels.sparsity import Pattern, parse_sparsity
 
 DTYPES = (np.float32, np.float64)
@@ -302,7 +302,8 @@ def test_any_sweep(data: st.DataObject) -> None:
         weight, bits, sym=data.draw(st.booleans()), group_size=group_size, mask=keep
     )
     act_order = data.draw(st.booleans(), "act_order")
-    answer = run_obs_quantize(
+    backend = data.draw(st.sampled_from(sbc.available_backends("cpu")), "backend")
+    answer = BACKENDS[backend].obs_quantize(
         weight,
         H,
         grid,
@@ -310,7 +311,6 @@ def test_any_sweep(data: st.DataObject) -> None:
         act_order=act_order,
         mask=keep,
         pattern=pattern,
-        backend=data.draw(st.sampled_from(sbc.available_backends("cpu")), "backend"),
     )
     assert_swept(weight, H, answer, grid, act_order, keep if pattern is None else answer.mask)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
+from sbc_kernels.backends.native import obs_solve as native
+from sbc_kernels.backends.registry import BACKENDS
 from sbc_kernels.ops import reference
-from sbc_kernels.ops.obs_solve import run_obs_solve
 
 DTYPES = (np.float32, np.float64)
 # Around the sides of one to four tiles: 8, 12, 24 and 48 elements.
@@ -68,25 +68,24 @@ def test_through_the_inverse(backend: str, dtype: Any, damp: float) -> None:
     for d in (1, 2, 13, 48, 100):
         for kind in HESSIAN_KINDS:
             weight, H, mask = _problem(kind, d, dtype, 8, 0.8, damp)
-            answer = run_obs_solve(
-                weight, H, mask, inverse_hessian=inverse_of(H.astype(np.float64)), backend=backend
+            answer = BACKENDS[backend].obs_solve(
+                weight, H, mask, inverse_hessian=inverse_of(H.astype(np.float64))
             )
             assert_solved(weight, H, mask, answer)
 
 
 def test_each_row_is_solved_on_its_smaller_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["sbc_kernels.ops.obs_solve"]  # the package's name for it is the function
     sides = []
-    solve = module._solve_subsets
+    solve = native._solve_subsets
 
     def spy(matrix: Any, rhs: Any, select: np.ndarray, *rest: Any, **options: Any) -> Any:
         sides.append(select.sum(axis=1))
         return solve(matrix, rhs, select, *rest, **options)
 
-    monkeypatch.setattr(module, "_solve_subsets", spy)
+    monkeypatch.setattr(native, "_solve_subsets", spy)
     weight, H, _ = _problem("correlated", 60, np.float64, 61, 0.5)
     mask = np.arange(60) < np.arange(61)[:, None]  # row r keeps r
-    answer = run_obs_solve(weight, H, mask, inverse_hessian=inverse_of(H))
+    answer = BACKENDS["portable"].obs_solve(weight, H, mask, inverse_hessian=inverse_of(H))
     assert_solved(weight, H, mask, answer)
     assert max(size.max() for size in sides) <= 30
     assert len(sides) == 2

@@ -340,9 +340,7 @@ def test_tiles_give_the_bits_of_plain_loops(
     flat, maps = draw_spikes(rng, low, high, 6, 50, 90), draw_spikes(rng, low, high, 3, 5, 20, 6, 5)
     answers = []
     for name in ("amx", "portable"):
-        kernels = dataclasses.replace(
-            dispatch.BACKENDS[name], name="amx", gram_skills=dispatch.BACKENDS["amx"].gram_skills
-        )
+        kernels = dataclasses.replace(dispatch.BACKENDS["amx"], isa=name)
         monkeypatch.setitem(dispatch.BACKENDS, "amx", kernels)
         for neuron in (None, sbc.IF(), sbc.LIF(3.0), sbc.LIF(4.0)):
             answers.append(sbc.spike_gram(flat, neuron, backend="amx"))

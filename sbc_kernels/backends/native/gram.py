@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ... import _native
 from ...arrays import Array, exportable, require_finite
 from ...conv import Conv, Region
+from ...threads import thread_count
 from ..gram_plan import GramPlan
-from ..registry import gram_skills, resolve, thread_count
+from ..kernels import note_kernel
+from .isas import kernel_of
+
+if TYPE_CHECKING:
+    from .backend import NativeBackend
 
 _HUGE_PAGE = 2 << 20
 _UNFOLD_BYTES = 64 << 20  # of one chunk of an analog convolution's input
@@ -18,15 +25,13 @@ _UNFOLD_BYTES = 64 << 20  # of one chunk of an analog convolution's input
 class CpuGram:
     """The sums of one stream, on the host."""
 
+    device = "cpu"
     place = "CPU memory"
     squares_convolutions = False  # see gram_plan.plan_gram
 
-    def __init__(self, backend: str | None) -> None:
+    def __init__(self, backend: NativeBackend) -> None:
         self.backend = backend
-        self.skills = gram_skills(backend)
-
-    def with_backend(self, backend: str | None) -> CpuGram:
-        return CpuGram(backend)
+        self.skills = backend.skills
 
     def narrow(self, values: Array, conv: Conv | None) -> tuple[Array, int, int] | None:
         """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
@@ -88,10 +93,13 @@ class CpuGram:
     ) -> None:
         """Adds a batch to the sums, by group and region. With `finish` the one sum of a Linear layer is
         written, times that, and mirrored."""
-        run = resolve("spike_gram", self.backend)
+        isa = self.backend.isa
+        by_counts = plan.pair_weights is not None and conv is None
+        stem = "bytes" if plan.digits else "counts" if by_counts else "tables"
+        note_kernel("spike_gram", kernel_of(isa, stem))
         channels = narrow.shape[3] // groups
         for group in range(groups):
-            run(
+            _native.spike_gram(
                 spikes=exportable(narrow),
                 first_channel=group * channels,
                 channels=channels,
@@ -108,6 +116,8 @@ class CpuGram:
                 positions=[part.positions for part in parts],
                 neighbours=[part.neighbours for part in parts],
                 sums=sums[group * len(parts) : (group + 1) * len(parts)],
+                isa=isa,
+                threads=thread_count(),
             )
 
     def add_floats(
@@ -115,6 +125,7 @@ class CpuGram:
     ) -> None:
         """Filters over time, then float64 products on bounded chunks of the unfolding; one product a
         group of ``total`` [groups, d, d]."""
+        note_kernel("spike_gram", "blas")
         T, N = values.shape[:2]
         groups, d, _ = total.shape
         samples = values.reshape(T, N, -1)

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
-MODULES = ("value_range", "spike_gram", "obs_order", "obs_solve", "obs_quantize", "linalg")
+MODULES = ("value_range", "spike_gram", "obs_order", "obs_solve", "obs_quantize", "factor")
 # Matrix instructions as the machine code names them: mma, wgmma and tcgen05.
 MATRIX_INSTRUCTION = re.compile(r"\b(?:[HIDQ]MMA|[HIQ]GMMA|UTC\w*MMA)\b")
 

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _native
-from ..registry import interpreted
+from .backend import interpreted
 
 __all__ = [
     "CLASSES",
@@ -19,7 +18,6 @@ __all__ = [
     "Build",
     "device_class",
     "has_fast_float64",
-    "has_native",
     "interpreted",
     "kept_alive",
     "room",
@@ -74,18 +72,6 @@ def _class_of(index: int) -> str:
     return {
         (8, 0): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100",
     }.get(capability, "other")  # fmt: skip
-
-
-def has_native(kernel: str, tensor: Tensor) -> bool:
-    """Whether the package's own CUDA kernel, "order_panel" or "multiply_bytes", runs on the tensor's
-    device: it was built for its architecture, by a toolkit the driver takes. Else Triton's does."""
-    return tensor.device.type == "cuda" and _native.with_cuda and _runs(kernel, tensor.device.index)
-
-
-@lru_cache
-def _runs(kernel: str, index: int) -> bool:
-    with torch.cuda.device(index):
-        return bool(getattr(_native, f"runs_{kernel}")(index))
 
 
 def kept_alive(kept: Tensor) -> Tensor:

@@ -14,15 +14,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..cholesky import require_positive
+from ..kernels import note_kernel
 from .device import Build, device_class
 
-__all__ = ["TYPES", "add_product", "inverse", "launching", "upper_factor"]
+__all__ = ["TYPES", "add_product", "inverse", "launching", "solve_positive", "upper_factor"]
 
 TYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 
@@ -59,10 +60,17 @@ def inverse(matrix: Tensor) -> Tensor:
     Waits for the device once, to see whether the factorisation succeeded. Raises
     numpy.linalg.LinAlgError where it did not.
     """
+    note_kernel("inverse", "torch.linalg")
     if matrix.numel() == 0:
         return torch.zeros_like(matrix, dtype=torch.float64)
     solved = torch.cholesky_inverse(_factor(matrix.to(torch.float64)))
     return (solved + solved.T) * 0.5
+
+
+def solve_positive(matrix: Tensor, rhs: Tensor) -> Tensor:
+    """``matrix^-1 rhs`` of a symmetric positive definite matrix. Waits and raises as `inverse` does."""
+    note_kernel("solve_positive", "torch.linalg")
+    return torch.cholesky_solve(rhs, _factor(matrix))
 
 
 def upper_factor(matrix: Tensor, perm: Tensor) -> Tensor:
@@ -71,6 +79,7 @@ def upper_factor(matrix: Tensor, perm: Tensor) -> Tensor:
     The lower factor of the matrix with its rows and columns in reverse, reversed: one Cholesky and no
     inverse. Waits and raises as `inverse` does.
     """
+    note_kernel("upper_factor", "torch.linalg")
     if matrix.numel() == 0:
         return torch.zeros_like(matrix)
     backwards = perm.flip(0).long()
@@ -88,10 +97,7 @@ def _factor(matrix: Tensor) -> Tensor:
     seen = torch.where(bad.any(), bad.int().argmax() + 1, past)
     order = torch.minimum(seen, torch.where(info > 0, info, past))
     minor = int(order)  # the wait
-    if minor < past:
-        raise np.linalg.LinAlgError(
-            f"the Hessian is not positive definite: its leading minor of order {minor} is not"
-        )
+    require_positive(minor if minor < past else 0)
     return factor
 
 

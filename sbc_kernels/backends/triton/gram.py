@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,12 @@ from torch import Tensor
 from ...arrays import require_finite
 from ...conv import Conv, Region, regions
 from ..gram_plan import GramPlan
-from ..registry import gram_skills
 from . import spike_gram
+from .spike_gram_launch import MultiplyBytes
 from .value_range import value_range
+
+if TYPE_CHECKING:
+    from .backend import TritonBackend
 
 
 class GpuGram:
@@ -26,13 +29,18 @@ class GpuGram:
 
     squares_convolutions = True  # see gram_plan.plan_gram
 
-    def __init__(self, backend: str | None, device: torch.device) -> None:
+    skills = frozenset({"bytes"})
+
+    def __init__(
+        self,
+        backend: TritonBackend,
+        device: torch.device,
+        multiply_bytes: MultiplyBytes | None = None,
+    ) -> None:
+        self.backend = backend
         self.device = device
         self.place = str(device)
-        self.skills = gram_skills(backend, "cuda")
-
-    def with_backend(self, backend: str | None) -> GpuGram:
-        return GpuGram(backend, self.device)
+        self.multiply_bytes = multiply_bytes
 
     def narrow(self, values: Tensor, conv: Conv | None) -> tuple[Tensor, int, int] | None:
         """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
@@ -93,6 +101,7 @@ class GpuGram:
             positions=positions,
             neighbours=neighbours,
             sums=sums,
+            multiply_bytes=self.multiply_bytes,
         )
 
     def add_floats(self, values: Tensor, membrane: Any, conv: Conv | None, total: Tensor) -> None:

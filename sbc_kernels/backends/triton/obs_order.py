@@ -21,17 +21,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ... import _native
-from .device import CLASSES, Build, device_class, has_native, room
+from ..kernels import note_kernel
+from .device import CLASSES, Build, device_class, room
 from .factor import TYPES, launching
 from .obs_order_kernels import BARRED, GONE, OPEN, compact, factor, panel, update
 
-__all__ = ["TILES", "Tiles", "builds", "obs_order"]
+__all__ = ["TILES", "Panel", "PanelStep", "Scratch", "Tiles", "builds", "obs_order"]
 
 
 class Sweep(NamedTuple):
@@ -94,14 +94,43 @@ _COMPACT_BLOCK = 1024
 _GRID = 65535  # programs along the grid's second axis, at most
 
 
+class PanelStep(NamedTuple):
+    """One panel: so many pivots of the m weights that are left of each row, after `done` others.
+
+    Attributes
+    ----------
+    source : the trailing matrices, row by row `stride` elements apart (0: one for all rows).
+    width : of a line of the matrix.
+    tile : of a packed triangle; 0: the matrix is a square.
+    """
+
+    source: Tensor
+    stride: int
+    width: int
+    tile: int
+    m: int
+    pivots: int
+    done: int
+
+
+class Panel(Protocol):
+    """A kernel that may take the place of Triton's `panel`; `name` is how it is noted."""
+
+    name: str
+
+    def takes(self, weight: Tensor, step: PanelStep, grouped: bool) -> bool: ...
+    def run(self, s: Scratch, step: PanelStep, order: Tensor, loss: Tensor) -> None: ...
+
+
 def obs_order(
-    *,
     weight: Tensor,
     inverse_hessian: Tensor,
     num_pruned: int,
+    *,
     group: Tensor | None = None,
     quota: Tensor | None = None,
     max_memory: int | None = None,
+    own_panel: Panel | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Exact greedy OBS on each row: which weight goes next, and what that costs.
 
@@ -114,6 +143,7 @@ def obs_order(
         once it has given up its quota.
     max_memory : bytes for the answer and for the rows at work, ``4 d^2`` each in float32; None is four
         fifths of what is free. Rows that do not fit, or would wait for a multiprocessor, take turns.
+    own_panel : runs the panels that it takes; None: all are Triton's.
 
     Returns
     -------
@@ -144,11 +174,13 @@ def obs_order(
         return order, loss
     matrix = inverse_hessian.contiguous()
     with launching(weight), torch.no_grad():
-        scratch = _Scratch(weight, at_once, steps, num_groups, tiles)
+        scratch = Scratch(weight, at_once, steps, num_groups, tiles)
         for first in range(0, rows, at_once):
             part = slice(first, min(first + at_once, rows))
             scratch.start(weight[part], matrix, group, quota)
-            _run(scratch, matrix, order[part], loss[part], steps, group is not None, tiles)
+            _run(
+                scratch, matrix, order[part], loss[part], steps, group is not None, tiles, own_panel
+            )
     return order, loss
 
 
@@ -228,7 +260,7 @@ def _rows_at_once(
 ) -> int:
     rows, d = int(weight.shape[0]), int(weight.shape[1])
     answer = rows * sum(count for _, count in steps) * (4 + weight.itemsize)
-    row = _Scratch.row_bytes(d, steps, num_groups, tiles, weight.itemsize)
+    row = Scratch.row_bytes(d, steps, num_groups, tiles, weight.itemsize)
     budget = room(weight, answer + rows * row, max_memory)
     fit = (budget - answer) // row
     if fit < 1:
@@ -245,7 +277,7 @@ def _rows_at_once(
     return -(-rows // turns)
 
 
-class _Scratch:
+class Scratch:
     """What the rows at work need: vectors [rows, side], L and its survivors, two triangles in turn."""
 
     def __init__(
@@ -308,44 +340,32 @@ class _Scratch:
 
 
 def _run(
-    s: _Scratch,
+    s: Scratch,
     matrix: Tensor,
     order: Tensor,
     loss: Tensor,
     steps: list[tuple[int, int]],
     grouped: bool,
     tiles: Tiles,
+    own_panel: Panel | None,
 ) -> None:
     """All panels of ``len(order)`` rows."""
     rows = len(order)
-    largest = torch.finfo(loss.dtype).max
     source, source_stride, source_width, packed = matrix, 0, len(matrix), False
     done = 0
     for number, (m, count) in enumerate(steps):
-        if _has_native_panel(s.weight, m, grouped):
-            _native.order_panel(
-                matrix=source.data_ptr(), weight=s.weight.data_ptr(), diagonal=s.diagonal.data_ptr(),
-                floor=s.floor.data_ptr(), state=s.state.data_ptr(), ids=s.ids.data_ptr(),
-                lines=s.lines.data_ptr(), unit=s.unit.data_ptr(), order=order.data_ptr(),
-                loss=loss.data_ptr(), rows=rows, matrix_stride=source_stride,
-                lines_stride=s.lines.stride(0), width=source_width, tile=tiles.tile * packed,
-                side=s.side, num_pruned=order.stride(0), m=m, count=count, done=done,
-                device=s.weight.device.index,
-                stream=torch.cuda.current_stream(s.weight.device).cuda_stream,
-            )  # fmt: skip
+        step = PanelStep(source, source_stride, source_width, tiles.tile * packed, m, count, done)
+        if own_panel is not None and own_panel.takes(s.weight, step, grouped):
+            note_kernel("obs_order", own_panel.name)
+            own_panel.run(s, step, order, loss)
         else:
-            sweep = _sweep(m, tiles)
-            panel[(rows,)](
-                source, s.weight, s.diagonal, s.floor, s.state, s.ids, s.group, s.left, s.lines,
-                s.unit, order, loss, s.skipped, source_stride, s.lines.stride(0), source_width,
-                s.side, order.stride(0), s.left.stride(0), m, count, done, PACKED=packed,
-                HAS_GROUPS=grouped, BLOCK=sweep.block, DEPTH=sweep.lines, STAGES=sweep.stages,
-                LARGEST=largest, num_warps=sweep.warps, num_stages=1,
-            )  # fmt: skip
+            note_kernel("obs_order", "triton")
+            _run_panel(s, step, order, loss, grouped, tiles)
         done += count
         n = m - count
         if number + 1 == len(steps):
             break
+        note_kernel("obs_order", "triton")
         compact[(rows,)](
             s.weight, s.diagonal, s.floor, s.state, s.ids, s.group, s.index, s.side, m,
             HAS_GROUPS=grouped, BLOCK=_COMPACT_BLOCK, num_warps=8, num_stages=1,
@@ -365,11 +385,17 @@ def _run(
         source, source_stride, source_width, packed = target, target.stride(0), width, True
 
 
-def _has_native_panel(weight: Tensor, m: int, grouped: bool) -> bool:
-    """Whether csrc/obs_order/cuda_panel.cu is there and takes this panel."""
-    if grouped or weight.dtype != torch.float32 or not has_native("order_panel", weight):
-        return False
-    return m <= _native.most_panel_places
+def _run_panel(
+    s: Scratch, step: PanelStep, order: Tensor, loss: Tensor, grouped: bool, tiles: Tiles
+) -> None:
+    sweep = _sweep(step.m, tiles)
+    panel[(len(order),)](
+        step.source, s.weight, s.diagonal, s.floor, s.state, s.ids, s.group, s.left, s.lines,
+        s.unit, order, loss, s.skipped, step.stride, s.lines.stride(0), step.width, s.side,
+        order.stride(0), s.left.stride(0), step.m, step.pivots, step.done, PACKED=step.tile > 0,
+        HAS_GROUPS=grouped, BLOCK=sweep.block, DEPTH=sweep.lines, STAGES=sweep.stages,
+        LARGEST=torch.finfo(loss.dtype).max, num_warps=sweep.warps, num_stages=1,
+    )  # fmt: skip
 
 
 def _sweep(m: int, tiles: Tiles) -> Sweep:

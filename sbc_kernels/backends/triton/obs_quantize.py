@@ -22,28 +22,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...grid import Grid
+from ...sparsity import Pattern
+from ..kernels import note_kernel
+from ..protocol import QuantizedRows
 from . import factor as linalg
 from .device import Build, device_class
 from .factor import TYPES, add_product, launching, upper_factor
 
-__all__ = ["QuantizedRows", "builds", "obs_quantize"]
-
-
-class QuantizedRows(NamedTuple):
-    """What `obs_quantize` answers.
-
-    Attributes
-    ----------
-    codes : uint8 [rows, d], or None with bits = 0.
-    quantized : weight's dtype [rows, d].
-    loss : weight's dtype [rows], ``1/2 (w - q) H (w - q)'``.
-    kept : bool [rows, d], True = kept, where this call pruned; else None.
-    """
-
-    codes: Tensor | None
-    quantized: Tensor
-    loss: Tensor
-    kept: Tensor | None
+__all__ = ["builds", "obs_quantize"]
 
 
 class Tile(NamedTuple):
@@ -71,21 +58,17 @@ def _tile(device: str, dtype: torch.dtype) -> Tile:
 
 
 def obs_quantize(
-    *,
     weight: Tensor,
     hessian: Tensor,
-    perm: Tensor,
+    grid: Grid | None,
+    *,
     block_size: int,
-    bits: int,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    group: Tensor | None,
-    mask: Tensor | None,
-    num_pruned: int,
-    keep_n: int,
-    of_m: int,
+    act_order: bool,
+    mask: Tensor | None = None,
+    pattern: Pattern | None = None,
+    num_pruned: int | None = None,
 ) -> QuantizedRows:
-    """Rounds column by column; each column's error is made up for by the columns after it.
+    """Rounds column by column; the columns after it make up for each column's error.
 
     Waits for the device once, to see whether the Cholesky factorisation succeeded.
 
@@ -93,15 +76,13 @@ def obs_quantize(
     ----------
     weight : float32 or float64 [rows, d].
     hessian : float [d, d], symmetric positive definite.
-    perm : integer [d], the weight column of each step.
-    block_size : columns that choose their mask together, where this call prunes; a multiple of of_m.
+    grid : with float32 tensors on weight's device; None: do not round.
+    block_size : columns that choose their mask together, where this call prunes; a multiple of M.
         Otherwise it changes nothing.
-    bits : 1 to 8, or 0: do not round; then scale, zero_point and group are None.
-    scale, zero_point : float [rows, groups].
-    group : integer [d], of each weight column.
-    mask : bool [rows, d], True = kept; None: nothing is pruned beforehand. Not with num_pruned or of_m.
-    num_pruned : of rows * d, chosen block by block, each block its share; 0: none.
-    keep_n, of_m : keep_n of every of_m consecutive steps; of_m = 0: no such pattern.
+    act_order : sweep in the order of falling diagonal of the Hessian.
+    mask : bool [rows, d], True = kept; None: nothing is pruned beforehand. Not with a pattern.
+    pattern : prunes as well, each block its share.
+    num_pruned : of rows * d, in place of what an unstructured pattern would prune.
 
     Returns
     -------
@@ -111,43 +92,52 @@ def obs_quantize(
     ------
     numpy.linalg.LinAlgError : the Hessian is not positive definite.
     """
-    d = weight.shape[1]
-    prunes = num_pruned > 0 or of_m > 0
+    rows, d = weight.shape
+    perm = torch.arange(d, dtype=torch.int32, device=weight.device)
+    if act_order:
+        perm = torch.argsort(-hessian.diagonal(), stable=True).to(torch.int32)
+    of_m, quota = 0 if pattern is None else pattern.of_m, 0
+    if pattern is not None and not of_m:
+        quota = pattern.num_pruned(rows * d) if num_pruned is None else num_pruned
+    prunes = quota > 0 or of_m > 0
     order = perm.long()
     factor = upper_factor(hessian, perm).to(weight.dtype)
+    note_kernel("obs_quantize", "triton")
     in_order = weight[:, order].contiguous()
-    if bits == 0:
-        scale = zero_point = group = None
     kept = torch.ones_like(in_order, dtype=torch.bool) if prunes else None
     sweep = _Sweep(
         weight=in_order,
         factor=factor,
-        bits=bits,
-        scale=None if scale is None else scale.to(weight.dtype).contiguous(),
-        zero_point=None if zero_point is None else zero_point.to(weight.dtype).contiguous(),
-        group=None if group is None else group[order].to(torch.int32),
+        bits=0 if grid is None else grid.bits,
+        scale=None if grid is None else grid.scale.to(weight.dtype).contiguous(),
+        zero_point=None if grid is None else grid.zero_point.to(weight.dtype).contiguous(),
+        group=None if grid is None else grid.group_of_column(d)[order].to(torch.int32),
         mask=kept if mask is None else mask[:, order].contiguous(),
     )
     carried = torch.zeros_like(in_order)
-    block = block_size if prunes else max(d, 1)
+    block = min(block_size, max(d, 1)) if prunes else max(d, 1)
     for first in range(0, d, block):
         last = min(first + block, d)
         if kept is not None:
             scores = sweep.scores(carried[:, first:last], first)
-            if of_m > 0:
-                chosen = _keep_pattern(scores, keep_n, of_m)
+            if pattern is not None and of_m > 0:
+                chosen = _keep_pattern(scores, pattern.keep_n, of_m)
             else:
                 # Each block carries its share of the quota, so that the last one ends exactly on it.
-                due, before = ((2 * num_pruned * at + d) // (2 * d) for at in (last, first))
+                due, before = ((2 * quota * at + d) // (2 * d) for at in (last, first))
                 chosen = _keep_all_but(scores, due - before)
             kept[:, first:last] = chosen
         sweep.round(carried, first, last)
     back = order.argsort()
+    if kept is not None:
+        kept = kept[:, back]
+    elif pattern is not None:  # it prunes nothing
+        kept = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
     return QuantizedRows(
         None if sweep.codes is None else sweep.codes[:, back],
         sweep.quantized[:, back],
         sweep.loss,
-        None if kept is None else kept[:, back],
+        kept,
     )
 
 

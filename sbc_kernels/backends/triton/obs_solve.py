@@ -23,6 +23,8 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..cholesky import require_rows_solved, solve_sides
+from ..kernels import note_kernel
 from . import factor as linalg
 from .device import Build, device_class, room
 from .factor import TYPES, add_product, inverse, launching
@@ -76,10 +78,10 @@ def _tile(device: str, dtype: torch.dtype) -> Tile:
 
 
 def obs_solve(
-    *,
     weight: Tensor,
     hessian: Tensor,
     mask: Tensor,
+    *,
     inverse_hessian: Tensor | None = None,
     max_memory: int | None = None,
 ) -> Tensor:
@@ -109,16 +111,11 @@ def obs_solve(
     numpy.linalg.LinAlgError : a submatrix of the Hessian is not positive definite.
     MemoryError : the largest row alone needs more.
     """
+    note_kernel("obs_solve", "triton")
     d, dtype = weight.shape[1], weight.dtype
     weight, mask = weight.contiguous(), mask.contiguous()
     kept = mask.sum(dim=1).cpu().numpy()  # the first wait
-    touched = kept < d
-    # Both sides cost (size)^3 / 3 a row; the pruned side shares one inverse, of d^3 in float64 at an
-    # eighth of the speed, and is taken only where that is repaid.
-    small = touched & (2 * kept > d)
-    saved = float((kept[small] ** 3.0 - (d - kept[small]) ** 3.0).sum()) / 3
-    if inverse_hessian is None and saved < 8.0 * d**3:
-        small[:] = False
+    small, large = solve_sides(kept, d, inverse_hessian is not None)
     solution = torch.where(mask, weight, 0)
     failures = []
     if small.any():
@@ -131,7 +128,6 @@ def obs_solve(
         add_product(given, change, G)
         solution[rows] = torch.where(pruned, 0, given)
         failures.append((rows, failed))
-    large = touched & ~small
     if large.any():
         rows = torch.as_tensor(np.flatnonzero(large), device=weight.device)
         H = hessian.to(dtype).contiguous()
@@ -262,14 +258,7 @@ def _require_solved(failures: list[tuple[Tensor, Tensor]]) -> None:
     if not failures:
         return
     rows, failed = (torch.cat(part) for part in zip(*failures, strict=True))
-    bad = torch.stack([rows, failed]).cpu().numpy()
-    bad = bad[:, bad[1] != 0]
-    if bad.size:
-        row, pivot = bad[:, bad[0].argmin()]
-        raise np.linalg.LinAlgError(
-            f"hessian is not positive definite: {bad.shape[1]} rows failed, the first is row {row} at "
-            f"pivot {pivot - 1}; accepted is a (more strongly) damped Hessian"
-        )
+    require_rows_solved(*torch.stack([rows, failed]).cpu().numpy())
 
 
 # ---- kernels ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Spike-train Hessians on a GPU.
 
 Three launches a chunk of samples: `filter_rows` writes planes of bytes, every channel's samples side by
-side; `multiply_rows`, or on Hopper csrc/spike_gram/cuda_bytes.cu, sums products of planes on the matrix
+side; `multiply_rows`, or on Hopper the backend `cuda`'s kernel, sums products of planes on the matrix
 units; `add_partials` adds what came out to the sums. A linear layer is a map of one position. A
 convolution is never unfolded: its sums are over pairs of positions, a region and a shift at a time (see
 conv.py), all in one launch.
@@ -35,7 +35,7 @@ from ..gram_plan import GramPlan
 from .device import has_fast_float64, kept_alive
 from .factor import launching
 from .spike_gram_kernels import assemble, mirror
-from .spike_gram_launch import Schedule, add, uploaded
+from .spike_gram_launch import MultiplyBytes, Schedule, add, uploaded
 from .spike_gram_planes import planes_of_floats, planes_of_integers
 from .spike_gram_schedule import Geometry, geometry_of
 from .spike_gram_tiles import SIDE, builds
@@ -64,6 +64,7 @@ def add_integers(
     groups: int = 1,
     max_memory: int | None = None,
     schedule: Schedule | None = None,
+    multiply_bytes: MultiplyBytes | None = None,
 ) -> None:
     """Adds ``sum_tnp X[t, n, p + s, c] (K X)[t, n, p, z]``, p a region's positions, to its sums. Exact.
 
@@ -83,6 +84,7 @@ def add_integers(
     groups : so many slices of C follow one another; `sums` are then by group and region.
     max_memory : bytes that may be taken beside the arguments. None: 80 % of what is free.
     schedule : how the sum is cut; None: chosen.
+    multiply_bytes : runs the tiles that are `native`; None: all are Triton's.
 
     Raises
     ------
@@ -104,7 +106,8 @@ def add_integers(
     _check_sums(geometry, sums, groups, channels, values)
     if values.numel() > 0:
         planes = planes_of_integers(plan, values.device)
-        add(values, planes, geometry, sums, groups, max_memory, schedule or Schedule())
+        cut = schedule or Schedule()
+        add(values, planes, geometry, sums, groups, max_memory, cut, multiply_bytes)
 
 
 def add_floats(

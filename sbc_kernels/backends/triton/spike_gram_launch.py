@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,15 +11,18 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ... import _native
-from .device import device_class, has_native, kept_alive, room
+from ..kernels import note_kernel
+from .device import device_class, kept_alive, room
 from .factor import launching
 from .spike_gram_kernels import add_partials, filter_rows, multiply_rows, sum_pairs
 from .spike_gram_planes import PARTIAL, ROW_BYTES, Planes
 from .spike_gram_schedule import Geometry, Job, Tile
 from .spike_gram_tiles import ENTRIES, FILTER_WARPS, PAIRS, TILES, TYPES, inner_of
 
-__all__ = ["Schedule", "add", "uploaded"]
+__all__ = ["MultiplyBytes", "Schedule", "add", "uploaded"]
+
+# A kernel for products of bytes: planes, units, pairs, partial sums, slots of a step, channels.
+MultiplyBytes = Callable[[Tensor, Tensor, Tensor, Tensor, int, int], None]
 
 _PLANE_BYTES = 2 << 30  # of one chunk: more gains nothing
 _PARTIAL_BYTES = 512 << 20
@@ -51,15 +54,20 @@ def add(
     groups: int,
     max_memory: int | None,
     schedule: Schedule,
+    multiply_bytes: MultiplyBytes | None = None,
 ) -> None:
     """values [T, N, P, groups * channels]. sums: of every group and region, contiguous."""
+    if schedule.tile is not None and schedule.tile.native and multiply_bytes is None:
+        raise ValueError("schedule has a native tile; accepted with it is a multiply_bytes")
     T, N, P, C = values.shape
     whole = -(-T * N // planes.width) * _step_bytes(planes, P * C)
     memory = room(values, 2 * whole, max_memory)
     samples = schedule.samples or _chunk_samples(planes, (T, N, P, C), memory)
     longest = -(-T * samples // planes.width) * int(geometry.counts.max()) * planes.fold
     partial_bytes = min(_PARTIAL_BYTES, memory // 4)
-    tile = schedule.tile or _tile_for(values, planes, C // groups, longest, partial_bytes)
+    tile = schedule.tile or _tile_for(
+        values, planes, C // groups, longest, partial_bytes, multiply_bytes is not None
+    )
     base = sums[0].data_ptr()
     job = Job(
         channels=C // groups,
@@ -80,10 +88,17 @@ def add(
         for first in range(0, N, samples):
             chunk = values[:, first : first + samples]
             job = job._replace(steps=-(-T * chunk.shape[1] // planes.width))
-            _add_chunk(chunk, planes, geometry, job, sums[0])
+            _add_chunk(chunk, planes, geometry, job, sums[0], multiply_bytes)
 
 
-def _add_chunk(values: Tensor, planes: Planes, geometry: Geometry, job: Job, sums: Tensor) -> None:
+def _add_chunk(
+    values: Tensor,
+    planes: Planes,
+    geometry: Geometry,
+    job: Job,
+    sums: Tensor,
+    multiply_bytes: MultiplyBytes | None,
+) -> None:
     T, samples, P, C = values.shape
     device = values.device
     work, pairs = geometry.work_on(device, job), geometry.pairs_on(device, planes.fold)
@@ -101,8 +116,11 @@ def _add_chunk(values: Tensor, planes: Planes, geometry: Geometry, job: Job, sum
     for first_unit, num_units, first_tile, num_tiles in work.batches:
         units = work.units[first_unit : first_unit + num_units]
         if tile.native:
-            _multiply_bytes(made, units, pairs, partials, planes.planes * P, C)
+            assert multiply_bytes is not None
+            note_kernel("spike_gram", "cuda")
+            multiply_bytes(made, units, pairs, partials, planes.planes * P, C)
         else:
+            note_kernel("spike_gram", "triton")
             _multiply_rows(made, units, pairs, partials, planes.planes * P, C, tile)
         add_partials[(num_tiles, tile.rows * tile.columns // ENTRIES["ENTRIES"])](
             partials,
@@ -151,23 +169,6 @@ def _multiply_rows(
         TMA=tile.tma,
         num_warps=tile.warps,
         num_stages=tile.stages,
-    )
-
-
-def _multiply_bytes(
-    made: Tensor, units: Tensor, pairs: Tensor, partials: Tensor, slots: int, channels: int
-) -> None:
-    _native.multiply_bytes(
-        planes=made.data_ptr(),
-        rows=len(made),
-        units=units.data_ptr(),
-        num_units=len(units),
-        pairs=pairs.data_ptr(),
-        partials=partials.data_ptr(),
-        slots=slots,
-        channels=channels,
-        device=made.device.index,
-        stream=torch.cuda.current_stream(made.device).cuda_stream,
     )
 
 
@@ -257,12 +258,17 @@ def _tile_bytes(tile: Tile, planes: Planes) -> int:
     return tile.rows * tile.columns * int(PARTIAL[planes.dtype].itemsize)
 
 
-def _tile_for(values: Tensor, planes: Planes, channels: int, longest: int, available: int) -> Tile:
+def _tile_for(
+    values: Tensor,
+    planes: Planes,
+    channels: int,
+    longest: int,
+    available: int,
+    with_native: bool,
+) -> Tile:
     """The one for so many channels, or a smaller one whose partial sums over `longest` steps fit."""
     tiles = [
-        tile
-        for tile in TILES[device_class(values)][planes.dtype]
-        if not tile.native or has_native("multiply_bytes", values)
+        tile for tile in TILES[device_class(values)][planes.dtype] if with_native or not tile.native
     ]
     fitting = next((k for k, tile in enumerate(tiles) if tile.columns >= channels), len(tiles) - 1)
     units = -(-longest // planes.most_steps) * planes.right_digits

@@ -1,0 +1,73 @@
+"""The optimal remaining weights of each row, given a mask: csrc/obs_solve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _native
+from ...threads import thread_count
+from ..cholesky import require_rows_solved, solve_sides
+from ..kernels import note_kernel
+from .factor import inverse
+
+Array = NDArray[Any]
+
+
+def obs_solve(
+    weight: Array,
+    hessian: Array,
+    mask: NDArray[np.bool_],
+    inverse_hessian: Array | None,
+    isa: str,
+) -> Array:
+    note_kernel("obs_solve", isa)
+    d, dtype = weight.shape[1], weight.dtype
+    solution = weight.copy()
+    kept = mask.sum(axis=1)
+    pruned_side, kept_side = solve_sides(kept, d, inverse_hessian is not None)
+    if pruned_side.any():
+        G = inverse(hessian) if inverse_hessian is None else inverse_hessian
+        G = G.astype(dtype, copy=False)
+        change = _solve_subsets(G, weight[pruned_side], ~mask[pruned_side], pruned_side, isa)
+        solution[pruned_side] -= change @ G
+    if kept_side.any():
+        H = hessian.astype(dtype, copy=False)
+        # Of W H only the kept entries are needed: where those are few, the kernel takes them one by
+        # one; a GEMM is several times faster an entry.
+        few = float(kept[kept_side].mean()) < d / 8
+        rhs = weight[kept_side] if few else weight[kept_side] @ H
+        solution[kept_side] = _solve_subsets(H, rhs, mask[kept_side], kept_side, isa, few)
+    solution[~mask] = 0
+    return solution
+
+
+def _solve_subsets(
+    matrix: Array,
+    rhs: Array,
+    select: NDArray[np.bool_],
+    of_rows: NDArray[np.bool_],
+    isa: str,
+    multiply: bool = False,
+) -> Array:
+    """Each row's ``matrix[S, S]^-1 b[S]``, zero outside S; b is rhs, or with `multiply` ``matrix rhs``.
+
+    `of_rows` says which of the caller's rows these are.
+    """
+    solution = np.empty_like(rhs)
+    failed = np.zeros(len(rhs), dtype=np.int32)
+    _native.obs_solve(
+        matrix=np.ascontiguousarray(matrix),
+        rhs=np.ascontiguousarray(rhs),
+        select=np.ascontiguousarray(select).view(np.uint8),
+        multiply=multiply,
+        solution=solution,
+        failed=failed,
+        isa=isa,
+        threads=thread_count(),
+    )
+    if failed.any():
+        require_rows_solved(np.flatnonzero(of_rows), failed)
+    return solution

@@ -1,0 +1,109 @@
+"""From a Gram matrix to the matrices that the OBS ops take: damped, and inverted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from ..arrays import Restore, dtype_name, require_finite, require_symmetric, to_array
+from ..backends.registry import backend_of
+from ..errors import ParameterError
+
+__all__ = ["damped_hessian", "damped_inverse"]
+
+
+def damped_hessian(hessian: Any, damp_percent: float = 0.01) -> Any:
+    """``H + damp_percent * mean(H_jj over live inputs) * I``: what `obs_solve` and `obs_quantize` take.
+
+    An input j is live if ``H_jj > 0``. A dead one never fired in calibration: its row and column are
+    zero, so that after damping it is an input of its own, which influences no other. Where no input is
+    live there is nothing to weigh, and the result is the identity.
+
+    Parameters
+    ----------
+    hessian : float32 or float64 [d_in, d_in], symmetric, as `spike_gram` returns it; or
+        [groups, d_in, d_in]. Each group has a mean of its own. Never modified.
+    damp_percent : a number of at least 0, as a fraction: 0.01 is one hundredth of the mean.
+
+    Returns
+    -------
+    float64, of hessian's shape and kind.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    """
+    values, restore = _checked(hessian, None)
+    return restore(_damped(values, _checked_percent(damp_percent)))
+
+
+def damped_inverse(hessian: Any, damp_percent: float = 0.01, *, backend: str | None = None) -> Any:
+    """Inverse of `damped_hessian`: what `obs_order` takes.
+
+    Parameters
+    ----------
+    hessian, damp_percent : as in `damped_hessian`.
+    backend : a name of `available_backends()`, or None for the fastest.
+
+    Returns
+    -------
+    float64, of hessian's shape and kind, exactly symmetric.
+
+    Raises
+    ------
+    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    numpy.linalg.LinAlgError : the damped Hessian is not positive definite, as with a dead input and
+        ``damp_percent=0``.
+    """
+    chosen = backend_of(hessian, "hessian", backend)
+    values, restore = _checked(hessian, chosen.device)
+    damped = _damped(values, _checked_percent(damp_percent))
+    if damped.ndim == 2:
+        return restore(chosen.inverse(damped))
+    xp = array_namespace(damped)
+    inverses = [chosen.inverse(matrix) for matrix in damped]
+    return restore(xp.stack(inverses) if inverses else damped)
+
+
+def _damped(values: Any, damp_percent: float) -> Any:
+    """`damped_hessian` on a checked array."""
+    xp, where = array_namespace(values), device(values)
+    damped = xp.astype(values, xp.float64, copy=True)
+    along = xp.arange(values.shape[-1], device=where)
+    for matrix in damped[None] if damped.ndim == 2 else damped:
+        diagonal = matrix.diagonal()
+        live = diagonal > 0
+        if not bool(xp.any(live)):
+            matrix[...] = xp.eye(len(along), dtype=xp.float64, device=where)
+        else:
+            matrix[along, along] += damp_percent * xp.mean(diagonal[live])
+    return damped
+
+
+def _checked(hessian: Any, on: str | None) -> tuple[Any, Restore]:
+    values, restore = to_array(hessian, "hessian", on)
+    if dtype_name(values) not in ("float32", "float64"):
+        raise TypeError(f"hessian has dtype {dtype_name(values)}; accepted are float32 and float64")
+    if values.ndim not in (2, 3) or values.shape[-1] != values.shape[-2]:
+        raise ValueError(
+            f"hessian has shape {list(values.shape)}; accepted is [d_in, d_in] or "
+            "[groups, d_in, d_in]"
+        )
+    require_finite(values, "hessian")
+    for matrix in values[None] if values.ndim == 2 else values:
+        require_symmetric(matrix, "hessian")
+        if negative := int((matrix.diagonal() < 0).sum()):
+            raise ValueError(
+                f"hessian has {negative} negative diagonal entries; accepted is a positive "
+                "semidefinite matrix"
+            )
+    return values, restore
+
+
+def _checked_percent(damp_percent: Any) -> float:
+    number = isinstance(damp_percent, (int, float, np.integer, np.floating))
+    if not number or isinstance(damp_percent, bool) or not 0.0 <= damp_percent < np.inf:
+        raise ParameterError("damp_percent", damp_percent, "a number of at least 0")
+    return float(damp_percent)
