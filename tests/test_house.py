@@ -18,7 +18,7 @@ ROOT = Path(sbc_kernels.__file__).parent
 # The order of the rooms, bottom first. A file belongs to the longest name that it starts with. It may
 # import from rooms earlier in this list and from its own; rooms on one line do not import each other.
 ORDER = (
-    ("_native", "_version", "errors"),
+    ("_native", "_version", "errors", "threads"),
     ("neurons", "conv", "sparsity"),
     ("arrays",),
     ("grid",),
@@ -43,9 +43,6 @@ FACE = ""  # sbc_kernels/__init__.py: it shows whatever there is, and nobody imp
 
 # Arrows that still point up or close a circle. This list only becomes shorter.
 KNOWN = {
-    ("arrays", "backends.registry"),
-    ("backends.triton.device", "backends.registry"),
-    ("backends.triton.gram", "backends.registry"),
     ("ops.spike_gram", "hessian"),
 }
 

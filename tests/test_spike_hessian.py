@@ -324,7 +324,11 @@ def test_a_refused_first_batch_fixes_nothing(bad: np.ndarray) -> None:
             "3 channels; accepted is a multiple of groups = 2",
         ),
         (lambda: sbc.SpikeHessian(conv=(3, 3)), TypeError, "conv is a tuple; accepted is a Conv"),
-        (lambda: sbc.SpikeHessian(backend="cuda9"), ValueError, "backend is 'cuda9'; accepted is one that this machine"),
+        (
+            lambda: sbc.SpikeHessian(backend="cuda9"),
+            ValueError,
+            "backend is 'cuda9'; accepted is one that this machine",
+        ),
         (lambda: sbc.SpikeHessian().matrix(), ValueError, "has seen 0 samples"),
         (lambda: sbc.SpikeHessian(in_features=4).sum(), ValueError, "has seen 0 samples"),
         (

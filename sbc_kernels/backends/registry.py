@@ -17,7 +17,8 @@ from ..threads import thread_count
 from .cuda.backend import CudaBackend
 from .native.backend import NativeBackend
 from .protocol import OPS, Backend, QuantizedRows
-from .triton.backend import TritonBackend, interpreted
+from .triton.backend import TritonBackend
+from .triton.interpreter import interpreted
 
 __all__ = [
     "BACKENDS",

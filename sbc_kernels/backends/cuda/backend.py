@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..protocol import Columns, Device, GramEngine, Matrix, Order, Rows
-from ..triton.backend import TritonBackend, interpreted
+from ..triton.backend import TritonBackend
+from ..triton.interpreter import interpreted
 from .device import KERNELS, has_kernel
 
 

@@ -49,7 +49,7 @@ class NativeBackend:
         return self.isa if op == "spike_gram" else kernel_of(self.isa, op)
 
     def gram(self, device: Device) -> GramEngine:
-        return CpuGram(self)
+        return CpuGram(self, self.isa, self.skills)
 
     def obs_order(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +11,8 @@ from ...conv import Conv, Region
 from ...threads import thread_count
 from ..gram_plan import GramPlan
 from ..kernels import note_kernel
+from ..protocol import Backend
 from .isas import kernel_of
-
-if TYPE_CHECKING:
-    from .backend import NativeBackend
 
 _HUGE_PAGE = 2 << 20
 _UNFOLD_BYTES = 64 << 20  # of one chunk of an analog convolution's input
@@ -29,9 +25,10 @@ class CpuGram:
     place = "CPU memory"
     squares_convolutions = False  # see gram_plan.plan_gram
 
-    def __init__(self, backend: NativeBackend) -> None:
+    def __init__(self, backend: Backend, isa: str, skills: frozenset[str]) -> None:
         self.backend = backend
-        self.skills = backend.skills
+        self.isa = isa
+        self.skills = skills
 
     def narrow(self, values: Array, conv: Conv | None) -> tuple[Array, int, int] | None:
         """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
@@ -93,7 +90,7 @@ class CpuGram:
     ) -> None:
         """Adds a batch to the sums, by group and region. With `finish` the one sum of a Linear layer is
         written, times that, and mirrored."""
-        isa = self.backend.isa
+        isa = self.isa
         by_counts = plan.pair_weights is not None and conv is None
         stem = "bytes" if plan.digits else "counts" if by_counts else "tables"
         note_kernel("spike_gram", kernel_of(isa, stem))

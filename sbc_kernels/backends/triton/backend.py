@@ -5,7 +5,6 @@ Torch and Triton are imported when an op runs, not before.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -22,11 +21,7 @@ from ..protocol import (
     RowMask,
     Rows,
 )
-
-
-def interpreted() -> bool:
-    """Whether Triton's kernels run in its interpreter, on CPU tensors."""
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+from .interpreter import interpreted
 
 
 class TritonBackend:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import interpreted
+from .interpreter import interpreted
 
 __all__ = [
     "CLASSES",

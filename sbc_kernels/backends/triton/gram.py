@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +16,10 @@ from torch import Tensor
 from ...arrays import require_finite
 from ...conv import Conv, Region, regions
 from ..gram_plan import GramPlan
+from ..protocol import Backend
 from . import spike_gram
 from .spike_gram_launch import MultiplyBytes
 from .value_range import value_range
-
-if TYPE_CHECKING:
-    from .backend import TritonBackend
 
 
 class GpuGram:
@@ -33,7 +31,7 @@ class GpuGram:
 
     def __init__(
         self,
-        backend: TritonBackend,
+        backend: Backend,
         device: torch.device,
         multiply_bytes: MultiplyBytes | None = None,
     ) -> None:
