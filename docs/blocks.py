@@ -1,19 +1,21 @@
-"""Runs the code of README.md and of these pages, and compares what it prints with what is shown.
+"""Runs the code blocks of README.md and of these pages, and compares their output with the output
+shown.
 
-    python docs/blocks.py            # every page; what differs is printed
-    python docs/blocks.py --write    # and put in place of what was shown
+    python docs/blocks.py            # runs every page and prints the differences
+    python docs/blocks.py --write    # also replaces the output shown
     python docs/blocks.py docs/method.md
 
-The blocks of a page run one after the other in one namespace and one empty folder:
+The blocks of a page run one after the other, in one namespace and one empty folder:
 
-    ```python     is executed; one whose first line is a comment "# name.py" is written to that file
-    ```text       is what the blocks since the last such block, or title, have printed
-    ```console    lines "$ sbc ..." are run, what is below them is what they print; "$ pip", "$ make"
-                  and "$ cmake" install or build, and are left to the reader
+    ```python     is executed; if its first line is a comment "# name.py", it is written to that file
+    ```text       is the output of the blocks since the last such block, or title
+    ```console    lines "$ sbc ..." are run, and the lines below are their output; "$ pip", "$ make" and
+                  "$ cmake" install or build, and are left to the reader
 
-In what is shown, "..." stands for anything, a line of it for any lines. White space and lengths of
-rules are free. Integers must be equal, percents within 1; numbers with a point or thousands separators,
-within 3 % or 0.02: processors add in different orders.
+In the output shown, "..." stands for anything, and a line "..." for any number of lines. White
+space and the lengths of rules are ignored. Integers must be equal and percentages within 1. Numbers
+with a decimal point or thousands separators must be within 3 % or 0.02, because processors add in
+different orders.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ LEFT_TO_THE_READER = ("pip", "make", "cmake", "cd")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: language, text, where it is in the page, and its first line's number."""
+    """A fenced block: language, text, position in the page, and the number of its first line."""
 
     language: str
     text: str
@@ -49,7 +51,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a page says that its code prints, and what was printed."""
+    """An output that a page shows, and the actual output."""
 
     block: Block
     expected: str
@@ -66,9 +68,9 @@ class Run:
     Attributes
     ----------
     shown : each output that the page shows.
-    printed : everything that its Python blocks printed.
-    names : what they defined.
-    commands : the lines that were run in a shell.
+    printed : output of all its Python blocks.
+    names : names that these blocks defined.
+    commands : commands of its console blocks that were run.
     """
 
     shown: list[Shown] = field(default_factory=list)
@@ -78,7 +80,7 @@ class Run:
 
 
 def pages() -> list[Path]:
-    """README.md and every Markdown page here."""
+    """README.md and every Markdown page in docs/."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -90,7 +92,7 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def run_page(path: Path, folder: Path) -> Run:
-    """Runs a page's blocks in `folder`, which becomes the current one meanwhile."""
+    """Runs the blocks of a page with `folder` as the current folder."""
     page = path.read_text(encoding="utf-8")
     run, printed, at = Run(), "", 0
     with contextlib.chdir(folder):
@@ -112,7 +114,7 @@ def run_page(path: Path, folder: Path) -> Run:
                 printed = ""
             elif block.language == "" and path.name == "README.md":
                 _require_left_to_the_reader(block, path)
-            elif not block.language.startswith("{"):  # of MyST
+            elif not block.language.startswith("{"):  # a directive of MyST
                 raise ValueError(
                     f"{path}:{block.line} is a block of {block.language!r}; accepted are python, "
                     "text, console and {directives}"
@@ -131,7 +133,7 @@ def _execute(block: Block, path: Path, names: dict[str, Any]) -> str:
 
 
 def _console(block: Block, path: Path) -> Iterator[tuple[str, str, str]]:
-    """Of each command that was run: itself, what is shown below it, and what it printed."""
+    """Runs the commands of a block. Yields each command, the output shown below it, and its output."""
     from typer.testing import CliRunner
 
     from sbc_kernels.cli import app
@@ -162,21 +164,21 @@ def _require_left_to_the_reader(block: Block, path: Path) -> None:
 
 
 def difference(expected: str, printed: str) -> str | None:
-    """Why `printed` is not what is shown; None where it is."""
+    """How `printed` differs from `expected`, or None if it does not."""
     printed = printed.replace("\xa0", " ")
     pattern = "".join(map(_pattern, expected.strip().splitlines()))
     match = re.fullmatch(pattern, printed.strip() + "\n")
     if match is None:
         return f"shown:\n{expected.strip()}\nprinted:\n{printed.strip()}"
-    for want, found in zip(NUMBER.finditer(expected), match.groups(), strict=True):
-        percent = expected.startswith(" %", want.end())
-        if not _close(want[0], found, percent):
-            return f"{want[0]} is shown and {found} printed:\n{printed.strip()}"
+    for shown, number in zip(NUMBER.finditer(expected), match.groups(), strict=True):
+        percent = expected.startswith(" %", shown.end())
+        if not _close(shown[0], number, percent):
+            return f"{shown[0]} is shown and {number} printed:\n{printed.strip()}"
     return None
 
 
 def _pattern(line: str) -> str:
-    """A regular expression for one line, with a group for each number."""
+    """A regular expression for one line of output, with a group for each number."""
     if line.strip() == "...":
         return r"(?:[^\n]*\n)*?"
     parts = []
@@ -192,9 +194,9 @@ def _pattern(line: str) -> str:
     return r"[ \t]*" + "".join(parts) + r"[ \t]*\n"
 
 
-def _close(want: str, found: str, percent: bool) -> bool:
-    a, b = (float(text.replace(",", "")) for text in (want, found))
-    if not set(",.e") & set(want + found):
+def _close(shown: str, printed: str, percent: bool) -> bool:
+    a, b = (float(text.replace(",", "")) for text in (shown, printed))
+    if not set(",.e") & set(shown + printed):
         return abs(a - b) <= percent
     return abs(a - b) <= max(0.03 * max(abs(a), abs(b)), 0.02)
 
@@ -205,7 +207,7 @@ def _close(want: str, found: str, percent: bool) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run the code blocks of README.md and the pages.")
     parser.add_argument("pages", nargs="*", type=Path, default=pages())
-    parser.add_argument("--write", action="store_true", help="put what was printed into the page")
+    parser.add_argument("--write", action="store_true", help="replace the output shown")
     options = parser.parse_args()
     failed = 0
     for path in options.pages:

@@ -1,4 +1,4 @@
-"""Sphinx: Markdown pages, and the API reference from the docstrings.
+"""Configuration of Sphinx: Markdown pages, and an API reference made from the docstrings.
 
 sphinx-build -W --keep-going -b html docs build/docs
 """
@@ -21,7 +21,7 @@ copyright = "the sbc-kernels authors, Apache-2.0"
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "docstrings",  # the rest lie in extensions/
+    "docstrings",  # this and the following ones are in extensions/
     "linked_names",
     "mathml",
     "command_line",
@@ -31,10 +31,10 @@ myst_heading_anchors = 3
 
 nitpicky = True
 default_role = "code"
-smartquotes = False  # "mse" is what is typed
+smartquotes = False  # readers copy "mse" with straight quotes
 exclude_patterns = ["extensions"]
 
-autodoc_typehints = "none"  # shapes and meanings are in the text, where "Any" says nothing
+autodoc_typehints = "none"  # the text has shapes and meanings, which types of arrays do not express
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 

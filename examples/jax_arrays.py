@@ -1,9 +1,10 @@
-"""JAX arrays into compress_layer: they go in and come out through DLPack.
+"""Compress JAX arrays with compress_layer, which takes and returns them through DLPack.
 
     python examples/jax_arrays.py
 
-The trained network of `sbc demo`, its neuron as a scan. Only the compression leaves JAX; it runs on
-the CPU, so arrays on another device are moved there first, `jax.device_get` or `jax.devices("cpu")`.
+This uses the trained network of `sbc demo`, with its neuron written as a scan. Only the compression
+leaves JAX. It runs on the CPU, so move arrays on another device there first, with `jax.device_get` or
+`jax.devices("cpu")`.
 """
 
 from importlib.resources import files
@@ -43,7 +44,7 @@ def main() -> None:
     test = jnp.asarray(saccade_events(data.test_images).reshape(10, -1, 800))
     labels = jnp.asarray(data.test_labels)
 
-    # 1 of every 4 consecutive inputs stays.
+    # Keep 1 of every 4 consecutive inputs.
     out = sbc.compress_layer(fc1, calibration, sbc.LIF(tau=2.0), sparsity="1:4")
     print(f"a jax.Array: {isinstance(out.weight, jax.Array)}, {out.weight.dtype}")
     print(f"kept: {int((out.weight.reshape(-1, 4) != 0).sum(axis=1).max())} of every 4")

@@ -1,9 +1,9 @@
-"""NumPy arrays into compress_layer, layer by layer: no torch, no framework.
+"""Compress NumPy arrays with compress_layer, layer by layer, without torch or any framework.
 
     python examples/numpy_arrays.py [FOLDER]
 
-The trained network of `sbc demo` (800 - 128 - 10, LIF neurons, T = 10) as two arrays, and a neuron of
-five lines to run it with.
+This uses the trained network of `sbc demo` (800 - 128 - 10, LIF neurons, T = 10) as two arrays, and a
+neuron of five lines to run it.
 """
 
 import sys
@@ -43,15 +43,15 @@ def main() -> None:
     calibration = saccade_events(data.train_images[:300]).reshape(10, 300, -1)
     test = saccade_events(data.test_images).reshape(10, -1, 800)
 
-    # The first layer sees the data, the second what the *compressed* first makes of it. Both feed a LIF
-    # neuron.
+    # The input of the first layer is the data, that of the second is the output of the *compressed*
+    # first layer. Both feed a LIF neuron.
     neuron = sbc.LIF(tau=2.0)
     fc1 = sbc.compress_layer(dense["fc1"], calibration, neuron, sparsity=0.9, bits=4)
     hidden = fire(calibration @ fc1.weight.T)
     fc2 = sbc.compress_layer(dense["fc2"], hidden, neuron, sparsity=0.5, bits=4)
     print(*fc1.log, "", sep="\n")
 
-    # The file holds what a weight costs: a coded mask, 4 bits a survivor, scales.
+    # The file holds an encoded mask, 4 bits per remaining weight, and scales.
     packed = {"fc1": packed_tensor(fc1), "fc2": packed_tensor(fc2)}
     size = save_packed(folder / "digits.safetensors", packed)
     small = load_packed(folder / "digits.safetensors")

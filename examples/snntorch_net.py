@@ -1,8 +1,8 @@
-"""A snnTorch network, looped over time by its caller as in snnTorch's tutorials; 2 bits a weight.
+"""Quantize a snnTorch network to 2 bits. As in snnTorch's tutorials, the caller loops over time.
 
     python examples/snntorch_net.py [FOLDER]
 
-Scikit-learn's digits as currents; training takes some seconds on one core.
+The data is scikit-learn's digits, as currents. Training takes some seconds on one core.
 """
 
 import sys
@@ -31,8 +31,8 @@ def network() -> nn.Module:
 def run(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """The loop over time: images [N, 64] in, spikes [T, N, 10] out.
 
-    compress_model runs the model through this, one batch after the other. The state before the first
-    step is its business there, and ours in training.
+    compress_model calls this function for every batch. It resets the neurons before the first step;
+    in training, we have to do that ourselves.
     """
     return torch.stack([model(images)[0] for _ in range(T)])
 
@@ -43,8 +43,8 @@ def samples() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, to
         torch.tensor(digits.data, dtype=torch.float32) / 16,
         torch.tensor(digits.target),
     )
-    mixed = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    train, test = mixed[:1200], mixed[1200:]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1200], order[1200:]
     return (images[train], labels[train]), (images[test], labels[test])
 
 
@@ -63,22 +63,22 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
     torch.manual_seed(0)
-    seen, unseen = samples()
+    training_data, test_data = samples()
     model = network()
-    train(model, *seen)
+    train(model, *training_data)
 
-    calibration = seen[0][:300]  # images only
+    calibration = training_data[0][:300]  # images only
     result = sbc.compress_model(model, calibration, bits=2, forward=run)
     nearest = sbc.compress_model(model, calibration, bits=2, forward=run, method="rtn")
     print(result.plan, end="\n\n")
 
-    def right(net: nn.Module) -> float:
-        return sbc.metrics.accuracy(net, [unseen], forward=run)
+    def accuracy(net: nn.Module) -> float:
+        return sbc.metrics.accuracy(net, [test_data], forward=run)
 
-    print(f"accuracy: {right(model):.2f} % before, {right(result.model):.2f} % after")
-    print(f"rounded to nearest: {right(nearest.model):.2f} %")
+    print(f"accuracy: {accuracy(model):.2f} % before, {accuracy(result.model):.2f} % after")
+    print(f"rounded to nearest: {accuracy(nearest.model):.2f} %")
 
-    # What a chip is given: codes of 2 bits, and a scale and a zero point for each neuron.
+    # A chip needs the codes of 2 bits, and a scale and a zero point for each neuron.
     codes, scale = result.tensors["0"]["codes"], result.tensors["0"]["scale"]
     print(f"codes: {list(codes.shape)}, {int(codes.min())} to {int(codes.max())}")
     print(f"scales: {list(scale.shape)}")

@@ -1,9 +1,9 @@
-"""A convolutional SpikingJelly network: train it, prune it to a tenth, save it, look at a report.
+"""Train a convolutional SpikingJelly network, prune it to a tenth, save it, and write a report.
 
     python examples/spikingjelly_conv.py [FOLDER]
 
-Scikit-learn's digits, 8 x 8 pixels; training takes some seconds on one core. The network is
-written as one would write it for SpikingJelly, and nothing in it knows of sbc_kernels.
+The data is scikit-learn's digits, 8 x 8 pixels. Training takes some seconds on one core. The network is
+ordinary SpikingJelly code that does not depend on sbc_kernels.
 """
 
 import sys
@@ -39,12 +39,12 @@ def network() -> nn.Module:
 
 
 def samples() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Images as currents, the same at each of T steps, [T, N, 1, 8, 8]; and labels [N]."""
+    """Training and test data: images as currents [T, N, 1, 8, 8], the same at each step; labels."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     images, labels = images.expand(T, -1, -1, -1, -1), torch.tensor(digits.target)
-    mixed = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    train, test = mixed[:1200], mixed[1200:]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1200], order[1200:]
     return (images[:, train], labels[train]), (images[:, test], labels[test])
 
 
@@ -63,20 +63,20 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epochs: 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
     torch.manual_seed(0)
-    seen, unseen = samples()
+    training_data, test_data = samples()
     model = network()
-    train(model, *seen)
+    train(model, *training_data)
 
-    # What compression will rest on: which neurons integrate which layer's output.
-    calibration = list(seen[0][:, :300].split(100, dim=1))
+    # Compression depends on this plan: which neurons integrate which layer's output.
+    calibration = list(training_data[0][:, :300].split(100, dim=1))
     print(sbc.trace(model, calibration[0]), end="\n\n")
 
     result = sbc.compress_model(model, calibration, sparsity=0.9)
     print(result.table(), end="\n\n")
 
-    # Both networks on the test images, side by side.
-    both = sbc.metrics.compare(model, result, [unseen])
-    dense, small = both.dense, both.compressed
+    # Run both networks on the test images.
+    comparison = sbc.metrics.compare(model, result, [test_data])
+    dense, small = comparison.dense, comparison.compressed
     before, after = dense.operations, small.operations
     print(f"accuracy: {dense.accuracy:.2f} % before, {small.accuracy:.2f} % after")
     print(f"accumulates: {before.effective_acs:,.0f} before, {after.effective_acs:,.0f} after")
@@ -84,13 +84,13 @@ def main() -> None:
         f"multiply-accumulates: {before.effective_macs:,.0f} before, {after.effective_macs:,.0f} after"
     )
 
-    size = result.save(folder / "digits-conv.safetensors", comparison=both)
-    result.to_html(folder / "digits-conv.html", comparison=both)
+    size = result.save(folder / "digits-conv.safetensors", comparison=comparison)
+    result.to_html(folder / "digits-conv.html", comparison=comparison)
     print(f"bytes: {sum(4 * p.numel() for p in model.parameters()):,} before, {size:,} after")
 
-    # Whoever has the network's code and this file has the compressed network.
-    again = sbc.load_compressed(network(), folder / "digits-conv.safetensors")
-    accuracy = sbc.metrics.accuracy(again, [unseen])
+    # The code of the network and this file are enough to restore the compressed network.
+    loaded = sbc.load_compressed(network(), folder / "digits-conv.safetensors")
+    accuracy = sbc.metrics.accuracy(loaded, [test_data])
     print(f"loaded: {accuracy:.2f} %")
 
 

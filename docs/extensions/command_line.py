@@ -1,4 +1,4 @@
-"""``sbc-help``: what ``sbc COMMAND --help`` prints, asked when the pages are built."""
+"""The directive ``sbc-help``: the output of ``sbc COMMAND --help`` when the pages are built."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def help_of(*command: str) -> str:
 
 
 class HelpDirective(SphinxDirective):
-    """A section for each command."""
+    """The help of ``sbc``, and a section for each of its commands."""
 
     def run(self) -> list[nodes.Node]:
-        found: list[nodes.Node] = [self._block(help_of())]
+        content: list[nodes.Node] = [self._block(help_of())]
         for name in get_command(sbc).commands:  # type: ignore[attr-defined]
             section = nodes.section(ids=[f"sbc-{name}"])
             section += nodes.title("", f"sbc {name}")
             section += self._block(help_of(name))
-            found.append(section)
-        return found
+            content.append(section)
+        return content
 
     def _block(self, text: str) -> nodes.literal_block:
         return nodes.literal_block(text, text, language="none")

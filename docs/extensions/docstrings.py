@@ -1,7 +1,8 @@
-"""The package's docstrings as reStructuredText.
+"""Converts the docstrings of the package to reStructuredText.
 
-Their sections are NumPy's, but what follows ``name :`` is a sentence or two about shape and meaning,
-not a type with a description under it. A section becomes a field, an entry a term and its text:
+They have the sections of NumPy's docstrings, but ``name :`` is followed by a sentence or two about
+shape and meaning instead of a type with a description below. A section becomes a field, and an
+entry a term with its text:
 
     Parameters                       :Parameters:
     ----------                           ``W``
@@ -22,7 +23,7 @@ PROSE = ("Notes", "Examples", "References")
 
 
 def sections(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """(title, lines) of each section; the text before the first has the title ""."""
+    """Title and lines of each section; the text before the first section has the title ""."""
     title, body = "", []
     for line, below in zip(lines, [*lines[1:], ""], strict=True):
         if line in ENTRIES + PROSE and below == "-" * len(line):
@@ -34,36 +35,36 @@ def sections(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def entries(lines: list[str]) -> list[str]:
-    """``name : text`` with its indented lines, as a definition; other lines as they are."""
-    found: list[str] = []
+    """Turns ``name : text`` and the indented lines below it into a definition; keeps other lines."""
+    definitions: list[str] = []
     for line in lines:
         entry = re.fullmatch(r"([\w.*]+(?:, [\w.*]+)*) : (.*)", line)
         if entry:
             names = ", ".join(f"``{name}``" for name in entry[1].split(", "))
-            found += ["", names, f"    {entry[2]}"]
+            definitions += ["", names, f"    {entry[2]}"]
         else:  # a type alone, or prose
-            found.append(f"``{line}``" if re.fullmatch(r"[A-Z]\w+", line) else line)
-    return found
+            definitions.append(f"``{line}``" if re.fullmatch(r"[A-Z]\w+", line) else line)
+    return definitions
 
 
 def drawings(lines: list[str]) -> list[str]:
-    """Indented lines between others are tables or drawings made of text: literal blocks."""
-    found: list[str] = []
+    """Marks indented lines between others, which are tables or drawings in text, as literal blocks."""
+    text: list[str] = []
     for line in lines:
-        after_prose = not found or not found[-1].strip()
-        if line.startswith("    ") and after_prose and not _in_drawing(found):
-            found += ["::", ""]
-        found.append(line)
-    return found
+        after_prose = not text or not text[-1].strip()
+        if line.startswith("    ") and after_prose and not _in_drawing(text):
+            text += ["::", ""]
+        text.append(line)
+    return text
 
 
 def _in_drawing(lines: list[str]) -> bool:
-    said = [line for line in lines if line.strip()]
-    return bool(said) and said[-1].startswith("    ")
+    filled = [line for line in lines if line.strip()]
+    return bool(filled) and filled[-1].startswith("    ")
 
 
 def as_fields(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """autodoc-process-docstring: rewrites `lines` in place."""
+    """Handler of autodoc-process-docstring: rewrites `lines` in place."""
     text: list[str] = []
     for title, body in sections(list(lines)):
         if title in ENTRIES:
@@ -76,7 +77,10 @@ def as_fields(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
 
 
 def without_fields(app: Any, what: str, name: str, obj: Any, options: Any, *_: Any) -> Any:
-    """autodoc-process-signature: a result is not made by hand, its fields are listed below it."""
+    """Handler of autodoc-process-signature: hides the constructor of records and protocols.
+
+    Users do not create them, and their fields are listed in the docstring.
+    """
     is_record = dataclasses.is_dataclass(obj) or hasattr(obj, "_fields")
     listed = "\nAttributes\n" in (inspect.getdoc(obj) or "")
     is_protocol = getattr(obj, "_is_protocol", False)

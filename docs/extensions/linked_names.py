@@ -1,7 +1,7 @@
-"""Code that is exactly a public name links to where the name is documented.
+"""Links inline code that is exactly a public name to the documentation of that name.
 
-So pages and docstrings stay plain, `compress_layer`, and a public name that is documented nowhere is
-a warning wherever it is mentioned.
+Pages and docstrings can therefore write plain names, such as `compress_layer`, and a public name
+that is not documented causes a warning wherever it is mentioned.
 """
 
 from __future__ import annotations
@@ -26,25 +26,28 @@ NOT_IN = (nodes.reference, nodes.term, nodes.title, addnodes.pending_xref)
 
 
 def public_names() -> dict[str, Any]:
-    """Objects by short name: the package's own first, then those of its modules."""
-    found: dict[str, Any] = {}
+    """Full name and object of each short name.
+
+    Names of the package take precedence over its modules'.
+    """
+    names: dict[str, Any] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the frameworks
+        warnings.simplefilter("ignore")  # frameworks warn when they are imported
         for name in reversed(MODULES):
             module = import_module(name)
-            found |= {key: (f"{name}.{key}", getattr(module, key)) for key in module.__all__}
-    return found
+            names |= {key: (f"{name}.{key}", getattr(module, key)) for key in module.__all__}
+    return names
 
 
 class LinkNames(SphinxTransform):
     default_priority = 500
 
     def apply(self, **kwargs: Any) -> None:
-        known = public_names()
+        names = public_names()
         for node in list(self.document.findall(nodes.literal)):
             if isinstance(node.parent, NOT_IN):
                 continue
-            target = _target(known, node.astext())
+            target = _target(names, node.astext())
             if target is not None:
                 link = addnodes.pending_xref(
                     "", refdomain="py", reftype="obj", reftarget=target,
@@ -54,14 +57,14 @@ class LinkNames(SphinxTransform):
                 link += node
 
 
-def _target(known: dict[str, Any], text: str) -> str | None:
-    """The full name that is meant, or None."""
+def _target(names: dict[str, Any], text: str) -> str | None:
+    """The full name that `text` refers to, or None."""
     name, _, member = text.removeprefix("sbc.").removesuffix("()").partition(".")
-    if name in ("metrics", "files", "report") and member in known and text.startswith("sbc."):
+    if name in ("metrics", "files", "report") and member in names and text.startswith("sbc."):
         name, member = member, ""
-    if name not in known:
+    if name not in names:
         return None
-    full, obj = known[name]
+    full, obj = names[name]
     if not member:
         return str(full)
     value = getattr(obj, member, None) if isclass(obj) else None
