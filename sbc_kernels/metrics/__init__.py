@@ -1,12 +1,12 @@
-"""What a network costs to run, and how near a compressed one is to the dense one.
+"""Metrics: what a network costs to run, and how closely a compressed one follows the dense one.
 
-Of arrays and files (no torch needed): `layer_synaptic_operations`, `connection_sparsity`, `footprint`.
-Of whole models on data: `synaptic_operations`, `spike_rates`, `accuracy`, and `compare`, which gives
-all of them for two models in one pass.
+`layer_synaptic_operations`, `connection_sparsity` and `footprint` take arrays or files, without torch.
+`synaptic_operations`, `spike_rates` and `accuracy` run a whole model on data. `compare` measures all of
+them for two models in one pass.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..files.footprint import Footprint, footprint
 from .weights import connection_sparsity, layer_synaptic_operations
@@ -29,8 +29,8 @@ _NEED_TORCH = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Whole models need torch, the rest does not: they are imported when first asked for."""
+def __getattr__(name: str) -> object:
+    """Imports the metrics of whole models, which need torch, when they are first used."""
     if name in _NEED_TORCH:
         return getattr(import_module(f".{_NEED_TORCH[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""A compressed model beside the dense one, in one pass over the data."""
+"""Comparison of a compressed model with the dense one, in one pass over the data."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
+from ..errors import ParameterError
 from ..network.copies import Forward
 from .activity import Activity, OnSpikes, VanRossum
 from .operations import OperationCounter, SynapticOperations
-from .passes import Pass, each_batch, forward_of, labels_of
-from .predictions import Readout, ReadoutFunction, count_right
+from .passes import Model, Pass, each_batch, forward_of, labels_of
+from .predictions import Readout, ReadoutFunction, count_hits
 
 __all__ = ["Comparison", "Measured", "compare"]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One of two models.
+    """Measurements of one of the two models.
 
     Attributes
     ----------
-    operations : of `synaptic_operations`.
-    spike_rates : of `spike_rates`.
-    accuracy : in percent; None where the data has no labels.
+    operations : the result of `synaptic_operations`.
+    spike_rates : the result of `spike_rates`.
+    accuracy : in percent; None if the data has no labels.
     """
 
     operations: SynapticOperations
@@ -31,26 +34,26 @@ class Measured:
     accuracy: float | None
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> Measured:
-        """Of what `dataclasses.asdict` gave."""
-        operations = SynapticOperations.from_dict(told["operations"])
-        return cls(operations, dict(told["spike_rates"]), told["accuracy"])
+    def from_dict(cls, values: Mapping[str, Any]) -> Measured:
+        """Returns the object of which `values` is the `dataclasses.asdict`."""
+        operations = SynapticOperations.from_dict(values["operations"])
+        return cls(operations, dict(values["spike_rates"]), values["accuracy"])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` measured.
+    """The result of `compare`.
 
     Attributes
     ----------
-    samples : of the data.
-    dense, compressed : of each model.
-    van_rossum : by neuron module, how far its spike trains in the two models are apart: the mean over
-        units and samples of ``sqrt(sum_t (k * (s - s'))_t^2 / sum_t k_t^2)``, with the neuron's own
-        impulse response k. In spikes: one more at the first step is 1, two far apart are
-        sqrt(2), the same trains 0. After van Rossum (Neural Computation 13(4):751-763, 2001). Of
-        leaky integrators it is the potentials that are compared.
-    agreement : samples for which both models predict the same class, in percent.
+    samples : number of samples in the data.
+    dense, compressed : the measurements of each model.
+    van_rossum : distance between a neuron module's spike trains in the two models, by module: the mean
+        over units and samples of ``sqrt(sum_t (k * (s - s'))_t^2 / sum_t k_t^2)``, with the neuron's
+        own impulse response k. Equal trains have distance 0, one additional spike in the first step 1,
+        and two spikes far apart sqrt(2). After van Rossum (Neural Computation 13(4):751-763, 2001).
+        For leaky integrators the potentials are compared.
+    agreement : percentage of the samples for which both models predict the same class.
     """
 
     samples: int
@@ -60,96 +63,119 @@ class Comparison:
     agreement: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it."""
+        """Returns a dictionary that JSON can hold."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> Comparison:
-        """The inverse of `to_dict`, also after a trip through JSON. ValueError for anything else."""
+    def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
+        """Returns the comparison of which `values` is the `to_dict`, also after a trip through JSON.
+
+        Raises
+        ------
+        ParameterError : `values` is anything else.
+        """
         try:
             return cls(
-                told["samples"],
-                Measured.from_dict(told["dense"]),
-                Measured.from_dict(told["compressed"]),
-                dict(told["van_rossum"]),
-                told["agreement"],
+                values["samples"],
+                Measured.from_dict(values["dense"]),
+                Measured.from_dict(values["compressed"]),
+                dict(values["van_rossum"]),
+                values["agreement"],
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"told is no comparison ({error!r}); accepted is what Comparison.to_dict gives"
+            raise ParameterError(
+                "values",
+                values,
+                "what Comparison.to_dict returns",
+                shown=f"not a comparison ({error!r})",
             ) from error
 
 
 def compare(
-    dense: Any,
-    compressed: Any,
-    data: Any,
+    dense: Model,
+    compressed: Model,
+    data: object,
     *,
     forward: Forward | None = None,
     readout: ReadoutFunction | None = None,
 ) -> Comparison:
-    """Operations, spike rates and accuracy of two models, and how far they agree, in one pass.
+    """Measures operations, spike rates, accuracy and agreement of two models in one pass.
 
     Parameters
     ----------
-    dense, compressed : two torch models of the same structure, or a `CompressedModel`. They stay as
-        they are. A random encoding draws the same for both.
-    data, forward : as in `synaptic_operations`. Labels are class numbers [N], for all batches or none.
+    dense, compressed : two torch models of the same structure; either may be a `CompressedModel`. They
+        are left unchanged. A random encoding draws the same numbers for both.
+    data, forward : as in `synaptic_operations`. Labels are class numbers, integers [N], and either all
+        batches have them or none.
     readout : as in `accuracy`.
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    ParameterTypeError, ParameterError : a parameter is not accepted, or the two models differ in their
+        structure.
     """
-    apart, reads = VanRossum(), Readout(readout)
+    distances, reads = VanRossum(), Readout(readout)
     forward = forward_of(forward, compressed, dense)
-    first = _Model(dense, forward, apart.dense, "dense")
-    second = _Model(compressed, forward, apart.compressed, "compressed")
-    same = labelled = batches = 0
+    first = _Model(dense, forward, distances.dense, "dense")
+    second = _Model(compressed, forward, distances.compressed, "compressed")
+    agreements = labelled_batches = batches = 0
 
-    def both(index: int, batch: Any) -> None:
-        nonlocal same, labelled, batches
+    def run_both(index: int, batch: object) -> None:
+        nonlocal agreements, labelled_batches, batches
         batches += 1
-        labelled += labels_of(batch) is not None
-        if labelled not in (0, batches):
-            raise ValueError(
-                "data has batches with labels and batches without; accepted are all or none"
+        labelled_batches += labels_of(batch) is not None
+        if labelled_batches not in (0, batches):
+            raise ParameterError(
+                "data",
+                data,
+                "labels for all batches or for none",
+                shown="a mixture of batches with labels and batches without",
             )
         predictions = [model.run(index, batch, reads) for model in (first, second)]
-        apart.end_batch()
+        distances.end_batch()
         if predictions[0].shape != predictions[1].shape:
-            raise ValueError("compressed answers for another number of samples than dense does")
-        same += int((predictions[0] == predictions[1]).sum())
+            raise ParameterError(
+                "compressed",
+                predictions[1],
+                "a model of the same structure as dense",
+                shown=f"a model with {len(predictions[1])} predictions where dense has "
+                f"{len(predictions[0])}",
+            )
+        agreements += int((predictions[0] == predictions[1]).sum())
 
-    each_batch(data, both)
+    each_batch(data, run_both)
+    samples, has_labels = first.passes.samples, bool(labelled_batches)
     return Comparison(
-        first.ran.samples,
-        first.result(bool(labelled)),
-        second.result(bool(labelled)),
-        apart.result(),
-        100.0 * same / first.ran.samples,
+        samples,
+        first.result(has_labels),
+        second.result(has_labels),
+        distances.result(),
+        100.0 * agreements / samples,
     )
 
 
 class _Model:
-    """One of two models while batches run through both."""
+    """One of the two models while batches run through both, with its counters."""
 
-    def __init__(self, model: Any, forward: Forward | None, on_spikes: OnSpikes, name: str) -> None:
+    def __init__(
+        self, model: Model, forward: Forward | None, on_spikes: OnSpikes, name: str
+    ) -> None:
         self.counter, self.activity = OperationCounter(), Activity(on_spikes)
-        self.ran = Pass(model, forward, self.counter, self.activity, name=name)
+        self.passes = Pass(model, forward, self.counter, self.activity, name=name)
         self.right = 0
 
-    def run(self, index: int, batch: Any, reads: Readout) -> Any:
-        """The predictions, int64 [N]."""
-        predictions, classes = reads(*self.ran.run_counted(index, batch))
+    def run(self, index: int, batch: object, reads: Readout) -> Tensor:
+        """Runs a batch and returns the predictions, int64 [N]."""
+        predictions, classes = reads(*self.passes.run_counted(index, batch))
         labels = labels_of(batch)
         if labels is not None:
-            self.right += count_right(predictions, classes, labels)
+            self.right += count_hits(predictions, classes, labels)
         return predictions
 
-    def result(self, labelled: bool) -> Measured:
+    def result(self, has_labels: bool) -> Measured:
+        """Returns the measurements over all batches so far."""
         return Measured(
-            self.counter.result(self.ran.samples),
+            self.counter.result(self.passes.samples),
             self.activity.rates(),
-            100.0 * self.right / self.ran.samples if labelled else None,
+            100.0 * self.right / self.passes.samples if has_labels else None,
         )

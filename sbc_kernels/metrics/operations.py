@@ -1,4 +1,4 @@
-"""Synaptic operations of a whole model: what NeuroBench counts, and SpikingJelly's count beside it."""
+"""Synaptic operations of a whole model, counted as NeuroBench and as SpikingJelly count them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from ..network.copies import Forward
 from ..network.tensors import WEIGHT_LAYERS, first_tensor, leading_axes
-from .passes import Pass, each_batch, module_of
+from .passes import Hook, Model, Pass, each_batch, module_of
 
 __all__ = ["LayerOperations", "SynapticOperations", "synaptic_operations"]
 
-COUNTED = (*WEIGHT_LAYERS, nn.Conv3d)  # NeuroBench's layers without a state
+COUNTED = (*WEIGHT_LAYERS, nn.Conv3d)  # the layers without a state that NeuroBench counts
 
 
 @dataclass(frozen=True)
 class LayerOperations:
-    """Synaptic operations of one layer a sample: sums over time steps, means over samples.
+    """Synaptic operations of one layer per sample: summed over time steps, averaged over samples.
 
-    A call whose inputs are all -1, 0 or 1 accumulates; any other multiplies and accumulates.
+    A call whose inputs are all -1, 0 or 1 accumulates. Any other call multiplies and accumulates.
 
     Attributes
     ----------
-    macs : non-zero weights met by non-zero inputs, in calls that multiply.
-    acs : the same in calls that accumulate.
-    weighted_acs : in all calls whose inputs are integers, with an input of value v as ``|v|``
-        operations: what a chip does that sends an integer as so many unit spikes.
-    dense : all weights by all inputs, zeros too.
-    dense_acs : as `acs`, but with all weights, zeros too.
+    macs : non-zero weights met by non-zero inputs, over the calls that multiply.
+    acs : non-zero weights met by non-zero inputs, over the calls that accumulate.
+    weighted_acs : non-zero weights met by inputs, over the calls whose inputs are integers; an input of
+        value v counts ``|v|`` times, as on a chip that sends an integer as that many unit spikes.
+    dense : weights met by inputs, zeros included.
+    dense_acs : weights, zeros included, met by non-zero inputs, over the calls that accumulate.
     """
 
     macs: float
@@ -43,12 +44,12 @@ class LayerOperations:
 
 @dataclass(frozen=True)
 class SynapticOperations:
-    """What `synaptic_operations` counted; all figures a sample.
+    """The result of `synaptic_operations`. All counts are per sample.
 
     Attributes
     ----------
-    samples : that were counted.
-    layers : by name, those that were called.
+    samples : number of samples over which the counts were averaged.
+    layers : the layers that were called, by module name.
     """
 
     samples: int
@@ -66,7 +67,7 @@ class SynapticOperations:
 
     @property
     def weighted_acs(self) -> float:
-        """Accumulates where an integer is sent as so many unit spikes."""
+        """Accumulates on a chip that sends an integer as that many unit spikes."""
         return self._sum("weighted_acs")
 
     @property
@@ -76,70 +77,76 @@ class SynapticOperations:
 
     @property
     def dense_acs(self) -> float:
-        """SpikingJelly's SynOpCounter, which takes no notice of zeros among the weights."""
+        """SpikingJelly's SynOpCounter, which counts zero weights, too."""
         return self._sum("dense_acs")
 
     def _sum(self, field: str) -> float:
         return math.fsum(getattr(layer, field) for layer in self.layers.values())
 
     def energy(self, pj_per_ac: float = 0.9, pj_per_mac: float = 4.6) -> float:
-        """A proxy of the energy in joules a sample: ACs and MACs by their prices.
+        """Returns an estimate of the energy of one sample in joules: ACs and MACs times their prices.
 
-        Memory, neurons and communication are not in it. Integers are priced as MACs; on a chip that
-        sends them as unit spikes, `weighted_acs` times its price is the figure.
+        The energy of memory, neurons and communication is not included. Integers are priced as MACs;
+        on a chip that sends them as unit spikes, use `weighted_acs` times the price of an accumulate.
 
         Parameters
         ----------
-        pj_per_ac, pj_per_mac : picojoules an accumulate and a multiply-accumulate. Default: float32 at
-            45 nm, 0.9 an addition and 3.7 a multiplication (Horowitz, ISSCC 2014, "Computing's energy
-            problem (and what we can do about it)").
+        pj_per_ac, pj_per_mac : picojoules per accumulate and per multiply-accumulate. The defaults are
+            for float32 at 45 nm: 0.9 for an addition and 3.7 for a multiplication (Horowitz, ISSCC
+            2014, "Computing's energy problem (and what we can do about it)").
+
+        Raises
+        ------
+        ParameterError : a price is negative, infinite or no number.
         """
         for name, price in (("pj_per_ac", pj_per_ac), ("pj_per_mac", pj_per_mac)):
             if not isinstance(price, (int, float)) or not 0 <= price < math.inf:
-                raise ValueError(f"{name} is {price!r}; accepted is a number of at least 0")
+                raise ParameterError(name, price, "a number of at least 0")
         return (self.effective_acs * pj_per_ac + self.effective_macs * pj_per_mac) * 1e-12
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it."""
+        """Returns a dictionary that JSON can hold."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> SynapticOperations:
-        """The inverse of `to_dict`."""
-        layers = {name: LayerOperations(**layer) for name, layer in told["layers"].items()}
-        return cls(told["samples"], layers)
+    def from_dict(cls, values: dict[str, Any]) -> SynapticOperations:
+        """Returns the object of which `values` is the `to_dict`."""
+        layers = {name: LayerOperations(**layer) for name, layer in values["layers"].items()}
+        return cls(values["samples"], layers)
 
 
 def synaptic_operations(
-    model: Any, data: Any, *, forward: Forward | None = None
+    model: Model, data: object, *, forward: Forward | None = None
 ) -> SynapticOperations:
     """Counts the synaptic operations of every Linear, Conv1d, Conv2d and Conv3d layer on data.
 
-    Effective MACs, effective ACs and Dense are NeuroBench's (arXiv 2304.04640): for each input that is
-    not 0, the non-zero weights that it meets, none beyond the map's border, no biases. Whether a layer
-    multiplies or only accumulates is decided anew in each call, so batch by batch (and step by step in
-    a loop over time), by whether all inputs are -1, 0 or 1.
+    Effective MACs, effective ACs and Dense are those of NeuroBench (arXiv 2304.04640): every non-zero
+    input counts the non-zero weights that it meets, without those beyond the border of the map and
+    without biases. A call accumulates if all of its inputs are -1, 0 or 1, and multiplies otherwise;
+    this is decided for each call, that is for each batch, and in a loop over time for each step.
 
-    It differs from NeuroBench 2.3.0 in that the sums are exact where NeuroBench adds up in float32, a
-    module that is registered under several names counts once, a model that is a weight layer itself
-    counts, and RNN, LSTM and GRU cells do not. `dense_acs` is SpikingJelly 2.0's SynOpCounter where
-    inputs are 0 or 1; SynOpCounter leaves out calls with a -1, takes a weight that is all 0 and 1 for
-    spikes, and counts products outside such layers (attention). Transposed convolutions, and whatever
-    else has weights, count nowhere here.
+    Differences from NeuroBench 2.3.0: sums are exact, where NeuroBench adds in float32; a module with
+    several names counts once; a model that is a weight layer itself counts; RNN, LSTM
+    and GRU cells do not count.
+
+    `dense_acs` equals SpikingJelly 2.0's SynOpCounter for inputs of 0 and 1. SynOpCounter leaves out
+    calls with an input of -1, takes a weight of only zeros and ones for spikes, and counts products
+    outside of layers (attention). Transposed convolutions and other modules with weights do not count
+    here.
 
     Parameters
     ----------
-    model : a torch model in CPU memory or on one GPU, or a `CompressedModel`. It stays as it is: mode,
-        states, hooks, gradients.
-    data : a tensor (one batch), or a list or DataLoader of batches; of a batch that is a tuple or list
-        the first item is the input and the second the labels. There are as many samples as labels;
-        without labels, as many as the neurons' inputs hold, if all hold the same.
-    forward : ``forward(model, batch)`` runs one whole sequence; default that of the `CompressedModel`,
-        ``model(batch)`` otherwise. States are reset before each batch.
+    model : a torch model in CPU memory or on one GPU, or a `CompressedModel`. Its mode, states, hooks
+        and gradients are left unchanged.
+    data : a tensor (one batch), or a list or DataLoader of batches. A batch that is a tuple or list is
+        (inputs, labels). The number of samples is that of the labels; without labels it is that of the
+        neurons' inputs, which then has to be the same for all neurons.
+    forward : ``forward(model, batch)`` runs one whole sequence. Default: that of the `CompressedModel`,
+        otherwise ``model(batch)``. States are reset before each batch.
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    ParameterTypeError, ParameterError : `model`, `data` or `forward` is not accepted.
     """
     counter = OperationCounter()
     run = Pass(model, forward, counter)
@@ -147,8 +154,8 @@ def synaptic_operations(
     return counter.result(run.samples)
 
 
-def weights_in(model: Any) -> list[Tensor] | None:
-    """Weights of a model's layers, each once; None for what is no model."""
+def weights_in(model: object) -> list[Tensor] | None:
+    """Returns the weights of a model's layers in CPU memory, each once; None if it is no model."""
     model = module_of(model)
     if not isinstance(model, nn.Module):
         return None
@@ -157,7 +164,7 @@ def weights_in(model: Any) -> list[Tensor] | None:
 
 
 class OperationCounter:
-    """Watches weight layers; a `Watcher`."""
+    """A `Watcher` that counts the operations of weight layers, as exact integers."""
 
     def __init__(self) -> None:
         self.totals: dict[str, dict[str, int]] = {}
@@ -168,59 +175,72 @@ class OperationCounter:
                 module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
 
     def result(self, samples: int) -> SynapticOperations:
-        """All so far, a sample."""
+        """Returns the counts so far, divided by the number of samples."""
         layers = {
             name: LayerOperations(**{field: total / samples for field, total in totals.items()})
             for name, totals in self.totals.items()
         }
         return SynapticOperations(samples, layers)
 
-    def _hook(self, name: str) -> Any:
+    def _hook(self, name: str) -> Hook:
         fans: list[Tensor] = []
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = first_tensor(args, kwargs)
-            if given is None:
+            inputs = first_tensor(args, kwargs)
+            if inputs is None:
                 return
             if not fans:
                 weight = module.weight.detach()
                 fans.extend(_fan(module, w) for w in (weight != 0, torch.ones_like(weight)))
             if name not in self.totals:
                 self.totals[name] = dict.fromkeys(LayerOperations.__dataclass_fields__, 0)
-            for field, count in _count(module, given.detach(), *fans).items():
+            for field, count in _count(module, inputs.detach(), *fans).items():
                 self.totals[name][field] += count
 
         return hook
 
 
-def _count(module: Any, given: Tensor, kept: Tensor, whole: Tensor) -> dict[str, int]:
-    """One call. Every count is linear in the events, which are therefore added up over samples and
-    steps before they meet a kernel."""
-    flat = given.reshape(-1, *given.shape[len(leading_axes(module, tuple(given.shape))) :])
+def _count(module: nn.Module, inputs: Tensor, kept: Tensor, whole: Tensor) -> dict[str, int]:
+    """Returns the counts of one call, by the fields of `LayerOperations`.
+
+    Every count is linear in the number of events, so events are summed over samples and steps first.
+
+    Parameters
+    ----------
+    inputs : the input of the layer, with any leading axes.
+    kept, whole : `_fan` of the non-zero weights, and of all weights.
+    """
+    flat = inputs.reshape(-1, *inputs.shape[len(leading_axes(module, tuple(inputs.shape))) :])
     if flat.numel() == 0:
         return {}
     events = flat.count_nonzero(dim=0).double()
     size = flat.abs()
     integral = not size.is_floating_point() or bool((size == size.round()).all())
-    found = {"dense": _met(module, torch.full_like(events, len(flat)), whole)}
-    met = _met(module, events, kept)
+    counts = {"dense": _operations(module, torch.full_like(events, len(flat)), whole)}
+    effective = _operations(module, events, kept)
     if integral:
-        found["weighted_acs"] = _met(module, size.sum(dim=0, dtype=torch.float64), kept)
+        counts["weighted_acs"] = _operations(module, size.sum(dim=0, dtype=torch.float64), kept)
     if integral and bool(size.max() <= 1):
-        return {**found, "acs": met, "dense_acs": _met(module, events, whole)}
-    return {**found, "macs": met}
+        return {**counts, "acs": effective, "dense_acs": _operations(module, events, whole)}
+    return {**counts, "macs": effective}
 
 
-def _fan(module: Any, counts: Tensor) -> Tensor:
-    """Weights by the input that they read, float64: [d_in], or a kernel with one output a group."""
+def _fan(module: nn.Module, counts: Tensor) -> Tensor:
+    """Returns how many weights read each input, float64: [d_in], or a kernel with one output a group.
+
+    `counts` has the weight's shape and is 1 where a weight counts.
+    """
     counts = counts.double()
     if isinstance(module, nn.Linear):
         return counts.sum(dim=0)
     return counts.reshape(module.groups, -1, *counts.shape[1:]).sum(dim=1)
 
 
-def _met(module: Any, events: Tensor, fan: Tensor) -> int:
-    """Sum over inputs of events by weights that read them. Exact below 2^53."""
+def _operations(module: nn.Module, events: Tensor, fan: Tensor) -> int:
+    """Returns the sum over inputs of their events times the weights that read them.
+
+    `events` is float64 of the shape of one input. The sum is exact below 2^53.
+    """
     if isinstance(module, nn.Linear):
         return round(float(events @ fan))
     kind = next(kind for kind in COUNTED if isinstance(module, kind))

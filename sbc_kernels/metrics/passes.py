@@ -1,14 +1,15 @@
-"""Data through a copy of a model, batch by batch, with watchers hooked to its modules."""
+"""Running data through a copy of a model, batch by batch, with watchers hooked to its modules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError, ParameterTypeError
 from ..frameworks import Adapter
 from ..network.batches import reiterable
 from ..network.copies import (
@@ -25,7 +26,7 @@ from ..network.tensors import first_tensor
 
 @runtime_checkable
 class RunnableModel(Protocol):
-    """A network together with the way to run it, as a `CompressedModel` is."""
+    """A network together with the function that runs it, such as a `CompressedModel`."""
 
     @property
     def model(self) -> nn.Module:
@@ -33,46 +34,58 @@ class RunnableModel(Protocol):
 
     @property
     def forward(self) -> Forward | None:
-        """``forward(model, batch)`` runs one whole sequence; None for ``model(batch)``."""
+        """``forward(model, batch)`` runs one whole sequence; None stands for ``model(batch)``."""
+
+
+Model: TypeAlias = nn.Module | RunnableModel
+Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]  # before a forward
+
+
+def is_runnable(model: object) -> TypeGuard[RunnableModel]:
+    """Returns whether `model` is a `RunnableModel`.
+
+    A torch module is none, although it may have an attribute `model` and always has a `forward`.
+    """
+    return isinstance(model, RunnableModel) and not isinstance(model, nn.Module)
 
 
 def module_of(model: object) -> object:
-    """The network of a `RunnableModel`; anything else as it is. A torch module is never taken apart,
-    although it may have an attribute `model` and always has a `forward`."""
-    if isinstance(model, RunnableModel) and not isinstance(model, nn.Module):
-        return model.model
-    return model
+    """Returns the network of a `RunnableModel`, and anything else unchanged."""
+    return model.model if is_runnable(model) else model
 
 
 class Watcher(Protocol):
-    """Learns something of a model while batches run through it."""
+    """Collects measurements of a model while batches run through it."""
 
     def watch(self, model: nn.Module) -> None:
-        """Registers hooks; the model is a copy that nobody else has."""
+        """Registers hooks on the model, which is a private copy of the user's."""
 
 
 class Pass:
-    """A copy of a model, in eval mode, through which batches are run from fresh states.
+    """A copy of a model in eval mode, whose states are reset before each batch.
 
     Parameters
     ----------
-    model : a torch model, or a `CompressedModel`; stays as it is.
-    forward : as in `trace`.
+    model : a torch model or a `CompressedModel`. It is left unchanged.
+    forward : ``forward(model, batch)`` runs one whole sequence. Default: that of the `CompressedModel`,
+        otherwise ``model(batch)``.
     watchers : are hooked to the copy.
-    name : the parameter that the model is, for messages.
+    name : name of the parameter `model` in error messages.
 
     Attributes
     ----------
-    samples : of all batches that were counted so far.
+    samples : number of samples in the batches that were counted so far.
+
+    Raises
+    ------
+    ParameterTypeError : `model` is neither, or `forward` is not callable.
     """
 
     def __init__(
-        self, model: Any, forward: Forward | None, *watchers: Watcher, name: str = "model"
+        self, model: Model, forward: Forward | None, *watchers: Watcher, name: str = "model"
     ) -> None:
         if forward is not None and not callable(forward):
-            raise TypeError(
-                f"forward is {forward!r}; accepted is a function (model, batch), or None"
-            )
+            raise ParameterTypeError("forward", forward, "a function (model, batch), or None")
         self.model = copy_of(_required_module(model, name)).eval()
         self.forward = forward_of(forward, model)
         self.samples = 0
@@ -81,20 +94,21 @@ class Pass:
             watcher.watch(self.model)
         self._watch_samples()
 
-    def run(self, index: int, batch: Any) -> Any:
-        """What the model answers to the batch of that number."""
+    def run(self, index: int, batch: object) -> object:
+        """Returns the model's output for a batch; `index` is the seed of its random numbers."""
         self._counts.clear()
         reset_states(self.model)
         with torch.no_grad(), undisturbed(index):
             return run_forward(self.model, batch, self.forward)
 
-    def run_counted(self, index: int, batch: Any) -> tuple[Any, int]:
-        """The same, and how many samples it has, which is added to `samples`."""
+    def run_counted(self, index: int, batch: object) -> tuple[object, int]:
+        """Returns the model's output and the batch's number of samples, and adds it to `samples`."""
         output, samples = self.run(index, batch), self._samples_of(batch)
         self.samples += samples
         return output, samples
 
     def _watch_samples(self) -> None:
+        """Hooks the outermost neurons, whose inputs tell how many samples a batch has."""
         neurons = neurons_of(self.model)
         for name, (module, adapter) in neurons.items():
             if any(_inside(name, other) for other in neurons):
@@ -106,68 +120,75 @@ class Pass:
                 kwargs: dict[str, Any],
                 adapter: Adapter = adapter,
             ) -> None:
-                given = first_tensor(args, kwargs)
-                if given is not None:
-                    self._counts.add(_samples_in(module, adapter, tuple(given.shape)))
+                inputs = first_tensor(args, kwargs)
+                if inputs is not None:
+                    self._counts.add(_samples_in(module, adapter, tuple(inputs.shape)))
 
             module.register_forward_pre_hook(hook, with_kwargs=True)
 
-    def _samples_of(self, batch: Any) -> int:
-        """The labels' length. Without labels what the neurons see, if they agree, and if the input's
-        first two axes can hold it."""
+    def _samples_of(self, batch: object) -> int:
+        """Returns the batch's number of samples.
+
+        That is the number of labels. Without labels it is the number of samples in the neurons' inputs,
+        if it is the same for all of them and agrees with the first two axes of the batch's input.
+        """
         counts = self._counts - {None}
-        found = next(iter(counts)) if len(counts) == 1 else None
-        given = batch[0] if isinstance(batch, (tuple, list)) else batch
-        shape = tuple(given.shape) if isinstance(given, Tensor) else ()
+        count = next(iter(counts)) if len(counts) == 1 else None
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else ()
         labels = labels_of(batch)
         if labels is not None:
             size = _length(labels)
-            if found in shape[:2] and size not in shape[:2]:
-                raise ValueError(
-                    f"data has a batch with {size} labels, of which the neurons see {found} samples; "
-                    "accepted is a label for each sample"
+            if count in shape[:2] and size not in shape[:2]:
+                raise ParameterError(
+                    "data",
+                    batch,
+                    "one label for each sample",
+                    shown=f"a batch with {size} labels and {count} samples in its neurons' inputs",
                 )
             return size
-        if found and shape:  # [N, ...], [T, N, ...], or flattened [T*N, ...]
-            found = found if found in shape[:2] or shape[0] % found == 0 else None
-        if not found:
-            seen = ", ".join(str(c) for c in sorted(c for c in counts if c is not None)) or "none"
-            raise ValueError(
-                "data has a batch without labels whose number of samples cannot be told (its neurons' "
-                f"inputs have: {seen}); accepted are batches (inputs, labels), and neurons that are "
-                "made known with register_neuron"
+        if count and shape:  # [N, ...], [T, N, ...], or flattened [T*N, ...]
+            count = count if count in shape[:2] or shape[0] % count == 0 else None
+        if not count:
+            listed = ", ".join(str(c) for c in sorted(c for c in counts if c is not None)) or "none"
+            raise ParameterError(
+                "data",
+                batch,
+                "batches (inputs, labels), or neurons that were added with register_neuron",
+                shown="a batch without labels and of unknown size (number of samples in its neurons' "
+                f"inputs: {listed})",
             )
-        return found
+        return count
 
 
 def _inside(name: str, other: str) -> bool:
-    """Whether a module is somewhere below another."""
+    """Returns whether the module `name` lies below the module `other`."""
     return name != other and (not other or name.startswith(f"{other}."))
 
 
-def _samples_in(module: Any, adapter: Adapter, shape: tuple[int, ...]) -> int | None:
-    """How many samples a neuron's input of this shape holds; None where it does not tell.
+def _samples_in(module: nn.Module, adapter: Adapter, shape: tuple[int, ...]) -> int | None:
+    """Returns the number of samples in a neuron's input of this shape; None if it is unknown.
 
-    Asked about twice as long a first axis, an adapter tells whether that is time: T may be 1.
+    T may be 1, so `steps` does not say which axis is time. What an adapter says about an input with a
+    first axis twice as long does.
     """
     facts = adapter.describe(module, shape)
     if facts.outer > 1:
         return facts.outer
     try:
         twice = adapter.describe(module, (2 * shape[0], *shape[1:])) if shape else facts
-    except ValueError:  # it knows both sizes
+    except ValueError:  # the neuron knows both sizes
         return facts.outer
     if twice.outer > facts.outer:
         return facts.outer
-    at = 1 if twice.steps > facts.steps else 0
-    return shape[at] if len(shape) > at + 1 else None
+    axis = 1 if twice.steps > facts.steps else 0
+    return shape[axis] if len(shape) > axis + 1 else None
 
 
-def forward_of(forward: Forward | None, *models: Any) -> Forward | None:
-    """What was given, or else how a `CompressedModel` among the models is run."""
+def forward_of(forward: Forward | None, *models: Model) -> Forward | None:
+    """Returns `forward`, or if it is None that of the first `RunnableModel` which has one."""
     for model in models:
-        runnable = isinstance(model, RunnableModel) and not isinstance(model, nn.Module)
-        if forward is None and runnable:
+        if forward is None and is_runnable(model):
             forward = model.forward
     return forward
 
@@ -175,39 +196,48 @@ def forward_of(forward: Forward | None, *models: Any) -> Forward | None:
 # ---- data --------------------------------------------------------------------------------------
 
 
-def each_batch(data: Any, do: Callable[[int, Any], Any]) -> None:
-    """Calls ``do(index, batch)`` for all batches. ValueError where there are none."""
+def each_batch(data: object, do: Callable[[int, Any], object]) -> None:
+    """Calls ``do(index, batch)`` for every batch of `data`. ParameterError if there is none."""
     batches = reiterable(data, "data")
     index = -1
     with undisturbed():
         for index, batch in enumerate(batches):
             do(index, batch)
     if index < 0:
-        raise ValueError("data has no batch; accepted is at least one")
+        raise ParameterError("data", data, "at least one batch", shown="empty")
 
 
-def labels_of(batch: Any) -> Any:
-    """The second item of a batch that is a tuple or list; None where there is none."""
+def labels_of(batch: object) -> object:
+    """Returns the second item of a batch that is a tuple or list; None if there is none."""
     return batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
 
 
-def _length(labels: Any) -> int:
+def _length(labels: object) -> int:
+    """Returns the number of labels. ParameterError if there are none."""
     if not isinstance(labels, (Tensor, np.ndarray, list, tuple)):
-        raise TypeError(
-            f"data has labels that are a {type(labels).__name__}; accepted is a tensor, an array or a "
-            "list, as long as there are samples"
+        raise ParameterTypeError(
+            "data",
+            labels,
+            "labels as a tensor, an array or a list",
+            shown=f"a batch whose labels are a {type(labels).__name__}",
         )
     size = 0 if isinstance(labels, (Tensor, np.ndarray)) and labels.ndim == 0 else len(labels)
     if size == 0:
-        raise ValueError("data has a batch with no labels in it; accepted is one for each sample")
+        raise ParameterError(
+            "data", labels, "one label for each sample", shown="a batch whose labels are empty"
+        )
     return size
 
 
-def _required_module(model: Any, name: str) -> nn.Module:
+def _required_module(model: object, name: str) -> nn.Module:
+    """Returns the network of a model. ParameterTypeError if it is none; `name` is the parameter's."""
     module = module_of(model)
     if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"{name} is a {type(model).__name__}; accepted is a torch.nn.Module or a CompressedModel"
+        raise ParameterTypeError(
+            name,
+            model,
+            "a torch.nn.Module or a CompressedModel",
+            shown=f"a {type(model).__name__}",
         )
     require_model(module)
     return module

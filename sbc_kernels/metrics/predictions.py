@@ -1,4 +1,4 @@
-"""Which class a spiking network names, and how often that is right."""
+"""Classes that a spiking network predicts, and their accuracy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ParameterError, ParameterTypeError
 from ..network.copies import Forward
-from .passes import Pass, each_batch, labels_of
+from .passes import Model, Pass, each_batch, labels_of
 
 __all__ = ["accuracy"]
 
@@ -17,90 +18,117 @@ ReadoutFunction = Callable[[Any], Tensor]
 
 
 def accuracy(
-    model: Any,
-    data: Any,
+    model: Model,
+    data: object,
     *,
     forward: Forward | None = None,
     readout: ReadoutFunction | None = None,
 ) -> float:
-    """How many samples are given their label's class, in percent.
+    """Returns the percentage of samples whose predicted class is their label.
 
     Parameters
     ----------
-    model, data, forward : as in `synaptic_operations`; every batch is (inputs, labels), labels class
-        numbers [N].
-    readout : ``readout(output)`` makes what the model answers into scores [N, classes]. Without it, of
-        a tuple the first item is taken (``(spk_rec, mem_rec)``), a list of tensors [N, classes] is one
-        of time steps, and time is summed out of [T, N, classes] and [N, T, classes]. The largest score
-        is the prediction, the first of several.
+    model, data, forward : as in `synaptic_operations`. Every batch is (inputs, labels); labels are
+        class numbers, integers [N].
+    readout : ``readout(output)`` converts the model's output to scores [N, classes]. By default, the
+        first item of a tuple such as ``(spk_rec, mem_rec)`` is taken, a list of tensors [N, classes] is
+        taken for time steps, and [T, N, classes] or [N, T, classes] is summed over time. The class of
+        the largest score is predicted, of equal scores the first.
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted. NaN among the scores
-        is a ValueError.
+    ParameterTypeError, ParameterError : a parameter is not accepted.
+    ValueError : the scores hold NaN, have another shape, or their time axis is ambiguous.
     """
-    run, reads = Pass(model, forward), Readout(readout)
-    right = 0
+    passes, reads = Pass(model, forward), Readout(readout)
+    hits = 0
 
-    def count(index: int, batch: Any) -> None:
-        nonlocal right
+    def count(index: int, batch: object) -> None:
+        nonlocal hits
         labels = labels_of(batch)
         if labels is None:
-            raise ValueError(
-                f"data has a batch ({index}) without labels; accepted are batches (inputs, labels)"
+            raise ParameterError(
+                "data",
+                batch,
+                "batches (inputs, labels)",
+                shown=f"without labels in batch {index}",
             )
-        predictions, classes = reads(*run.run_counted(index, batch))
-        right += count_right(predictions, classes, labels)
+        predictions, classes = reads(*passes.run_counted(index, batch))
+        hits += count_hits(predictions, classes, labels)
 
     each_batch(data, count)
-    return 100.0 * right / run.samples
+    return 100.0 * hits / passes.samples
 
 
-def count_right(predictions: Tensor, classes: int, labels: Any) -> int:
-    """How many predictions int64 [N] are the labels. TypeError, ValueError if labels are no classes."""
-    accepted = f"accepted are class numbers, integers [{len(predictions)}]"
+def count_hits(predictions: Tensor, classes: int, labels: object) -> int:
+    """Returns how many predictions, int64 [N], equal their label.
+
+    Raises
+    ------
+    ParameterTypeError, ParameterError : the labels are no class numbers [N] in 0..classes-1.
+    """
+    accepted = f"class numbers as labels, integers [{len(predictions)}]"
     try:
-        wanted = torch.as_tensor(labels).to(predictions.device)
+        targets = torch.as_tensor(labels).to(predictions.device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"data has labels that are no array ({error}); {accepted}") from None
-    if wanted.is_floating_point() or wanted.shape != predictions.shape:
-        raise ValueError(
-            f"data has labels {wanted.dtype} of shape {list(wanted.shape)}; {accepted}"
+        raise ParameterTypeError(
+            "data", labels, accepted, shown=f"a batch whose labels are no array ({error})"
+        ) from None
+    if targets.is_floating_point() or targets.shape != predictions.shape:
+        raise ParameterError(
+            "data",
+            labels,
+            accepted,
+            shown=f"a batch with labels {targets.dtype} of shape {list(targets.shape)}",
         )
-    if int(wanted.min()) < 0 or int(wanted.max()) >= classes:
-        raise ValueError(
-            f"data has labels {int(wanted.min())}..{int(wanted.max())}; accepted is 0..{classes - 1}, "
-            "as the model scores"
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= classes:
+        raise ParameterError(
+            "data",
+            labels,
+            f"0..{classes - 1}, the classes that the model scores",
+            shown=f"a batch with labels {low}..{high}",
         )
-    return int((predictions == wanted).sum())
+    return int((predictions == targets).sum())
 
 
 class Readout:
-    """From what a model answers to the class of each sample. Remembers which axis was time."""
+    """Converts a model's outputs to predicted classes.
+
+    It remembers which axis is time, for a later batch in which T equals the number of samples.
+    """
 
     def __init__(self, function: ReadoutFunction | None) -> None:
         if function is not None and not callable(function):
-            raise TypeError(f"readout is {function!r}; accepted is a function, or None")
+            raise ParameterTypeError("readout", function, "a function, or None")
         self.function = function
         self.time: int | None = None
 
-    def __call__(self, output: Any, samples: int) -> tuple[Tensor, int]:
-        """(predictions int64 [N], number of classes)."""
-        whose, accepted = "readout answers", f"[{samples}, classes], two classes or more"
+    def __call__(self, output: object, samples: int) -> tuple[Tensor, int]:
+        """Returns the predictions, int64 [N], and the number of classes.
+
+        Raises TypeError or ValueError if the output cannot be read as scores of so many samples.
+        """
+        source, accepted = "readout", f"[{samples}, classes] with two classes or more"
         if self.function is not None:
             scores = self.function(output)
         else:
-            scores, whose = self._scores(output, samples), "the model answers"
+            scores, source = self._scores(output, samples), "the model"
             accepted += ", or with a time axis before or after the first; or pass readout"
         if not isinstance(scores, Tensor):
-            raise TypeError(f"{whose} a {type(scores).__name__}; accepted is a tensor {accepted}")
+            raise TypeError(
+                f"{source} returns a {type(scores).__name__}; accepted is a tensor {accepted}"
+            )
         if scores.ndim != 2 or len(scores) != samples or scores.shape[1] < 2:
-            raise ValueError(f"{whose} {list(scores.shape)}; accepted is {accepted}")
+            raise ValueError(
+                f"{source} returns scores of shape {list(scores.shape)}; accepted is {accepted}"
+            )
         if bool(scores.isnan().any()):
-            raise ValueError(f"{whose} NaN; accepted are scores")
+            raise ValueError(f"{source} returns NaN; accepted are scores without NaN")
         return scores.detach().double().argmax(dim=1), scores.shape[1]
 
-    def _scores(self, output: Any, samples: int) -> Any:
+    def _scores(self, output: object, samples: int) -> object:
+        """Returns the scores in a model's output, with the time axis summed out."""
         while isinstance(output, (tuple, list)) and len(output):
             if isinstance(output, list) and all(
                 isinstance(step, Tensor) and step.shape == (samples, *step.shape[-1:])
@@ -117,7 +145,7 @@ class Readout:
             self.time = 1 - axes[0]
         if self.time is None:
             raise ValueError(
-                f"the model answers {list(output.shape)} for {samples} samples: which axis is time "
-                "cannot be told; accepted is a readout, such as lambda output: output.sum(0)"
+                f"the model returns {list(output.shape)} for {samples} samples, so the time axis is "
+                "ambiguous; pass a readout, such as lambda output: output.sum(0)"
             )
         return output.sum(dim=self.time, dtype=torch.float64)

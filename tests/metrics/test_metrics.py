@@ -173,12 +173,14 @@ def test_no_torch_until_it_is_asked_for() -> None:
 
 
 def test_errors_name_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match=r"spikes have shape \[2, 4\]; accepted is \[..., 3\]"):
+    with pytest.raises(
+        ValueError, match=r"spikes is an array of shape \[2, 4\]; accepted is \[..., 3\]"
+    ):
         layer_synaptic_operations(np.ones((2, 3)), np.ones((2, 4)))
-    with pytest.raises(ValueError, match=r"weight has shape \[2, 3, 1\]"):
+    with pytest.raises(ValueError, match=r"weight is an array of shape \[2, 3, 1\]"):
         layer_synaptic_operations(np.ones((2, 3, 1)), np.ones((2, 3)))
     for nothing in (np.zeros((0, 3)), nn.ReLU()):
-        with pytest.raises(ValueError, match="weights_or_models have no weight"):
+        with pytest.raises(ValueError, match="weights_or_models is without weights"):
             connection_sparsity(nothing)
     with pytest.raises(TypeError, match="weights_or_models"):
         connection_sparsity("weights")

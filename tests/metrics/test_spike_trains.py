@@ -207,7 +207,7 @@ def test_time_that_is_as_long_as_the_batch() -> None:
         assert (
             accuracy(Answers(SHAPES[shape]), data) == 100
         )  # the first batch told which axis it is
-        with pytest.raises(ValueError, match=r"\[7, 7, 4\] for 7 samples: which axis is time"):
+        with pytest.raises(ValueError, match=r"\[7, 7, 4\] for 7 samples, so the time axis"):
             accuracy(Answers(SHAPES[shape]), data[::-1])
     summed = accuracy(Answers(over_time), data[::-1], readout=lambda output: output.sum(0))
     assert summed == 100
@@ -220,16 +220,24 @@ def test_outputs_that_are_no_scores() -> None:
         with pytest.raises((TypeError, ValueError), match=message):
             accuracy(Answers(shape), data, **named)
 
-    refused(lambda x: x * math.nan, "the model answers NaN; accepted are scores")
-    refused(lambda x: x[:, :1], r"the model answers \[3, 1\]; accepted is \[3, classes\]")
-    refused(lambda x: x[:2], r"the model answers \[2, 4\]")
-    refused(lambda x: x[0], r"the model answers \[4\]")
+    refused(lambda x: x * math.nan, "the model returns NaN; accepted are scores")
+    refused(
+        lambda x: x[:, :1],
+        r"the model returns scores of shape \[3, 1\]; accepted is \[3, classes\]",
+    )
+    refused(lambda x: x[:2], r"the model returns scores of shape \[2, 4\]")
+    refused(lambda x: x[0], r"the model returns scores of shape \[4\]")
     refused(lambda x: x.expand(2, 2, 3, 4), r"\[2, 2, 3, 4\].*pass readout")
-    refused(lambda x: x.expand(5, 3, 4).reshape(5, 4, 3), r"the model answers \[5, 4, 3\]")
-    refused(lambda x: {"scores": x}, "the model answers a dict")
-    refused(lambda x: (), "the model answers a tuple")
-    refused(lambda x: x, r"readout answers \[4, 3\]", readout=lambda output: output.T)
-    refused(lambda x: x, "readout answers a list", readout=lambda output: output.tolist())
+    refused(
+        lambda x: x.expand(5, 3, 4).reshape(5, 4, 3),
+        r"the model returns scores of shape \[5, 4, 3\]",
+    )
+    refused(lambda x: {"scores": x}, "the model returns a dict")
+    refused(lambda x: (), "the model returns a tuple")
+    refused(
+        lambda x: x, r"readout returns scores of shape \[4, 3\]", readout=lambda output: output.T
+    )
+    refused(lambda x: x, "readout returns a list", readout=lambda output: output.tolist())
     refused(lambda x: x, "readout is 3; accepted is a function", readout=3)
     refused(lambda x: x, "forward is 3; accepted is a function", forward=3)
 
@@ -241,18 +249,18 @@ def test_labels_that_are_no_classes() -> None:
         with pytest.raises((TypeError, ValueError), match=message):
             accuracy(net, [(x, labels)])
 
-    refused(torch.zeros(3), r"labels torch.float32 of shape \[3\]; accepted are class numbers")
+    refused(torch.zeros(3), r"labels torch.float32 of shape \[3\]; accepted is class numbers")
     refused(torch.zeros(3, 4, dtype=torch.long), r"of shape \[3, 4\]")
     refused([0, 1, 4], r"labels 0..4; accepted is 0..3")
     refused([0, -1, 1], r"labels -1..1")
-    refused(["a", "b", "c"], "labels that are no array")
-    refused(torch.tensor(1), "no labels in it")
-    refused([], "no labels in it")
-    refused("abc", "labels that are a str")
+    refused(["a", "b", "c"], "labels are no array")
+    refused(torch.tensor(1), "labels are empty")
+    refused([], "labels are empty")
+    refused("abc", "labels are a str")
     assert accuracy(net, [(x, x.argmax(1).tolist())]) == 100
-    with pytest.raises(ValueError, match=r"a batch \(0\) without labels"):
+    with pytest.raises(ValueError, match="without labels in batch 0"):
         accuracy(net, x)
-    with pytest.raises(ValueError, match=r"a batch \(1\) without labels"):
+    with pytest.raises(ValueError, match="without labels in batch 1"):
         accuracy(net, [(x, [0, 0, 0]), [x]])
 
 
@@ -260,7 +268,7 @@ def test_labels_that_are_no_classes() -> None:
 def test_data_and_models_that_are_none(measure: Callable[..., Any]) -> None:
     net, x = linear_net(), torch.ones(2, 3, 12)
     for data, message in (
-        ([], "data has no batch"),
+        ([], "data is empty"),
         (iter([x]), "data can be iterated only once"),
         ((x, x), "data is a tuple of tensors"),
         ("data", "data is a str"),
@@ -357,13 +365,17 @@ def test_random_encodings_draw_the_same_for_both() -> None:
 
 def test_models_that_do_not_match() -> None:
     dense = linear_net()
-    with pytest.raises(ValueError, match=r"compressed calls neuron '3' otherwise than dense does"):
+    with pytest.raises(
+        ValueError, match=r"compressed is a model that calls neuron '3' with other shapes"
+    ):
         compare(dense, dense[:3], torch.ones(STEPS, SAMPLES, 12), readout=lambda y: y.sum(0))
-    with pytest.raises(ValueError, match=r"compressed calls neuron '3' otherwise than dense does"):
+    with pytest.raises(
+        ValueError, match=r"compressed is a model that calls neuron '3' with other shapes"
+    ):
         compare(dense[:3], dense, torch.ones(STEPS, SAMPLES, 12), readout=lambda y: y.sum(0))
     x = torch.ones(STEPS, SAMPLES, 12)
     with pytest.raises(ValueError, match="batches with labels and batches without"):
         compare(dense, dense, [(x, [0] * SAMPLES), x])
     for told in ({}, {"samples": 3}, [], {**compare(dense, dense, x).to_dict(), "dense": None}):
-        with pytest.raises(ValueError, match="told is no comparison"):
+        with pytest.raises(ValueError, match="values is not a comparison"):
             Comparison.from_dict(told)
