@@ -1,19 +1,19 @@
-# Each target works alone on a machine with Python >= 3.11, a C++17 compiler and make: it makes its own
-# virtual environment, and CMake and Ninja come as Python packages where they are missing.
+# Every target works on its own on a machine with Python >= 3.11, a C++17 compiler and make. It creates a
+# virtual environment, and installs CMake and Ninja as Python packages if they are missing.
 #
-#   make demo           a trained spiking network loses 97 % of its weights, or shrinks to 2 bits
-#   make test           the test suite
-#   make lint           ruff, clang-format, mypy
-#   make docs           the documentation, in build/docs
-#   make sanitize       the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer
-#   make bench-kernels  every kernel against its rival (3 minutes on two quiet AVX-512 cores)
+#   make demo           compress a trained spiking network in 18 ways and print a table
+#   make test           run the test suite
+#   make lint           run ruff, clang-format and mypy
+#   make docs           build the documentation into build/docs
+#   make sanitize       run the C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make bench-kernels  time every kernel against its rival (3 minutes on two quiet AVX-512 cores)
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BUILD ?= build
-# What the tests compare with and run models of; without their dependencies, of which they import but
-# these few.
+# Packages that the tests compare with, or whose models they run. They are installed without dependencies,
+# of which they import only the few listed here.
 FRAMEWORKS ?= spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0 sinabs==3.1.3 nir==1.0.8 nirtorch==2.6 \
 	neurobench==2.3.0 jax==0.10.2 jaxlib==0.10.2 ml_dtypes==0.6.0 opt_einsum==3.4.0 loguru h5py pbr
 BIN := $(VENV)/bin
@@ -25,7 +25,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc python sbc_k
 demo: $(VENV)/installed
 	$(BIN)/sbc demo --out sbc-demo
 
-# The GPU's kernels a second time, in Triton's interpreter.
+# The second line runs the GPU tests in Triton's interpreter.
 test: $(VENV)/installed $(VENV)/frameworks
 	$(BIN)/pytest
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu tests/backends/test_registry.py
@@ -72,7 +72,7 @@ $(VENV)/frameworks: | $(VENV)/installed
 	$(BIN)/pip install --quiet --no-deps $(FRAMEWORKS)
 	touch $@
 
-# Of an extra, its packages alone: neither needs this package built.
+# The packages of one extra, without this package itself, which need not be built for linting or the pages.
 extra = $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 
 $(VENV)/linters: pyproject.toml | $(BIN)/python
