@@ -79,11 +79,12 @@ from ...network.copies import (
     undisturbed,
 )
 from ...weights import CompressedWeight
+from .edges import Edges, Shape, find_edges
 from .layers import layer_node
-from .links import INPUT, Links, Shape, find_links
-from .neurons import DT, neuron_node, require_as_said
+from .neurons import DT, neuron_node, require_equations_hold
+from .refusals import INPUT
 from .scales import Scales, integers_of, quantized_layers
-from .twins import called
+from .tracking import module_label
 
 __all__ = ["nir_graph", "write_nir"]
 
@@ -96,20 +97,21 @@ def nir_graph(
     weights: Mapping[str, CompressedWeight] | None = None,
     integer_weights: bool = False,
 ) -> Any:
-    """A spiking network as a ``nir.NIRGraph``. See this module for which node stands for what.
+    """Returns a spiking network as a ``nir.NIRGraph``. This module's text lists which node stands for
+    what.
 
-    One forward pass of a copy of the model is followed; the model stays as it is. Every neuron's
-    spikes in it are held against the equations that are written.
+    A copy of the model runs forward once, and its tensors are tracked; the model itself is left as it
+    is. Every neuron's spikes in that pass are compared with the equations that are written.
 
     Parameters
     ----------
-    model : its BatchNorms folded.
+    model : a network whose BatchNorms are folded.
     example : a batch as the model takes it, of two samples or more; of a tuple or list the first item.
     forward : ``forward(model, batch)`` runs one whole sequence; default ``model(batch)``.
     weights : by layer name, the compressed weights (`CompressedModel.weights`, or those that
         `read_packed` returned); NumPy or torch in CPU memory. Without them the graph has no codes.
-    integer_weights : quantized layers as integers, their scales moved into the neurons. Every one of
-        them needs one scale a row, and neurons that hear layers of the same scale only.
+    integer_weights : write quantized layers as integers and move their scales into the neurons. Each of
+        these layers needs one scale a row, and each neuron layers of the same scale.
 
     Returns
     -------
@@ -117,14 +119,14 @@ def nir_graph(
 
     Raises
     ------
-    ImportError : there is no package `nir`.
-    TypeError, ValueError : naming the module that NIR cannot hold, and what to do.
+    ImportError : the package `nir` is missing.
+    TypeError, ValueError : naming the parameter, or the module that NIR cannot hold, and what to do.
     """
     nir = _package()
     require_model(model)
     if not isinstance(integer_weights, bool):
         raise ParameterTypeError("integer_weights", integer_weights, "True or False")
-    given = _input_of(example)
+    batch = _input_of(example)
     work = copy_of(model)
     work.eval()
     quantized = quantized_layers(work, weights or {})
@@ -132,66 +134,71 @@ def nir_graph(
     neurons = neurons_of(work)
     with undisturbed():
         reset_states(work)
-        links = find_links(work, neurons, given, lambda: run_forward(work, given, forward))
+        edges = find_edges(work, neurons, batch, lambda: run_forward(work, batch, forward))
         reset_states(work)
 
-    scales = Scales(nir, links, integers)
-    keys = _keys(links)
-    nodes: dict[str, Any] = {keys[INPUT]: nir.Input({"input": np.array(links.input_shape)})}
-    edges: list[tuple[str, str]] = []
-    lost: list[str] = []
-    for name, place in links.places.items():
+    scales = Scales(nir, edges, integers)
+    keys = _keys(edges)
+    nodes: dict[str, Any] = {keys[INPUT]: nir.Input({"input": np.array(edges.input_shape)})}
+    pairs: list[tuple[str, str]] = []
+    losses: list[str] = []
+    for name, node in edges.nodes.items():
         scale = scales.into(name)
-        for source in place.sources:
-            shape = _shape_of(links, source)
-            end = _flattened(nir, nodes, edges, keys[source], shape, place.given)
-            edges.append((end, keys[name]))
+        for source in node.sources:
+            shape = edges.output_shape(source)
+            end = _flattened(nir, nodes, pairs, keys[source], shape, node.input_shape)
+            pairs.append((end, keys[name]))
         if name in neurons:
             update = _update_of(name, *neurons[name])
-            require_as_said(name, place, update)
-            nodes[keys[name]], left_out = neuron_node(nir, name, place, update, scale)
-            lost += left_out
+            require_equations_hold(name, node, update)
+            nodes[keys[name]], lost = neuron_node(nir, name, node, update, scale)
+            losses += lost
         else:
-            nodes[keys[name]] = layer_node(
-                nir, name, place, quantized.get(name), integers.get(name)
-            )
+            nodes[keys[name]] = layer_node(nir, name, node, quantized.get(name), integers.get(name))
         scales.record(name, nodes[keys[name]], scale)
     scales.require_none_left()
     output = _free("output", nodes)
-    nodes[output] = nir.Output({"output": np.array(links.places[links.outputs[0]].shape)})
-    edges += [(keys[name], output) for name in links.outputs]
-    if lost:
+    nodes[output] = nir.Output({"output": np.array(edges.output_shape(edges.outputs[0]))})
+    pairs += [(keys[name], output) for name in edges.outputs]
+    if losses:
         warnings.warn(
             "NIR cannot hold all that this model does; only a reader that does it fires alike: "
-            + "; ".join(lost),
+            + "; ".join(losses),
             UserWarning,
             stacklevel=2,
         )
-    mine = {
+    metadata = {
         "version": __version__,
         "model": type(model).__name__,
         "dt": DT,
         "integer_weights": integer_weights,
-        "readout": ", ".join(links.readout),
+        "readout": ", ".join(edges.readout),
     }
-    return nir.NIRGraph(nodes, edges, metadata={"sbc_kernels": mine})
+    return nir.NIRGraph(nodes, pairs, metadata={"sbc_kernels": metadata})
 
 
 def write_nir(path: str | Path, graph: Any) -> int:
-    """Writes a NIR graph as ``nir.read`` takes it, in one step; returns the file's size in bytes.
+    """Writes a NIR graph to a file that ``nir.read`` reads, and returns its size in bytes.
 
-    The folder must exist.
+    Parameters
+    ----------
+    path : of the file; its folder must exist. The file is whole or not there.
+    graph : of `nir_graph`.
 
     Raises
     ------
-    ImportError : there is no package `nir`.
+    ImportError : the package `nir` is missing.
     TypeError : naming the parameter, what came and what is accepted.
     """
     nir = _package()
     if not isinstance(graph, nir.NIRGraph):
-        raise TypeError(f"graph is a {type(graph).__name__}; accepted is a nir.NIRGraph")
+        raise ParameterTypeError(
+            "graph", graph, "a nir.NIRGraph", shown=f"a {type(graph).__name__}"
+        )
     if not isinstance(path, (str, Path)):
-        raise TypeError(f"path is a {type(path).__name__}; accepted is a str or a pathlib.Path")
+        raise ParameterTypeError(
+            "path", path, "a str or a pathlib.Path", shown=f"a {type(path).__name__}"
+        )
     data = io.BytesIO()
     nir.write(data, graph)
     return write_atomic(path, data.getvalue())
@@ -207,20 +214,22 @@ def _package() -> Any:
 def _input_of(example: Any) -> Tensor:
     first = example[0] if isinstance(example, (tuple, list)) and example else example
     if not isinstance(first, Tensor):
-        raise TypeError(
-            f"example is a {type(example).__name__}; accepted is a tensor, or a tuple or list that "
-            "starts with one: a NIR graph has one input"
+        raise ParameterTypeError(
+            "example",
+            example,
+            "a tensor, or a tuple or list that starts with one: a NIR graph has one input",
+            shown=f"a {type(example).__name__}",
         )
     return first.detach()
 
 
 def _update_of(name: str, module: nn.Module, adapter: Adapter) -> Update:
-    """A neuron's equations. ValueError where NIR has none like them."""
-    tell = getattr(adapter, "update", None)
-    update: Update | str = "its equations are not known" if tell is None else tell(module)
+    """Returns a neuron's equations. Raises ValueError where NIR has none like them."""
+    update_of = getattr(adapter, "update", None)
+    update: Update | str = "its equations are not known" if update_of is None else update_of(module)
     if isinstance(update, str):
         raise ValueError(
-            f"model has {called(name, module)}, which NIR cannot hold: {update}; accepted are "
+            f"model has {module_label(name, module)}, which NIR cannot hold: {update}; accepted are "
             "integrate-and-fire neurons, plain, leaky or current-based (IF, LIF, CubaLIF)"
         )
     return update
@@ -230,35 +239,37 @@ def _update_of(name: str, module: nn.Module, adapter: Adapter) -> Update:
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:
-    """A name that no node has, also with underscores for dots, as readers write it."""
+    """Returns a name that no node has, also not with underscores for dots, as readers write it."""
     used = {key.replace(".", "_") for key in taken}
     while name.replace(".", "_") in used:
         name += "_"
     return name
 
 
-def _keys(links: Links) -> dict[str, str]:
-    """Names of the nodes: those of the modules, but for slashes, which make groups of a file."""
+def _keys(edges: Edges) -> dict[str, str]:
+    """Returns the nodes' names in the graph, by module name.
+
+    They are the modules', but for slashes, which make groups of a file.
+    """
     keys: dict[str, str] = {}
-    for name in links.places:
+    for name in edges.nodes:
         keys[name] = _free(name.replace("/", "_") or "model", dict.fromkeys(keys.values()))
     keys[INPUT] = _free("input", dict.fromkeys(keys.values()))
     return keys
 
 
-def _shape_of(links: Links, name: str) -> Shape:
-    return links.input_shape if name == INPUT else links.places[name].shape
-
-
 def _flattened(
     nir: Any,
     nodes: dict[str, Any],
-    edges: list[tuple[str, str]],
+    pairs: list[tuple[str, str]],
     source: str,
     shape: Shape,
     wanted: Shape,
 ) -> str:
-    """The node that gives `source` in the shape that is wanted: itself, or a Flatten of it."""
+    """Returns the node that has the output of `source` in the wanted shape.
+
+    It is `source` itself, or a Flatten behind it, which is added unless there is one already.
+    """
     if shape == wanted:
         return source
     span = next(
@@ -279,12 +290,12 @@ def _flattened(
     start, end = (at - len(shape) for at in span)
     for key, node in nodes.items():
         if isinstance(node, nir.Flatten) and (source, key, start, end) == (
-            *next(edge for edge in edges if edge[1] == key),
+            *next(pair for pair in pairs if pair[1] == key),
             node.start_dim,
             node.end_dim,
         ):
             return key
     key = _free(f"{source}_flatten", nodes)
     nodes[key] = nir.Flatten({"input": np.array(shape)}, start_dim=start, end_dim=end)
-    edges.append((source, key))
+    pairs.append((source, key))
     return key

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...weights import Quantized
-from .links import Place
+from .edges import Node
 from .scales import Integers
-from .twins import called
+from .tracking import module_label
 
 __all__ = ["layer_node"]
 
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 def layer_node(
-    nir: Any, name: str, place: Place, quantized: Quantized | None, integers: Integers | None
+    nir: Any, name: str, node: Node, quantized: Quantized | None, integers: Integers | None
 ) -> Any:
     """Returns the node of a weight layer or a pool.
 
@@ -28,7 +28,7 @@ def layer_node(
     ----------
     nir : the package.
     name : of the module.
-    place : the module and its shapes.
+    node : the module and its shapes.
     quantized : its codes, which go into the metadata; None where it has none.
     integers : what is written in place of its weight; None for the weight itself.
 
@@ -36,9 +36,9 @@ def layer_node(
     ------
     ValueError : naming the module, where NIR cannot hold it.
     """
-    module, what = place.module, called(name, place.module)
+    module, what = node.module, module_label(name, node.module)
     if not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-        return _pool_node(nir, place, what)
+        return _pool_node(nir, node, what)
     if isinstance(module, (nn.Conv1d, nn.Conv2d)) and module.padding_mode != "zeros":
         raise ValueError(
             f"model has {what} with padding_mode {module.padding_mode!r}; accepted is 'zeros'"
@@ -64,8 +64,8 @@ def layer_node(
     def plain(value: Any) -> Any:
         return value if isinstance(value, str) else value[0] if one else tuple(value)
 
-    node = kind(
-        input_shape=place.given[1] if one else tuple(place.given[1:]),
+    nir_node = kind(
+        input_shape=node.input_shape[1] if one else tuple(node.input_shape[1:]),
         weight=weight,
         stride=plain(module.stride),
         padding=plain(module.padding),
@@ -74,22 +74,25 @@ def layer_node(
         bias=bias,
         **about,
     )
-    taken, given = (
-        tuple(int(n) for n in t) for t in (*node.input_type.values(), *node.output_type.values())
+    read, written = (
+        tuple(int(n) for n in shape)
+        for types in (nir_node.input_type, nir_node.output_type)
+        for shape in types.values()
     )
-    if (taken, given) != (place.given, place.shape):
+    if (read, written) != (node.input_shape, node.output_shape):
         raise ValueError(
-            f"model has {what}, from {list(place.given)} to {list(place.shape)}; nir {nir.version} "
-            f"takes it to go from {list(taken)} to {list(given)} and could not be read back: it cannot "
+            f"model has {what}, from {list(node.input_shape)} to {list(node.output_shape)}; nir "
+            f"{nir.version} takes it to go from {list(read)} to {list(written)} and could not be read "
+            "back: it cannot "
             "hold grouped convolutions and kernels that are not square"
         )
-    return node
+    return nir_node
 
 
-def _pool_node(nir: Any, place: Place, what: str) -> Any:
-    module = place.module
+def _pool_node(nir: Any, node: Node, what: str) -> Any:
+    module = node.module
     if isinstance(module, nn.AdaptiveAvgPool2d):
-        (_, height, width), (_, high, wide) = place.given, place.shape
+        (_, height, width), (_, high, wide) = node.input_shape, node.output_shape
         if height % high or width % wide:
             raise ValueError(
                 f"model has {what} from {[height, width]} to {[high, wide]}, in windows of different "

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from ...frameworks import Update
-from .links import Place, Shape
-from .twins import called
+from .edges import Node, Shape
+from .tracking import module_label
 
-__all__ = ["DT", "neuron_node", "require_as_said"]
+__all__ = ["DT", "neuron_node", "require_equations_hold"]
 
 DT = 1e-4  # s; snnTorch's reader has it fixed, SpikingJelly's as its default
 
@@ -20,7 +20,7 @@ Vector = NDArray[np.float64]
 
 
 def neuron_node(
-    nir: Any, name: str, place: Place, update: Update, scale: Vector | None
+    nir: Any, name: str, node: Node, update: Update, scale: Vector | None
 ) -> tuple[Any, tuple[str, ...]]:
     """The node, and what it leaves out, for people.
 
@@ -29,8 +29,8 @@ def neuron_node(
     scale : of the shape of one sample's neurons: what a unit of the current is of the module's. None
         where it is the same.
     """
-    what, shape = called(name, place.module), place.shape
-    mine: dict[str, Any] = {"module": type(place.module).__name__}
+    what, shape = module_label(name, node.module), node.output_shape
+    mine: dict[str, Any] = {"module": type(node.module).__name__}
     lost: list[str] = []
     threshold = update.threshold
     parameters, unit = _time_constants(update, shape, what)
@@ -41,7 +41,7 @@ def neuron_node(
         parameters["v_leak"] = _spread(update.leak, shape, what) / unit
     if threshold is not None:
         # Exact where readers compare in the neuron's own precision.
-        precision = np.float64 if place.dtype == torch.float64 else np.float32
+        precision = np.float64 if node.dtype == torch.float64 else np.float32
         threshold = _spread(threshold, shape, what).astype(precision).astype(np.float64)
         parameters["v_threshold"] = threshold / unit
         parameters["v_reset"] = np.zeros(shape)
@@ -77,8 +77,8 @@ def neuron_node(
         (True, True): "CubaLI" if threshold is None else "CubaLIF",
     }
     kind = kinds["v_leak" in parameters, "tau_syn" in parameters]
-    node = getattr(nir, kind)(**parameters, metadata={"sbc_kernels": mine})
-    return node, tuple(f"{what}: {text}" for text in lost)
+    nir_node = getattr(nir, kind)(**parameters, metadata={"sbc_kernels": mine})
+    return nir_node, tuple(f"{what}: {text}" for text in lost)
 
 
 def _time_constants(update: Update, shape: Shape, what: str) -> tuple[dict[str, Vector], Vector]:
@@ -144,21 +144,21 @@ def _spread(value: Any, shape: Shape, what: str) -> Vector:
 # ---- what it says, and what it does ------------------------------------------------------------
 
 
-def require_as_said(name: str, place: Place, update: Update) -> None:
+def require_equations_hold(name: str, node: Node, update: Update) -> None:
     """ValueError if the neuron's answers in the forward pass are not those of its equations.
 
     Its own spikes reset it, so that a difference stays where it is; potentials that are nearer to
     the threshold than rounding tells nothing.
     """
-    what, shape = called(name, place.module), place.shape
+    what, shape = module_label(name, node.module), node.output_shape
     decay, gain, leak = (_spread(v, shape, what) for v in (update.decay, update.gain, update.leak))
     synapse = None if update.synapse is None else _spread(update.synapse, shape, what)
     floor = None if update.floor is None else _spread(update.floor, shape, what)
     threshold = None if update.threshold is None else _spread(update.threshold, shape, what)
-    v = np.broadcast_to(_spread(update.start, shape, what), place.currents[0].shape)
+    v = np.broadcast_to(_spread(update.start, shape, what), node.currents[0].shape)
     i = np.zeros_like(v)
     size = np.zeros(shape)
-    for x, answer in zip(place.currents, place.answers, strict=True):
+    for x, answer in zip(node.currents, node.outputs, strict=True):
         i = x if synapse is None else synapse * i + x
         v = decay * v + gain * i + (1.0 - decay) * leak
         size = np.maximum(size, np.abs(v).max(axis=0, initial=0.0))

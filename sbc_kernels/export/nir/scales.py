@@ -13,8 +13,9 @@ from torch import nn
 
 from ...errors import ParameterError
 from ...weights import CompressedWeight, Quantized
-from .links import INPUT, Links
-from .twins import called
+from .edges import Edges
+from .refusals import INPUT
+from .tracking import module_label
 
 __all__ = ["Integers", "Scales", "integers_of", "quantized_layers"]
 
@@ -105,12 +106,13 @@ class Scales:
 
     Parameters
     ----------
-    links : the nodes and their edges.
+    nir : the package.
+    edges : the nodes and what feeds each.
     integers : by layer name, the weights that are written as integers.
     """
 
-    def __init__(self, nir: Any, links: Links, integers: Mapping[str, Integers]) -> None:
-        self._nir, self._links, self._integers = nir, links, integers
+    def __init__(self, nir: Any, edges: Edges, integers: Mapping[str, Integers]) -> None:
+        self._nir, self._edges, self._integers = nir, edges, integers
         self._scales: dict[str, Vector | None] = {INPUT: None}  # of each node's output
 
     def into(self, name: str) -> Vector | None:
@@ -120,52 +122,52 @@ class Scales:
         ------
         ValueError : the node adds up inputs of different scales.
         """
-        place = self._links.places[name]
-        first = self._scales[place.sources[0]]
-        for source in place.sources[1:]:
+        node = self._edges.nodes[name]
+        first = self._scales[node.sources[0]]
+        for source in node.sources[1:]:
             other = self._scales[source]
             alike = first is None and other is None
             if first is not None and other is not None:
                 alike = np.array_equal(first.ravel(), other.ravel())
             if not alike:
                 raise ValueError(
-                    f"integer_weights is True, but {called(name, place.module)} adds up what "
-                    f"{place.sources[0]} and {source} answer, in units of different scales; accepted "
+                    f"integer_weights is True, but {module_label(name, node.module)} adds up what "
+                    f"{node.sources[0]} and {source} answer, in units of different scales; accepted "
                     "are layers of the same scales, or integer_weights=False"
                 )
-        return None if first is None else first.reshape(place.given)
+        return None if first is None else first.reshape(node.input_shape)
 
-    def record(self, name: str, node: Any, scale: Vector | None) -> None:
+    def record(self, name: str, nir_node: Any, scale: Vector | None) -> None:
         """Keeps the scale of a node's output, given that of its input.
 
         Raises
         ------
         ValueError : the node is a weight layer, whose input must have no scale.
         """
-        place, nir = self._links.places[name], self._nir
-        is_layer = isinstance(node, (nir.Affine, nir.Conv1d, nir.Conv2d))
+        node, nir = self._edges.nodes[name], self._nir
+        is_layer = isinstance(nir_node, (nir.Affine, nir.Conv1d, nir.Conv2d))
         if is_layer and scale is not None:
             raise ValueError(
-                f"integer_weights is True, but {called(name, place.module)} is fed with integers whose "
-                "scales no neuron has taken: they differ between its inputs; accepted are neurons "
-                "between quantized layers, or integer_weights=False"
+                f"integer_weights is True, but {module_label(name, node.module)} is fed with integers "
+                "whose scales no neuron has taken: they differ between its inputs; accepted are "
+                "neurons between quantized layers, or integer_weights=False"
             )
         after: Vector | None = None
         if is_layer and name in self._integers:
             rows = self._integers[name].row_scale
-            column = rows.reshape(-1, *[1] * (len(place.shape) - 1))
-            after = np.broadcast_to(column, place.shape)
-        elif scale is not None and isinstance(node, (nir.AvgPool2d, nir.SumPool2d)):
-            after = np.broadcast_to(scale[:, :1, :1], place.shape)  # one a channel
-        elif scale is not None and isinstance(node, (nir.I, nir.LI, nir.CubaLI)):
+            column = rows.reshape(-1, *[1] * (len(node.output_shape) - 1))
+            after = np.broadcast_to(column, node.output_shape)
+        elif scale is not None and isinstance(nir_node, (nir.AvgPool2d, nir.SumPool2d)):
+            after = np.broadcast_to(scale[:, :1, :1], node.output_shape)  # one a channel
+        elif scale is not None and isinstance(nir_node, (nir.I, nir.LI, nir.CubaLI)):
             after = scale
         self._scales[name] = after
 
     def require_none_left(self) -> None:
         """Raises ValueError where a scale reaches the model's output."""
-        for name in self._links.outputs:
+        for name in self._edges.outputs:
             if self._scales[name] is not None:
-                what = called(name, self._links.places[name].module)
+                what = module_label(name, self._edges.nodes[name].module)
                 raise ValueError(
                     f"integer_weights is True, but what {what} answers reaches the output "
                     "without a neuron that could take its scale; accepted are "
