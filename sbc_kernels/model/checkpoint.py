@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..files.atomic import write_atomic
+from ..weights import compressed_weight
+from .record import FinishedLayer, LayerRecord
 
 __all__ = ["Checkpoint"]
 
@@ -45,8 +48,8 @@ class Checkpoint:
             write_atomic(head, json.dumps(marks, indent=2).encode())
             return
         try:
-            found = json.loads(head.read_text())
-            differing = [part for part in _PARTS if found.get(part) != marks[part]]
+            earlier = json.loads(head.read_text())
+            differing = [part for part in _PARTS if earlier.get(part) != marks[part]]
         except (ValueError, AttributeError) as error:
             raise ValueError(
                 f"checkpoint_dir {self.folder}: run.json is damaged: {error}"
@@ -59,32 +62,51 @@ class Checkpoint:
                 f"{' and '.join(differing)}; accepted is the same again, or another folder"
             )
 
+    def load_layer(self, name: str) -> FinishedLayer | None:
+        """Returns a finished layer; None where it is not there yet."""
+        stored = self.load(name)
+        if stored is None:
+            return None
+        tensors, header = stored
+        entries = {key: tensors.pop(key) for key in header.pop("entries")}
+        record = LayerRecord.from_json(header)
+        weight = tensors.pop("weight")
+        compressed = compressed_weight(weight, tensors, record.bits, record.group_size)
+        return FinishedLayer(record, weight, compressed, entries)
+
+    def save_layer(self, layer: FinishedLayer) -> None:
+        """Writes a finished layer, whole or not at all."""
+        parts = {} if layer.compressed is None else layer.compressed.parts()
+        tensors = {"weight": layer.weight, **parts, **layer.entries}
+        header = {**asdict(layer.record), "entries": list(layer.entries)}
+        self.save(layer.record.name, tensors, header)
+
     def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """A finished layer's tensors and record; None where it is not there yet."""
+        """Returns the tensors and the header that were saved under a name, if there are any."""
         if self.folder is None or not (path := self._path(name)).exists():
             return None
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework="pt") as file:
-                record = json.loads((file.metadata() or {})["record"])
+                header = json.loads((file.metadata() or {})["record"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error!r}; remove it to go on") from error
-        if record.get("name") != name:
+        if header.get("name") != name:
             raise ValueError(
-                f"{path} holds {record.get('name')!r}, not {name!r}; remove it to go on"
+                f"{path} holds {header.get('name')!r}, not {name!r}; remove it to go on"
             )
-        return tensors, record
+        return tensors, header
 
-    def save(self, name: str, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Writes a finished layer, whole or not at all."""
+    def save(self, name: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        """Writes tensors and a header under a name, whole or not at all."""
         if self.folder is None:
             return
         from safetensors.torch import save
 
         dense = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        text = json.dumps({**record, "name": name})
+        text = json.dumps({**header, "name": name})
         write_atomic(self._path(name), save(dense, {"record": text}))
 
     def _path(self, name: str) -> Path:

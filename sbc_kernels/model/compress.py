@@ -15,14 +15,17 @@ from ..network.batches import first_batch, reiterable
 from ..network.copies import Forward, copy_of, require_model, run_forward
 from .checkpoint import Checkpoint
 from .fingerprint import fingerprint
-from .fold import fold_norms
+from .fold import fold_norms, refolded
+from .layer_checks import check_layers
 from .memory import PeakMemory
+from .modes import compress
 from .overrides import Overrides
+from .passes import Calibration
 from .progress import Progress
 from .result import CompressedModel
 from .run import Run
 from .settings import checked_settings
-from .shares import share_out
+from .shares import fractions_of, share_out
 from .stamp import current_stamp
 from .tracing import trace_copy
 
@@ -150,8 +153,7 @@ def compress_model(
         )
         for parameter in dense.parameters():
             parameter.requires_grad_(False)
-        run = Run(dense, plan, batches, forward, settings, bars)
-        run.check_layers()
+        check_layers(plan, settings)
         everything = {
             **said,
             "allocation": allocation,
@@ -166,9 +168,10 @@ def compress_model(
             "backend": backend,
         }
         marks = fingerprint(model, plan, batches, everything) if checkpoint_dir is not None else {}
-        run.checkpoint = Checkpoint(checkpoint_dir, marks)
+        calibrated = Calibration(batches, forward, plan)
+        run = Run(dense, plan, calibrated, settings, bars, Checkpoint(checkpoint_dir, marks))
         share_out(run, allocation)
-        run.compress()
+        compress(run)
         answer = model if inplace else copy_of(model)
         norms: dict[str, str] = {}
         if fold:  # on the copy, where a failure harms nobody
@@ -176,25 +179,26 @@ def compress_model(
                 run.work, plan, lambda m: run_forward(m, first_batch(batches), forward)
             )
             run.log += notes
-            run.deliver(answer)
-            modules = dict(answer.named_modules())
-            for layer, scale in fold_norms(answer, plan, None, only=folded)[0].items():
-                run.rescale(layer, scale, modules[layer].weight)
-                norms[layer] = plan[layer].norms[0]
+            weights = run.ledger.deliver(answer)
+            scales = fold_norms(answer, plan, None, only=folded)[0]
+            weights, notes = refolded(weights, scales, answer)
+            run.log += notes
+            norms = {layer: plan[layer].norms[0] for layer in scales}
         else:
-            run.deliver(answer)
-    zeros = sum(record.sparsity * math.prod(record.shape) for record in run.records)
-    size = sum(math.prod(record.shape) for record in run.records)
+            weights = run.ledger.deliver(answer)
+    records = run.ledger.records(run.layers)
+    zeros = sum(record.sparsity * math.prod(record.shape) for record in records)
+    size = sum(math.prod(record.shape) for record in records)
     return CompressedModel(
         model=answer,
-        layers=tuple(run.records),
+        layers=records,
         plan=plan,
         sparsity=zeros / size if size else 0.0,
-        weights=run.weights,
+        weights=weights,
         options=everything,
-        allocation=run.shares,
+        allocation=fractions_of(run),
         seconds=time.perf_counter() - start,
-        resumed=run.resumed,
+        resumed=run.ledger.resumed,
         peak_bytes=memory.peak,
         predicted_bytes=plan.peak_bytes(settings.max_memory, paired=settings.mode == "sequential"),
         start_bytes=memory.start,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..network.copies import reset_states, undisturbed
+from ..weights import CompressedWeight, Pruned, Quantized
 from .norms import Vector, affine_of
 from .plan import Plan
 
@@ -74,6 +76,46 @@ def fold_norms(
                 f"fold is True, but the model does not run without its BatchNorms ({error}); accepted "
                 "is False"
             ) from error
+    return folded, notes
+
+
+def refolded(
+    weights: Mapping[str, CompressedWeight], scales: Mapping[str, Vector], model: nn.Module
+) -> tuple[dict[str, CompressedWeight], list[str]]:
+    """Keeps compressed and dense weights equal, to the bit, after BatchNorms were folded.
+
+    Codes decide where there are some, and pruned weights become 0 and not -0.
+
+    Parameters
+    ----------
+    weights : by layer name, before the fold.
+    scales : by layer name, what each row was multiplied by, float64 [d_out].
+    model : with the folded weights; they are changed.
+
+    Returns
+    -------
+    The weights after the fold, and notes on codes that a scale of 0 left without meaning.
+    """
+    modules = dict(model.named_modules())
+    folded, notes = dict(weights), []
+    for name, scale in scales.items():
+        compressed = folded.pop(name, None)
+        if compressed is None:
+            continue
+        dense: Tensor = modules[name].weight
+        if isinstance(compressed, Quantized) and scale.astype(np.float32).all():
+            compressed = compressed.rescaled(scale)
+        else:
+            if isinstance(compressed, Quantized):
+                notes.append(
+                    f"{name}: a BatchNorm's scale of 0 was folded into it, its codes are gone"
+                )
+            if compressed.mask is None:
+                continue
+            compressed = Pruned(dense.detach(), compressed.mask)
+        with torch.no_grad():
+            dense.copy_(compressed.to_dense())
+        folded[name] = compressed
     return folded, notes
 
 

@@ -5,18 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from array_api_compat import array_namespace, device
-from numpy.typing import NDArray
-from torch import Tensor
 
 from ..backends.registry import backend_for
-from ..conv import Conv
-from ..hessian import SpikeHessian
-from ..neurons import Neuron, membrane_matrix
-from ..ops.reference import unfold
-from .planned_layer import PlannedLayer
 
 Matrix = Any  # float64: NumPy, or torch where the model lies on a GPU
 
@@ -76,132 +67,6 @@ class Moments:
         ]
         whole = array_namespace(dense).concat(change)
         return whole / self.constant_energy if self.constant_energy > 0 else 0 * whole
-
-
-class Gatherer:
-    """Feeds of one layer in, `Moments` out: a mean over the layer's distinct neurons.
-
-    Parameters
-    ----------
-    layer : the plan's.
-    neurons : whose filters to apply; None is the current Hessian.
-    paired : whether each batch comes as a pair, the dense model's and the compressed prefix's input.
-    with_bias : whether to gather what bias correction needs.
-    backend : of `spike_gram`.
-    step_scale : float64 [T], what the layer's output is multiplied by at each step (TEBN), or None.
-    """
-
-    def __init__(
-        self,
-        layer: PlannedLayer,
-        neurons: tuple[Neuron | None, ...],
-        *,
-        paired: bool,
-        with_bias: bool,
-        backend: str | None,
-        step_scale: NDArray[np.float64] | None = None,
-    ) -> None:
-        self.layer = layer
-        self.step_scale = step_scale
-        self.paired = paired
-        width = layer.in_features * (2 if paired else 1)
-        size: dict[str, Any] = {"in_features": width}
-        if layer.conv is not None:
-            channels = width // layer.conv.taps * layer.groups
-            size = {"conv": layer.conv, "in_channels": channels}
-        self.hessians = [SpikeHessian(neuron, backend=backend, **size) for neuron in neurons]
-        self.constants = (
-            [_Constant(neuron, layer.conv, step_scale) for neuron in neurons] if with_bias else []
-        )
-
-    def take(self, spikes: Tensor, dense: Tensor | None = None) -> None:
-        """One batch [T, N, ...]; with `dense`, that of the dense model."""
-        if self.paired:
-            assert dense is not None
-            spikes = _side_by_side(dense, spikes, self.layer)
-        if self.step_scale is not None:
-            factor = torch.from_numpy(self.step_scale).to(spikes.device)
-            spikes = spikes * factor.reshape(-1, *[1] * (spikes.ndim - 1))
-        for hessian in self.hessians:
-            hessian.update(spikes)
-        for constant in self.constants:
-            constant.update(spikes)
-
-    def moments(self) -> Moments:
-        stack = self.hessians[0].stacked()
-        for other in self.hessians[1:]:
-            stack += other.stacked()
-        if len(self.hessians) > 1:
-            stack /= len(self.hessians)
-        samples = self.hessians[0].num_samples
-        paths = list(dict.fromkeys(path for h in self.hessians for path in h.paths))
-        d = self.layer.in_features
-        constant, energy = None, 0.0
-        if self.constants:
-            both = [c.moment(self.layer.groups) for c in self.constants]
-            found = 2 / samples * np.mean([c for c, _ in both], axis=0)
-            constant = array_namespace(stack).asarray(found, device=device(stack))
-            energy = 2 / samples * float(np.mean([h for _, h in both]))
-        if not self.paired:
-            return Moments(stack, None, constant, constant, energy, samples, paths)
-        xp = array_namespace(stack)
-        hessian = xp.asarray(stack[:, d:, d:], copy=True)
-        cross: Matrix | None = xp.asarray(stack[:, :d, d:], copy=True)
-        if bool(xp.all(cross == hessian)) and bool(xp.all(stack[:, :d, :d] == hessian)):
-            cross = None  # nothing upstream was changed
-        del stack
-        if constant is None:
-            return Moments(hessian, cross, None, None, 0.0, samples, paths)
-        return Moments(hessian, cross, constant[:, d:], constant[:, :d], energy, samples, paths)
-
-
-class _Constant:
-    """``sum Y' 1`` of a layer with an input that is always on, which the bias is."""
-
-    def __init__(
-        self, neuron: Neuron | None, conv: Conv | None, step_scale: NDArray[np.float64] | None
-    ) -> None:
-        self.neuron = neuron
-        self.conv = conv
-        self.step_scale = step_scale
-        self.total: Tensor | float = 0.0  # float64 [C, *map], where the spikes lie
-        self.energy = 0.0
-
-    def update(self, spikes: Tensor) -> None:
-        T, N = spikes.shape[:2]
-        steps = T if self.neuron is not None else 1
-        M = membrane_matrix(self.neuron, steps)
-        on = M.sum(axis=1) if self.step_scale is None else M @ self.step_scale
-        weight = np.resize(M.T @ on, T)  # without a neuron every step is a sample of its own
-        sums = spikes.sum(dim=1, dtype=torch.float64)  # [T, ...]
-        outputs = 1
-        if self.conv is None:
-            if sums.ndim == 3:  # [T, L, d]
-                outputs = sums.shape[1]
-                sums = sums.sum(dim=1)
-        else:
-            outputs = int(np.prod(self.conv.output_size(tuple(spikes.shape[3:]))))
-        self.total = self.total + torch.tensordot(torch.from_numpy(weight).to(sums.device), sums, 1)
-        self.energy += float((on**2).sum()) * (T // steps) * N * outputs
-
-    def moment(self, groups: int) -> tuple[NDArray[np.float64], float]:
-        """[groups, d] and the always-on input's own energy."""
-        total = np.asarray(torch.as_tensor(self.total).cpu())
-        if self.conv is None:
-            return total[None], self.energy
-        parts = np.split(total, groups)
-        return np.stack([unfold(p[None], self.conv)[0].sum(axis=0) for p in parts]), self.energy
-
-
-def _side_by_side(dense: Tensor, compressed: Tensor, layer: PlannedLayer) -> Tensor:
-    """Both inputs as one of twice the channels; group by group in a grouped convolution."""
-    dtype = torch.promote_types(dense.dtype, compressed.dtype)
-    pair = [dense.to(dtype), compressed.to(dtype)]
-    if layer.conv is None:
-        return torch.cat(pair, dim=-1)
-    T, N, channels, *place = dense.shape
-    split = [t.reshape(T, N, layer.groups, channels // layer.groups, *place) for t in pair]
-    return torch.cat(split, dim=3).reshape(T, N, 2 * channels, *place)
 
 
 def corrected_target(weight: Matrix, moments: Moments, strength: float) -> Matrix:

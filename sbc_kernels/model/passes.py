@@ -1,209 +1,83 @@
-"""Calibration passes: what each weight layer is fed, as spikes [T, N, ...], batch by batch."""
+"""Passes of the calibration data through a network. No other file runs the network on all batches."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..frameworks import Adapter, adapter_of
-from ..network.copies import Forward, reset_states, run_forward, undisturbed
-from ..network.tensors import first_tensor, leading_axes, narrow
-from ..network.watch import Seen
-from .planned_layer import PlannedLayer
-
-Take = Callable[[Tensor], None]
+from ..network.copies import Forward, undisturbed
+from .feeder import Feeder
+from .plan import Plan
+from .sequences import Take
 
 
-class Feeder:
-    """Runs calibration batches through a model and hands each layer's input on.
+class Calibration:
+    """The calibration data, and the passes over it that a compression needs.
+
+    Each pass starts from fresh states and draws the same random numbers.
 
     Parameters
     ----------
-    model : a copy that may be run; put into eval mode.
-    calibration : batches, iterated anew for each pass.
-    forward : as in `trace`.
-    neuron_steps : of the plan; a batch whose neurons take another number of time steps is refused.
+    batches : iterated anew for each pass.
+    forward : ``forward(model, batch)`` runs one whole sequence; None for ``model(batch)``.
+    plan : of the network; the dense model and all copies of it have the same.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        calibration: Iterable[Any],
-        forward: Forward | None,
-        neuron_steps: Mapping[str, int],
-    ) -> None:
-        self.model = model.eval()
-        self.calibration = calibration
+    def __init__(self, batches: Iterable[Any], forward: Forward | None, plan: Plan) -> None:
+        self.batches = batches
         self.forward = forward
-        self.neuron_steps = neuron_steps
-        self.modules = dict(model.named_modules())
+        self.layers = {layer.name: layer for layer in plan.layers}
+        self.neuron_steps = plan.neuron_steps
 
-    def run(
-        self,
-        takes: dict[str, Take],
-        layers: dict[str, PlannedLayer],
-        on_output: Callable[[Any], None] | None = None,
-    ) -> int:
-        """One pass over all batches; returns how many there were.
+    def inputs(self, model: nn.Module, takes: Mapping[str, Take]) -> None:
+        """Hands each batch's input of some layers on, and ends a batch after the last of them.
 
         Parameters
         ----------
-        takes : by layer name, what is given its input of each batch: [T, samples, d_in] or
-            [T, samples, C, *map], integers in one byte where the values are such. Positions that
-            share a Linear layer (tokens) are samples.
-        layers : the plan's, by name.
-        on_output : is given what the model answers. Without it a pass ends when the last of `takes` has
-            been fed.
+        takes : by layer name, called with sequences [T, samples, d_in] or [T, samples, C, *map], as
+            integers of one byte where the values allow it.
         """
-        index = -1
-        with undisturbed():
-            for index, batch in enumerate(self.calibration):
-                self.feed(index, batch, takes, layers, on_output)
-        return index + 1
+        self._feeder(model).run(takes, self.layers)
 
-    def feed(
+    def paired_inputs(
         self,
-        index: int,
-        batch: Any,
-        takes: dict[str, Take],
-        layers: dict[str, PlannedLayer],
-        on_output: Callable[[Any], None] | None = None,
+        dense: nn.Module,
+        compressed: nn.Module,
+        name: str,
+        take: Callable[[Tensor, Tensor], None],
     ) -> None:
-        """One batch of a pass, from fresh states to fresh states. ValueError where it is of another
-        length than the traced example."""
-        reset_states(self.model)
-        ended = False
-        with ExitStack() as stack, torch.no_grad(), undisturbed(index):
-            waiting = set(takes)
-            self._watch_steps(stack)
-            gathers = [
-                gather
-                for name, take in takes.items()
-                for gather in self._hook(stack, layers[name], take, None if on_output else waiting)
-            ]
-            try:
-                output = run_forward(self.model, batch, self.forward)
-            except Seen:
-                output, ended = None, True
-        reset_states(self.model)
-        for gather in gathers:
-            if gather.held or (not ended and gather.calls != gather.expected):
-                raise ValueError(
-                    f"calibration batch {index} calls {gather.name!r} {gather.calls} times; accepted "
-                    f"are {gather.expected}, as in the example"
-                )
-        if on_output is not None and output is not None:
-            on_output(output)
+        """Hands one layer's inputs in two models on: ``take(compressed's, dense's)`` for each batch."""
+        first, second = self._feeder(dense), self._feeder(compressed)
+        waiting: deque[Tensor] = deque()
 
-    def _watch_steps(self, stack: ExitStack) -> None:
-        """Refuses batches of another length where neurons take whole sequences."""
-        for name, steps in self.neuron_steps.items():
-            module = self.modules[name]
-            adapter = adapter_of(module)
-            if steps == 1 or adapter is None:
-                continue
+        def pair(spikes: Tensor) -> None:
+            take(spikes, waiting.popleft())
 
-            def hook(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                adapter: Adapter = adapter,
-                steps: int = steps,
-                name: str = name,
-            ) -> None:
-                given = first_tensor(args, kwargs)
-                if given is not None:
-                    now = adapter.describe(module, tuple(given.shape)).steps
-                    if now != steps:
-                        raise ValueError(
-                            f"calibration has a batch of {now} time steps at {name!r}; accepted are "
-                            f"{steps}, as in the example"
-                        )
+        with undisturbed():
+            for index, batch in enumerate(self.batches):
+                waiting.clear()
+                first.feed(index, batch, {name: waiting.append}, self.layers)
+                second.feed(index, batch, {name: pair}, self.layers)
 
-            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+    def outputs(self, model: nn.Module, take: Callable[[Any], None] | None = None) -> int:
+        """Runs all batches to the end, for hooks that watch the model or for its outputs.
 
-    def _hook(
-        self, stack: ExitStack, layer: PlannedLayer, take: Take, waiting: set[str] | None
-    ) -> Iterator[_Gather]:
-        """Feeds `take` from the layer's modules; raises Seen when nobody is left in `waiting`."""
-        for name in (layer.name, *layer.also):
-            gather = _Gather(layer, name, take)
+        Parameters
+        ----------
+        take : called with what the model returns for each batch, unless a hook ended it earlier.
 
-            def hook(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                gather: _Gather = gather,
-                name: str = name,
-            ) -> None:
-                given = first_tensor(args, kwargs)
-                assert given is not None
-                gather.add(module, given.detach())
-                # A loop over time has done nearly all by now: it may as well show its true length.
-                whole = layer.layout.step_of_call is None and not layer.also
-                if whole and gather.calls == layer.calls and waiting is not None:
-                    waiting.discard(layer.name)
-                    if not waiting:
-                        raise Seen
+        Returns
+        -------
+        The number of batches.
+        """
+        return self._feeder(model).run({}, self.layers, take or _ignored)
 
-            handle = self.modules[name].register_forward_pre_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
-            yield gather
+    def _feeder(self, model: nn.Module) -> Feeder:
+        return Feeder(model, self.batches, self.forward, self.neuron_steps)
 
 
-class _Gather:
-    """Puts the calls of one module during one forward together to [T, N, ...]."""
-
-    def __init__(self, layer: PlannedLayer, name: str, take: Take) -> None:
-        self.name = name
-        self.expected = layer.calls  # the same at each place of a weight that is tied
-        self.layout = layer.layout
-        self.take = take
-        self.calls = 0
-        self.held: list[Tensor] = []
-        self.steps: list[int] = []
-
-    def add(self, module: nn.Module, given: Tensor) -> None:
-        spikes = narrow(given)
-        lead = leading_axes(module, tuple(spikes.shape))
-        own = spikes.shape[len(lead) :]
-        steps = self.layout.step_of_call
-        if steps is None:
-            outer, T, inner = self.layout.split(lead)
-            timed = spikes.reshape(outer, T, inner, *own).transpose(0, 1)
-            self.take(timed.reshape(T, outer * inner, *own))
-        else:
-            self.held.append(spikes.reshape(math.prod(lead), *own))
-            self.steps.append(steps[self.calls % len(steps)])
-            if len(self.held) == len(steps):
-                self._flush()
-        self.calls += 1
-
-    def _flush(self) -> None:
-        """All steps of a loop are there: one sequence for each time that the layer is used a step."""
-        T = self.layout.steps
-        by_step: list[list[Tensor]] = [[] for _ in range(T)]
-        for step, spikes in zip(self.steps, self.held, strict=True):
-            by_step[step].append(spikes)
-        self.held, self.steps = [], []
-        # A step at which the layer was not called (it listens to the step before) heard nothing.
-        uses = max(len(calls) for calls in by_step)
-        some = next(calls[0] for calls in by_step if calls)
-        by_step = [[] for _ in range(self.layout.delay)] + by_step[: T - self.layout.delay]
-        for use in range(uses):
-            sequence = [
-                calls[use] if use < len(calls) else torch.zeros_like(some) for calls in by_step
-            ]
-            self.take(torch.stack([s.to(_widest(sequence)) for s in sequence]))
-
-
-def _widest(tensors: list[Tensor]) -> torch.dtype:
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+def _ignored(output: Any) -> None:
+    """Takes no notice of an output."""

@@ -41,6 +41,10 @@ class PlannedLayer:
     also : names of further modules with the same weight.
     options : what `overrides` set for this layer.
     notes : what was approximated or assumed, for people.
+    plain_norms : those of `norms` that are BatchNorms and no more than that.
+    bias_entry : the entry of the model's state that takes a change of the bias: its own bias, or the
+        mean of a BatchNorm that is fed this layer alone. None where there is neither, or others share
+        it.
     """
 
     name: str
@@ -64,6 +68,8 @@ class PlannedLayer:
     also: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    plain_norms: tuple[str, ...] = ()
+    bias_entry: str | None = None
 
     @property
     def compressed(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +65,14 @@ def plan_of(
             rule,
             loop_steps,
         )
+    layers = {
+        name: replace(
+            layer,
+            plain_norms=tuple(norm for norm in layer.norms if provenance.plain_norms.get(norm)),
+            bias_entry=_bias_entry(layer, modules),
+        )
+        for name, layer in layers.items()
+    }
     unsupported = [
         PlannedLayer(
             name,
@@ -95,6 +104,17 @@ def plan_of(
         },
         dict(provenance.plain_norms),
     )
+
+
+def _bias_entry(layer: PlannedLayer, modules: Mapping[str, Any]) -> str | None:
+    """The entry of the state that a change of the layer's bias goes to; see `PlannedLayer`."""
+    if layer.also:
+        return None
+    bias = modules[layer.name].bias
+    if bias is not None:
+        owners = sum(getattr(module, "bias", None) is bias for module in modules.values())
+        return entry(layer.name, "bias") if owners == 1 else None
+    return entry(layer.norms[0], "running_mean") if layer.norms and layer.direct else None
 
 
 def _called_alike(first: list[LayerCall], other: list[LayerCall]) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+from torch import Tensor
+
+from ..weights import CompressedWeight
 
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What became of one layer.
+    """What became of one layer, in figures.
 
     Attributes
     ----------
@@ -22,10 +23,10 @@ class LayerRecord:
         the layer's own output, against the weight that it was to approximate.
     relative_error : root of that loss over ``E_n |Y_n w|^2``.
     damp_percent, retries : the damping used, and how often it had to be raised.
-    dead_inputs, inputs : inputs that never fired in calibration, of how many (of all groups).
-    gram_path : which way the Hessian's batches went.
-    seconds : of the decision, calibration passes not counted.
-    notes, log : the plan's and the compression's remarks.
+    dead_inputs, inputs : inputs that never fired in calibration, and all inputs, of all groups.
+    gram_path : how the batches of the Hessian were computed.
+    seconds : time of the decision, without calibration passes.
+    notes, log : remarks of the plan and of the compression.
     curve : (sparsity, relative error) along the layer's exact order, as `CompressedLayer.curve`.
     group_size : of its grid, as in `Grid`; None where it was not quantized.
     """
@@ -50,7 +51,26 @@ class LayerRecord:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> LayerRecord:
-        """Of what `dataclasses.asdict` gave, after a trip through JSON."""
+        """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
         tuples = {key: tuple(record[key]) for key in ("shape", "notes", "log")}
         tuples["curve"] = tuple((x, y) for x, y in record["curve"])
-        return cls(**{**{k: v for k, v in record.items() if k != "parts"}, **tuples})
+        return cls(**{**record, **tuples})
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedLayer:
+    """A compressed layer: its record and its tensors.
+
+    Attributes
+    ----------
+    record : the figures.
+    weight : the new dense weight.
+    compressed : the weight as mask or codes; None for a layer that was left as it was.
+    entries : other entries of the model's state that change with the weight: a bias, or statistics of
+        BatchNorms.
+    """
+
+    record: LayerRecord
+    weight: Tensor
+    compressed: CompressedWeight | None = None
+    entries: dict[str, Tensor] = field(default_factory=dict)

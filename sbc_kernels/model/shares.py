@@ -33,15 +33,15 @@ def share_out(run: Run, allocation: str | Mapping[str, float]) -> None:
         layers = [name for name in run.layers if name not in own]
         if layers:
             run.sparsities |= _shares(run, ALLOCATIONS[allocation], layers, float(default))
-    run.shares = {n: float(s) for n, s in run.sparsities.items() if isinstance(s, (int, float))}
-    for name, share in run.shares.items():
+    for name, share in run.sparsities.items():
         run.options(name)  # checks the fraction
-        logger.debug("%s: sparsity %.4f", name, share)
+        if isinstance(share, (int, float)):
+            logger.debug("%s: sparsity %.4f", name, share)
 
 
 def _shares(run: Run, rule: Rule, layers: list[str], sparsity: float) -> dict[str, float]:
     """The rule's shares, from the checkpoint where an earlier run has paid for them."""
-    stored = run.checkpoint.load(_STORED) if rule.expensive else None
+    stored = run.ledger.checkpoint.load(_STORED) if rule.expensive else None
     if stored is not None:
         run.log += stored[1]["notes"]
         return dict(stored[1]["shares"])
@@ -49,5 +49,10 @@ def _shares(run: Run, rule: Rule, layers: list[str], sparsity: float) -> dict[st
     shares, notes = rule.share(trial, sparsity)
     run.log += notes
     if rule.expensive:
-        run.checkpoint.save(_STORED, {}, {"shares": shares, "notes": notes})
+        run.ledger.checkpoint.save(_STORED, {}, {"shares": shares, "notes": notes})
     return shares
+
+
+def fractions_of(run: Run) -> dict[str, float]:
+    """The sparsities of a run that are fractions."""
+    return {n: float(s) for n, s in run.sparsities.items() if isinstance(s, (int, float))}

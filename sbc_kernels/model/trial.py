@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layer import PreparedLayer
 from ..network.copies import copy_of
@@ -17,9 +17,10 @@ from ..network.tensors import tensors_in
 from ..network.watch import watching
 from ..sparsity import parse_sparsity
 from .following_norms import reestimate
-from .passes import Feeder
+from .modes import compressed_with
 from .planned_layer import PlannedLayer
 from .run import Run
+from .scales import output_scale
 
 
 class RunTrial:
@@ -31,19 +32,21 @@ class RunTrial:
         self.sparsity = sparsity
         self.sizes = {name: layer.size for name, layer in layers.items()}
         self.outputs: list[list[Tensor]] | None = None  # of the dense model, batch by batch
+        self.model: nn.Module
         self.modules: dict[str, Any] = {}
-        self.feeder: Feeder
 
     def weight(self, name: str) -> NDArray[np.float64]:
-        return self.run.dense_weight(name)
+        weight: Tensor = self.run.dense_modules[name].weight
+        values: NDArray[np.float64] = weight.detach().double().cpu().numpy()
+        return values
 
     def prunings(self) -> Iterator[tuple[str, Callable[[float], Tensor]]]:
         run = self.run
         for group in run.plan.groups(run.settings.max_memory):
             names = [layer.name for layer in group if layer.name in self.layers]
             for name, moments in run.gather(names):
-                weight = run.originals[name].weight.detach().clone()
-                scale = run.scale(name)[0]
+                weight = run.dense_modules[name].weight.detach().clone()
+                scale = output_scale(self.layers[name], run.dense_modules)[0]
                 prepared = PreparedLayer(
                     weight, moments.hessian, scale, backend=run.settings.backend
                 )
@@ -61,7 +64,7 @@ class RunTrial:
     def loss(self, name: str, weight: Tensor) -> float:
         self._run_dense()
         module = self.modules[name]
-        norms = {n: self.modules[n] for n in self.run.moving_norms(name)}
+        norms = {norm: self.modules[norm] for norm in self.run.norms.layers[name]}
         before = [
             (tensor, tensor.detach().clone())
             for tensor in (
@@ -73,12 +76,13 @@ class RunTrial:
             module.weight.copy_(weight)
         try:
             if norms:
-                calls = {n: self.run.norm_calls[n] for n in norms}
+                dense = self.run.dense_norms
+                calls = {norm: dense.calls[norm] for norm in norms}
                 with watching(norms, calls) as after:
-                    self.feeder.run({}, {}, lambda output: None)
+                    self.run.calibration.outputs(self.model)
                 for n, norm in norms.items():
-                    reestimate(norm, self.run.before[n], after[n])
-            return self._error(self.feeder)
+                    reestimate(norm, dense.statistics[n], after[n])
+            return self._error(self.model)
         finally:
             with torch.no_grad():
                 for tensor, value in before:
@@ -86,9 +90,7 @@ class RunTrial:
 
     def distance(self, sparsities: Mapping[str, float]) -> float:
         self._run_dense()
-        run = self.run
-        work = run.tried_with(sparsities)
-        return self._error(Feeder(work, run.batches, run.forward, run.plan.neuron_steps))
+        return self._error(compressed_with(self.run, sparsities))
 
     def progress(self, label: str, total: int) -> Callable[[], None]:
         return self.run.bars.task(label, total)
@@ -98,15 +100,14 @@ class RunTrial:
         if self.outputs is not None:
             return
         run = self.run
-        model = copy_of(run.dense)
-        self.modules = dict(model.named_modules())
-        self.feeder = Feeder(model, run.batches, run.forward, run.plan.neuron_steps)
-        run.watch_dense_norms()
+        self.model = copy_of(run.dense)
+        self.modules = dict(self.model.named_modules())
+        run.dense_norms.measure()
         outputs: list[list[Tensor]] = []
-        self.feeder.run({}, {}, lambda output: outputs.append(_floats(output)))
+        run.calibration.outputs(self.model, lambda output: outputs.append(_floats(output)))
         self.outputs = outputs
 
-    def _error(self, feeder: Feeder) -> float:
+    def _error(self, model: nn.Module) -> float:
         """Squared error of the outputs over their variance."""
         assert self.outputs is not None
         wrong = energy = 0.0
@@ -118,7 +119,7 @@ class RunTrial:
                 wrong += float((now.double() - then.double()).square().sum())
                 energy += float((then.double() - then.double().mean()).square().sum())
 
-        feeder.run({}, {}, compare)
+        self.run.calibration.outputs(model, compare)
         return wrong / energy if energy > 0 else wrong
 
 

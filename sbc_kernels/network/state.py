@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -16,7 +17,7 @@ def owner_of(name: str) -> tuple[str, str]:
     return module, field
 
 
-def tensor_of(modules: dict[str, Any], name: str) -> Any:
+def tensor_of(modules: Mapping[str, Any], name: str) -> Any:
     """The tensor of an entry, with the modules of `model.named_modules()` by name."""
     module, field = owner_of(name)
     return getattr(modules[module], field)

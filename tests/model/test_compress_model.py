@@ -14,7 +14,7 @@ from helpers import assert_close
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.model.passes import Feeder
+from sbc_kernels.model.feeder import Feeder
 from sbc_kernels.network.copies import copy_of
 
 with warnings.catch_warnings():

@@ -21,9 +21,9 @@ from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.model.following_norms import reestimate
-from sbc_kernels.model.passes import Feeder
-from sbc_kernels.model.run import Run
+from sbc_kernels.model.feeder import Feeder
+from sbc_kernels.model.following_norms import FollowingNorms, reestimate
+from sbc_kernels.model.ledger import Ledger
 from sbc_kernels.network.watch import Statistics, watching
 
 with warnings.catch_warnings():
@@ -90,19 +90,21 @@ def test_batchnorms_that_followed_are_kept_too(
     options: dict[str, Any] = {"sparsity": 0.8, "calibration_mode": "parallel"}
     whole = sbc.compress_model(net, batches, **options)
     moved: list[str] = []
-    move = Run._move
+    move = FollowingNorms.move
 
-    def interrupted(run: Run, norm: str, after: Statistics) -> None:
+    def interrupted(norms: FollowingNorms, norm: str, after: Statistics) -> None:
         if len(moved) == 1:
             raise KeyboardInterrupt
         moved.append(norm)
-        move(run, norm, after)
+        move(norms, norm, after)
 
-    monkeypatch.setattr(Run, "_move", interrupted)
+    monkeypatch.setattr(FollowingNorms, "move", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sbc.compress_model(net, batches, checkpoint_dir=tmp_path, **options)
     monkeypatch.setattr(
-        Run, "_move", lambda run, norm, after: (moved.append(norm), move(run, norm, after))
+        FollowingNorms,
+        "move",
+        lambda norms, norm, after: (moved.append(norm), move(norms, norm, after)),
     )
     resumed = sbc.compress_model(net, batches, checkpoint_dir=tmp_path, **options)
     assert moved == ["bn", "fc.1"]
@@ -215,21 +217,23 @@ def test_stopped_while_batchnorms_follow(
     net = two_norms()
     options: dict[str, Any] = {"sparsity": 0.8, "calibration_mode": "parallel"}
     whole = sbc.compress_model(net, batches[:1], **options)
-    store = Run._store
+    store = Ledger.store
 
-    def interrupted(run: Run, name: str) -> None:
-        store(run, name)
-        if any(key.endswith("running_var") for key in run.tensors[name]):
+    def interrupted(ledger: Ledger, name: str) -> None:
+        store(ledger, name)
+        if any(key.endswith("running_var") for key in ledger.finished[name].entries):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Run, "_store", interrupted)
+        patched.setattr(Ledger, "store", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sbc.compress_model(net, batches[:1], checkpoint_dir=tmp_path, **options)
     moved: list[str] = []
-    move = Run._move
+    move = FollowingNorms.move
     monkeypatch.setattr(
-        Run, "_move", lambda run, norm, after: (moved.append(norm), move(run, norm, after))
+        FollowingNorms,
+        "move",
+        lambda norms, norm, after: (moved.append(norm), move(norms, norm, after)),
     )
     resumed = sbc.compress_model(net, batches[:1], checkpoint_dir=tmp_path, **options)
     assert moved == ["fc.1"]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import sbc_kernels as sbc
 from sbc_kernels.model.fold import fold
-from sbc_kernels.model.moments import Gatherer, corrected_target
+from sbc_kernels.model.gatherer import Gatherer
+from sbc_kernels.model.moments import corrected_target
 from sbc_kernels.model.norms import affine_of
 from sbc_kernels.neurons import membrane_matrix
 from sbc_kernels.ops.reference import unfold

@@ -1,0 +1,154 @@
+"""One batch through a model, with each weight layer's input handed on as spikes [T, N, ...]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..frameworks import Adapter, adapter_of
+from ..network.copies import Forward, reset_states, run_forward, undisturbed
+from ..network.tensors import first_tensor
+from ..network.watch import Seen
+from .planned_layer import PlannedLayer
+from .sequences import SequenceAssembler, Take
+
+
+class Feeder:
+    """Runs calibration batches through a model and hands each layer's input on.
+
+    Parameters
+    ----------
+    model : a copy that may be run; put into eval mode.
+    calibration : batches, iterated anew for each pass.
+    forward : as in `trace`.
+    neuron_steps : of the plan; a batch whose neurons take another number of time steps is refused.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calibration: Iterable[Any],
+        forward: Forward | None,
+        neuron_steps: Mapping[str, int],
+    ) -> None:
+        self.model = model.eval()
+        self.calibration = calibration
+        self.forward = forward
+        self.neuron_steps = neuron_steps
+        self.modules = dict(model.named_modules())
+
+    def run(
+        self,
+        takes: Mapping[str, Take],
+        layers: Mapping[str, PlannedLayer],
+        on_output: Callable[[Any], None] | None = None,
+    ) -> int:
+        """One pass over all batches; returns how many there were.
+
+        Parameters
+        ----------
+        takes : by layer name, what is given its input of each batch: [T, samples, d_in] or
+            [T, samples, C, *map], integers in one byte where the values are such. Positions that
+            share a Linear layer (tokens) are samples.
+        layers : the plan's, by name.
+        on_output : is given what the model answers. Without it a pass ends when the last of `takes` has
+            been fed.
+        """
+        index = -1
+        with undisturbed():
+            for index, batch in enumerate(self.calibration):
+                self.feed(index, batch, takes, layers, on_output)
+        return index + 1
+
+    def feed(
+        self,
+        index: int,
+        batch: Any,
+        takes: Mapping[str, Take],
+        layers: Mapping[str, PlannedLayer],
+        on_output: Callable[[Any], None] | None = None,
+    ) -> None:
+        """One batch of a pass, from fresh states to fresh states. ValueError where it is of another
+        length than the traced example."""
+        reset_states(self.model)
+        ended = False
+        with ExitStack() as stack, torch.no_grad(), undisturbed(index):
+            waiting = set(takes)
+            self._watch_steps(stack)
+            gathers = [
+                gather
+                for name, take in takes.items()
+                for gather in self._hook(stack, layers[name], take, None if on_output else waiting)
+            ]
+            try:
+                output = run_forward(self.model, batch, self.forward)
+            except Seen:
+                output, ended = None, True
+        reset_states(self.model)
+        for gather in gathers:
+            if gather.held or (not ended and gather.calls != gather.expected):
+                raise ValueError(
+                    f"calibration batch {index} calls {gather.name!r} {gather.calls} times; accepted "
+                    f"are {gather.expected}, as in the example"
+                )
+        if on_output is not None and output is not None:
+            on_output(output)
+
+    def _watch_steps(self, stack: ExitStack) -> None:
+        """Refuses batches of another length where neurons take whole sequences."""
+        for name, steps in self.neuron_steps.items():
+            module = self.modules[name]
+            adapter = adapter_of(module)
+            if steps == 1 or adapter is None:
+                continue
+
+            def hook(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                adapter: Adapter = adapter,
+                steps: int = steps,
+                name: str = name,
+            ) -> None:
+                given = first_tensor(args, kwargs)
+                if given is not None:
+                    now = adapter.describe(module, tuple(given.shape)).steps
+                    if now != steps:
+                        raise ValueError(
+                            f"calibration has a batch of {now} time steps at {name!r}; accepted are "
+                            f"{steps}, as in the example"
+                        )
+
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def _hook(
+        self, stack: ExitStack, layer: PlannedLayer, take: Take, waiting: set[str] | None
+    ) -> Iterator[SequenceAssembler]:
+        """Feeds `take` from the layer's modules; raises Seen when nobody is left in `waiting`."""
+        for name in (layer.name, *layer.also):
+            gather = SequenceAssembler(layer, name, take)
+
+            def hook(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: dict[str, Any],
+                gather: SequenceAssembler = gather,
+                name: str = name,
+            ) -> None:
+                given = first_tensor(args, kwargs)
+                assert given is not None
+                gather.add(module, given.detach())
+                # A loop over time has done nearly all by now: it may as well show its true length.
+                whole = layer.layout.step_of_call is None and not layer.also
+                if whole and gather.calls == layer.calls and waiting is not None:
+                    waiting.discard(layer.name)
+                    if not waiting:
+                        raise Seen
+
+            handle = self.modules[name].register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+            yield gather
