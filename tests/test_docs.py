@@ -1,4 +1,4 @@
-"""What README.md and docs/ show runs, prints what is shown, and names what exists."""
+"""The code in README.md and docs/ runs and prints the output shown; pages name only what exists."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _load(path: Path) -> ModuleType:
 blocks: Any = _load(DOCS / "blocks.py")
 PAGES = [
     page for page in blocks.pages() if "```" in page.read_text(encoding="utf-8")
-]  # the others have no code
+]  # the other pages have no code
 NUMBER_OF = {"README.md": 2, "docs/tutorial.md": 10, "docs/command-line.md": 2}
 
 
@@ -43,17 +43,17 @@ def test_page_runs_and_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
     for shown in run.shown:
         assert shown.differs() is None, f"{page}:{shown.block.line}: {shown.differs()}"
     if page.name == "README.md":
-        assert "exact integers" in run.printed  # out.log is printed, and says which path ran
+        assert "exact integers" in run.printed  # the page prints out.log, which names the path
         assert "LIF(tau=2.0, decay_input=True)" in run.printed  # the plan
         first = run.names["result"].layers[0].shape[0]
         assert f"of {first * 9 + 10 * 16 * 14 * 14:,} weights" in run.printed
 
 
 def test_there_is_something_to_run() -> None:
-    found = {str(page.relative_to(ROOT)): page for page in PAGES}
-    assert len(found) >= 12
+    pages = {str(page.relative_to(ROOT)): page for page in PAGES}
+    assert len(pages) >= 12
     for name, least in NUMBER_OF.items():
-        languages = [block.language for block in blocks.blocks_of(found[name].read_text("utf-8"))]
+        languages = [block.language for block in blocks.blocks_of(pages[name].read_text("utf-8"))]
         assert languages.count("python") >= least
 
 
@@ -79,7 +79,7 @@ def test_comparison(shown: str, printed: str, same: bool) -> None:
 
 
 def documented() -> set[str]:
-    """Full names under the directives of docs/api."""
+    """Full names that the directives in docs/api document."""
     directive = re.compile(r"^\.\. (?:auto(?:class|function)|py:data):: ([\w.]+)$", re.M)
     return {
         name
@@ -92,18 +92,18 @@ def documented() -> set[str]:
     "module", ["sbc_kernels", "sbc_kernels.metrics", "sbc_kernels.files", "sbc_kernels.report"]
 )
 def test_every_public_name_is_in_the_reference(module: str) -> None:
-    found = {id(_resolved(name)) for name in documented()}
-    here = importlib.import_module(module)
-    public = {name: getattr(here, name) for name in here.__all__}
+    objects = {id(_resolved(name)) for name in documented()}
+    exported = importlib.import_module(module)
+    public = {name: getattr(exported, name) for name in exported.__all__}
     assert [
         name
-        for name, what in public.items()
-        if not inspect.ismodule(what) and id(what) not in found
+        for name, value in public.items()
+        if not inspect.ismodule(value) and id(value) not in objects
     ] == []
 
 
 def _resolved(name: str) -> Any:
-    """The object of a full name; AttributeError where the reference names what is not there."""
+    """The object with this full name. Raises AttributeError if there is no such object."""
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
 
@@ -113,18 +113,18 @@ def _resolved(name: str) -> Any:
 
 def test_options_that_are_named_exist() -> None:
     page = (DOCS / "options.md").read_text(encoding="utf-8")
-    named = {
+    options = {
         name
         for code in re.findall(r"`([^`\n]+)`", page)
         for name in re.findall(r"\b([a-z_]+)=", code)
     }
     functions = (sbc.compress_model, sbc.compress_layer, sbc.register_neuron)
-    assert len(named) > 15
-    assert named <= {p for function in functions for p in inspect.signature(function).parameters}
+    assert len(options) > 15
+    assert options <= {p for function in functions for p in inspect.signature(function).parameters}
 
 
 def test_figures_are_measured_ones() -> None:
-    """Accuracies and bytes of options.md stand in README.md or in benchmarks/results."""
+    """Accuracies and bytes in options.md also occur in README.md or benchmarks/results."""
     sources = [ROOT / "README.md", *(ROOT / "benchmarks" / "results").glob("*.md")]
     measured = "\n".join(source.read_text(encoding="utf-8") for source in sources)
     page = blocks.FENCE.sub("", (DOCS / "options.md").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The examples run as a reader would run them, and what they print is sane."""
+"""The examples run as a reader would run them, and print plausible results."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PAIR = re.compile(r"^([\w-]+): ([\d.,]+)(?: %)? before, ([\d.,]+)(?: %)? after$"
 def run(
     name: str, folder: Path, without: str = "nothing"
 ) -> tuple[str, dict[str, tuple[float, float]]]:
-    """What an example printed, and its lines "what: x before, y after".
+    """Runs an example. Returns its output, and the numbers of its lines "name: x before, y after".
 
-    `without` is a module that it must not have imported.
+    `without` is a module that the example must not import.
     """
     script = str(EXAMPLES / f"{name}.py")
     code = (
@@ -42,21 +42,21 @@ def run(
     )
     assert done.returncode == 0, done.stderr
     pairs = {
-        what: (float(before.replace(",", "")), float(after.replace(",", "")))
-        for what, before, after in PAIR.findall(done.stdout)
+        quantity: (float(before.replace(",", "")), float(after.replace(",", "")))
+        for quantity, before, after in PAIR.findall(done.stdout)
     }
     return done.stdout, pairs
 
 
-def value(out: str, what: str) -> float:
-    found = re.search(rf"^{what}: ([\d.]+)", out, re.M)
-    assert found, out
-    return float(found[1])
+def value(out: str, quantity: str) -> float:
+    match = re.search(rf"^{quantity}: ([\d.]+)", out, re.M)
+    assert match, out
+    return float(match[1])
 
 
 def test_every_example_is_tested() -> None:
-    here = Path(__file__).read_text(encoding="utf-8")
-    assert [p.stem for p in EXAMPLES.glob("*.py") if f'run("{p.stem}"' not in here] == []
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [p.stem for p in EXAMPLES.glob("*.py") if f'run("{p.stem}"' not in source] == []
 
 
 def test_spikingjelly_conv(tmp_path: Path) -> None:
