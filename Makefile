@@ -28,7 +28,7 @@ demo: $(VENV)/installed
 # The second line runs the GPU tests in Triton's interpreter.
 test: $(VENV)/installed $(VENV)/frameworks
 	$(BIN)/pytest
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu tests/backends/test_registry.py
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu tests/backends/test_registry.py tests/ops/test_damping.py
 
 lint: $(VENV)/installed $(VENV)/linters
 	$(BIN)/ruff check .

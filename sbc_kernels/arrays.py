@@ -200,13 +200,13 @@ def narrowed(matrix: Any, name: str, weight: Any) -> Any:
     if matrix.dtype == weight.dtype:
         return matrix
     xp = array_namespace(matrix)
-    result = xp.astype(matrix, weight.dtype)
-    if not bool(xp.all(xp.isfinite(result))):
+    largest = float(xp.max(xp.abs(matrix))) if 0 not in matrix.shape else 0.0
+    if largest > float(xp.finfo(weight.dtype).max):
         raise ValueError(
-            f"{name} reaches {float(xp.max(xp.abs(matrix))):.4g}, which weight's "
-            f"{dtype_name(weight)} cannot hold; accepted is a float64 weight, or a smaller scale"
+            f"{name} reaches {largest:.4g}, which weight's {dtype_name(weight)} cannot hold; accepted "
+            "is a float64 weight, or a smaller scale"
         )
-    return result
+    return xp.astype(matrix, weight.dtype)
 
 
 def kept_mask(mask: Any, shape: tuple[int, ...], device: str | None = None) -> Any:

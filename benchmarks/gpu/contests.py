@@ -74,7 +74,7 @@ def _gram(device: Device, T: int, N: int, d: int, neuron: sbc.Neuron, **options:
     x = spikes(device, T, N, d)
     k = torch.from_numpy(neuron.impulse_response(T))
     return Contest(
-        lambda: sbc.spike_gram(x, neuron, backend="triton"),
+        lambda: sbc.spike_gram(x, neuron, backend=device.backend),
         (
             Rival("filter, fp32 GEMM", timed(lambda: torch_rivals.gram(x, k, torch.float32))),
             Rival("filter, fp16 GEMM", timed(lambda: torch_rivals.gram(x, k, torch.float16))),
@@ -107,7 +107,7 @@ def gram_floats(device: Device) -> Contest:
     x, neuron = torch.rand(T, N, d, device=device.torch_device), sbc.LIF(2.0)
     k = torch.from_numpy(neuron.impulse_response(T))
     return Contest(
-        lambda: sbc.spike_gram(x, neuron, backend="triton"),
+        lambda: sbc.spike_gram(x, neuron, backend=device.backend),
         (Rival("filter, fp32 GEMM", timed(lambda: torch_rivals.gram(x, k, torch.float32))),),
         work=float(T * N * d * (d + 1)),
         unit="FLOP/s of the triangle",
@@ -122,7 +122,7 @@ def gram_conv(device: Device) -> Contest:
     neuron, conv, d = sbc.LIF(2.0), sbc.Conv((3, 3), padding=1), 9 * C
     k = torch.from_numpy(neuron.impulse_response(T))
     return Contest(
-        lambda: sbc.spike_gram(x, neuron, conv=conv, backend="triton"),
+        lambda: sbc.spike_gram(x, neuron, conv=conv, backend=device.backend),
         (
             Rival(UNFOLD_FP32, timed(lambda: torch_rivals.conv_gram(x, k, 3, 1, torch.float32))),
             Rival(
@@ -166,11 +166,12 @@ def _order(
 
 def _ordered(weight: Tensor, G: Tensor) -> Any:
     """The exact order within 15 GB; `sbc.obs_order` would take all free memory."""
+    from sbc_kernels.backends.cuda.device import has_kernel
+    from sbc_kernels.backends.cuda.obs_order import CudaPanel
     from sbc_kernels.backends.triton.obs_order import obs_order
 
-    return obs_order(
-        weight=weight, inverse_hessian=G, num_pruned=weight.shape[1], max_memory=15 * 10**9
-    )
+    own_panel = CudaPanel() if has_kernel("order_panel", weight.device) else None
+    return obs_order(weight, G, weight.shape[1], max_memory=15 * 10**9, own_panel=own_panel)
 
 
 def order_large(device: Device) -> Contest:
@@ -192,7 +193,7 @@ def _quantize(device: Device, rows: int, d: int, group_size: int) -> Contest:
     group = grid.group_of_column(d)
     gptq = torch_rivals.Gptq(weight, hessian, grid.scale, grid.zero_point, group, 4)
     return Contest(
-        lambda: sbc.obs_quantize(weight, hessian, grid, backend="triton"),
+        lambda: sbc.obs_quantize(weight, hessian, grid, backend=device.backend),
         (
             Rival("GPTQ's column loop, eager", timed(gptq.eager)),
             Rival("GPTQ's column loop in a CUDA graph", gptq.graphed),
@@ -219,7 +220,7 @@ def _solve(device: Device, sparsity: float) -> Contest:
     draw = torch.Generator().manual_seed(1)
     mask = (torch.rand(weight.shape, generator=draw) >= sparsity).to(device.torch_device)
     return Contest(
-        lambda: sbc.obs_solve(weight, hessian, mask, backend="triton"),
+        lambda: sbc.obs_solve(weight, hessian, mask, backend=device.backend),
         (Rival("a Cholesky solve a row", timed(lambda: rivals.obs_solve(weight, hessian, mask))),),
         work=float((mask.sum(1).double() ** 3).sum() / 3),
         unit="FLOP/s",
@@ -248,7 +249,7 @@ def sew_resnet152(device: Device) -> Contest:
             sparsity=0.97,
             allocation="uniform",
             calibration_mode="parallel",
-            backend="triton",
+            backend=device.backend,
             progress=False,
         )
 

@@ -54,6 +54,11 @@ class Device:
     def torch_device(self) -> torch.device:
         return torch.device("cpu" if self.dry else "cuda")
 
+    @property
+    def backend(self) -> str:
+        """The fastest backend for tensors there: "cuda" where its kernels run, or "triton"."""
+        return sbc.available_backends("cuda")[0]
+
     def size(self, real: T, tiny: T) -> T:
         """`real` on a GPU, `tiny` in a dry run."""
         return tiny if self.dry else real

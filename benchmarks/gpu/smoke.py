@@ -28,7 +28,7 @@ def gram(
     x: Tensor = torch.rand(shape, generator=draw) < 0.3
     if analog:
         x = x * torch.rand(shape, generator=draw)
-    result = sbc.spike_gram(x.to(device.torch_device), neuron, backend="triton", **options)
+    result = sbc.spike_gram(x.to(device.torch_device), neuron, backend=device.backend, **options)
     return result, sbc.spike_gram(x, neuron, **options)
 
 
@@ -36,7 +36,7 @@ def order(device: Device) -> Results:
     weight, hessian = problem(3, 70)
     G = inverse(hessian)
     result = sbc.obs_order(
-        weight.to(device.torch_device), G.to(device.torch_device), backend="triton"
+        weight.to(device.torch_device), G.to(device.torch_device), backend=device.backend
     )
     return result[1], sbc.obs_order(weight, G)[1]
 
@@ -45,7 +45,7 @@ def solve(device: Device) -> Results:
     weight, hessian = problem(3, 37)
     mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
     result = sbc.obs_solve(
-        *(t.to(device.torch_device) for t in (weight, hessian, mask)), backend="triton"
+        *(t.to(device.torch_device) for t in (weight, hessian, mask)), backend=device.backend
     )
     return result, sbc.obs_solve(weight, hessian, mask)
 
@@ -54,7 +54,10 @@ def quantize(device: Device) -> Results:
     weight, hessian = problem(5, 37)
     grid = device.grid(weight, 4, group_size=8)
     result = sbc.obs_quantize(
-        weight.to(device.torch_device), hessian.to(device.torch_device), grid, backend="triton"
+        weight.to(device.torch_device),
+        hessian.to(device.torch_device),
+        grid,
+        backend=device.backend,
     )
     host = sbc.obs_quantize(weight, hessian, sbc.fit_grid(weight, 4, group_size=8))
     return result.loss, host.loss

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import sbc_kernels as sbc
 from sbc_kernels.backends.triton.device import interpreted
 
 DEVICE = "cuda" if torch.cuda.is_available() and not interpreted() else "cpu"
@@ -18,6 +19,10 @@ needs_gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(DEVICE == "cpu", reason="no CUDA device"),
 ]
+
+
+# Each of the backends for a GPU that runs here. In the interpreter that is Triton's.
+GPU_BACKENDS = sbc.available_backends("cuda")
 
 
 def to_device(array: np.ndarray | None) -> torch.Tensor | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from interpreted import DEVICE, needs_triton
+from interpreted import DEVICE, GPU_BACKENDS, needs_triton
 from nets import Net
 from torch import Tensor, nn
 
@@ -17,6 +17,11 @@ from sbc_kernels.backends.triton.device import has_fast_float64
 from sbc_kernels.demo.network import lif
 
 pytestmark = needs_triton
+
+
+@pytest.fixture(params=GPU_BACKENDS)
+def gpu_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def spikes(*shape: int, seed: int = 0) -> Tensor:
@@ -42,12 +47,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_layer_as_on_the_host(way: str, dtype: torch.dtype) -> None:
+def test_a_layer_as_on_the_host(way: str, dtype: torch.dtype, gpu_backend: str) -> None:
     W, x = weight(3, 12).to(dtype), spikes(3, 40, 12)
     x[:, :, 5] = False  # an input that never spikes
     host = sbc.compress_layer(W, x, sbc.LIF(2.0), **WAYS[way])
     there = sbc.compress_layer(
-        W.to(DEVICE), x.to(DEVICE), sbc.LIF(2.0), backend="triton", **WAYS[way]
+        W.to(DEVICE), x.to(DEVICE), sbc.LIF(2.0), backend=gpu_backend, **WAYS[way]
     )
     for name in ("weight", "mask", "codes", "scale", "zero_point", "loss"):
         mine, other = getattr(there, name), getattr(host, name)
@@ -75,7 +80,7 @@ CONVS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("kind", ["bool", "counts", "analog"])
 @pytest.mark.parametrize("conv", CONVS)
-def test_a_convolution_as_on_the_host(conv: str, kind: str) -> None:
+def test_a_convolution_as_on_the_host(conv: str, kind: str, gpu_backend: str) -> None:
     shape, given, options = CONVS[conv]
     x: Tensor = spikes(*given)
     if kind == "counts":
@@ -85,7 +90,7 @@ def test_a_convolution_as_on_the_host(conv: str, kind: str) -> None:
     W = weight(*shape)
     host = sbc.compress_layer(W, x, sbc.IF(), bits=4, **options)
     there = sbc.compress_layer(
-        W.to(DEVICE), x.to(DEVICE), sbc.IF(), bits=4, backend="triton", **options
+        W.to(DEVICE), x.to(DEVICE), sbc.IF(), bits=4, backend=gpu_backend, **options
     )
     assert torch.equal(there.codes.cpu(), host.codes)
     assert torch.allclose(there.loss.cpu(), host.loss, rtol=1e-3)
@@ -98,18 +103,18 @@ def test_a_convolution_as_on_the_host(conv: str, kind: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.int64])
 @pytest.mark.parametrize("largest", [3, 60000])
-def test_unsigned_and_wide_integers(dtype: torch.dtype, largest: int) -> None:
+def test_unsigned_and_wide_integers(dtype: torch.dtype, largest: int, gpu_backend: str) -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randint(0, largest, (3, 9, 5), generator=draw)
     wanted = sbc.spike_gram(x, sbc.LIF(2.0))
     assert torch.equal(
-        sbc.spike_gram(x.to(dtype).to(DEVICE), sbc.LIF(2.0), backend="triton").cpu(), wanted
+        sbc.spike_gram(x.to(dtype).to(DEVICE), sbc.LIF(2.0), backend=gpu_backend).cpu(), wanted
     )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_batch_that_is_refused_leaves_nothing(bad: float) -> None:
-    stream = sbc.SpikeHessian(sbc.LIF(2.0), backend="triton")
+def test_a_batch_that_is_refused_leaves_nothing(bad: float, gpu_backend: str) -> None:
+    stream = sbc.SpikeHessian(sbc.LIF(2.0), backend=gpu_backend)
     x = torch.ones(3, 4, 5, device=DEVICE)
     x[1, 2, 3] = bad
     with pytest.raises(
@@ -121,15 +126,15 @@ def test_a_batch_that_is_refused_leaves_nothing(bad: float) -> None:
     assert stream.matrix().shape == (6, 6)
 
 
-def test_a_stream_stays_on_its_device() -> None:
-    stream = sbc.SpikeHessian(sbc.LIF(2.0), backend="triton")
+def test_a_stream_stays_on_its_device(gpu_backend: str) -> None:
+    stream = sbc.SpikeHessian(sbc.LIF(2.0), backend=gpu_backend)
     batches = [spikes(3, n, 7, seed=n) for n in (4, 9)]
     for batch in batches:
         stream.update(batch.to(DEVICE))
     assert stream.matrix().device.type == DEVICE
     host = sbc.SpikeHessian(sbc.LIF(2.0)).update(torch.cat(batches, dim=1))
     assert torch.equal(stream.matrix().cpu(), host.matrix())
-    other = sbc.SpikeHessian(sbc.LIF(2.0), backend="triton").update(batches[0].to(DEVICE))
+    other = sbc.SpikeHessian(sbc.LIF(2.0), backend=gpu_backend).update(batches[0].to(DEVICE))
     assert torch.equal(other.merge(stream).sum().cpu(), _sum([*batches, batches[0]]))
     with pytest.raises(ValueError, match="lies in CPU memory; accepted is a CUDA tensor"):
         stream.update(batches[0].numpy())
@@ -155,12 +160,12 @@ def net() -> nn.Module:
 
 
 @pytest.mark.parametrize("way", ["exact", "both"])
-def test_a_model_as_on_the_host(way: str) -> None:
+def test_a_model_as_on_the_host(way: str, gpu_backend: str) -> None:
     batches = [spikes(3, 10, 8, seed=s).float() for s in range(2)]
     host = sbc.compress_model(net(), batches, **WAYS[way])
     model = copy.deepcopy(net()).to(DEVICE)
     there = sbc.compress_model(
-        model, [batch.to(DEVICE) for batch in batches], backend="triton", **WAYS[way]
+        model, [batch.to(DEVICE) for batch in batches], backend=gpu_backend, **WAYS[way]
     )
     for name, mine in there.model.state_dict().items():
         assert mine.device.type == DEVICE
@@ -168,17 +173,17 @@ def test_a_model_as_on_the_host(way: str) -> None:
     assert [r.sparsity for r in there.layers] == [r.sparsity for r in host.layers]
 
 
-def test_an_array_elsewhere_is_refused() -> None:
+def test_an_array_elsewhere_is_refused(gpu_backend: str) -> None:
     with pytest.raises(ValueError, match="weight lies in CPU memory; accepted is a CUDA tensor"):
-        sbc.obs_order(np.ones((2, 3)), np.eye(3), backend="triton")
+        sbc.obs_order(np.ones((2, 3)), np.eye(3), backend=gpu_backend)
 
 
-def test_metrics_where_the_model_lies() -> None:
+def test_metrics_where_the_model_lies(gpu_backend: str) -> None:
     model = net().to(DEVICE)
     batches = [
         (spikes(3, 10, 8, seed=s).float().to(DEVICE), torch.arange(10) % 3) for s in range(2)
     ]
-    result = sbc.compress_model(model, batches, sparsity=0.5, backend="triton")
+    result = sbc.compress_model(model, batches, sparsity=0.5, backend=gpu_backend)
     found = sbc.metrics.compare(model, result, batches, readout=lambda out: out.sum(dim=0))
     assert found.samples == 20
     assert found.compressed.operations.effective_acs < found.dense.operations.effective_acs

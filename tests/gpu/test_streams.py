@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from helpers import damped_hessian, spike_train
-from interpreted import DEVICE, needs_gpu, needs_triton
+from interpreted import DEVICE, GPU_BACKENDS, needs_gpu, needs_triton
 from torch import Tensor
 
 import sbc_kernels as sbc
@@ -51,25 +52,32 @@ def inputs(seed: int) -> Inputs:
     )
 
 
-def quantize(given: Inputs) -> tuple[Tensor, ...]:
+def quantize(given: Inputs, backend: str) -> tuple[Tensor, ...]:
     grid = sbc.Grid(4, given.scale, given.zero_point, -1)
-    answer = sbc.obs_quantize(given.weight, given.hessian, grid, backend="triton")
+    answer = sbc.obs_quantize(given.weight, given.hessian, grid, backend=backend)
     return answer.codes, answer.weight, answer.loss
 
 
 CONV = sbc.Conv((3, 3), padding=1)
-Op = Callable[[Inputs], tuple[Tensor, ...]]
+Op = Callable[[Inputs], tuple[Tensor, ...]]  # on one backend
 
-OPS: dict[str, Op] = {
-    "Gram": lambda x: (sbc.spike_gram(x.spikes, sbc.LIF(1.7), backend="triton"),),
-    "wide Gram": lambda x: (sbc.spike_gram(x.wide, sbc.IF(), backend="triton"),),
-    "conv Gram": lambda x: (sbc.spike_gram(x.maps, sbc.IF(), conv=CONV, backend="triton"),),
-    "analog Gram": lambda x: (sbc.spike_gram(x.analog, sbc.LIF(2.0), backend="triton"),),
-    "order": lambda x: sbc.obs_order(x.weight, x.inverse, backend="triton"),
-    "solve": lambda x: (sbc.obs_solve(x.weight, x.hessian, x.mask, backend="triton"),),
+OPS: dict[str, Callable[[Inputs, str], tuple[Tensor, ...]]] = {
+    "Gram": lambda x, backend: (sbc.spike_gram(x.spikes, sbc.LIF(1.7), backend=backend),),
+    "wide Gram": lambda x, backend: (sbc.spike_gram(x.wide, sbc.IF(), backend=backend),),
+    "conv Gram": lambda x, backend: (sbc.spike_gram(x.maps, sbc.IF(), conv=CONV, backend=backend),),
+    "analog Gram": lambda x, backend: (sbc.spike_gram(x.analog, sbc.LIF(2.0), backend=backend),),
+    "order": lambda x, backend: sbc.obs_order(x.weight, x.inverse, backend=backend),
+    "solve": lambda x, backend: (sbc.obs_solve(x.weight, x.hessian, x.mask, backend=backend),),
     "quantize": quantize,
 }
-op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
+op = pytest.mark.parametrize(
+    "op",
+    [
+        pytest.param(partial(run, backend=backend), id=f"{name}, {backend}")
+        for backend in GPU_BACKENDS
+        for name, run in OPS.items()
+    ],
+)
 
 
 def assert_same(answers: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
