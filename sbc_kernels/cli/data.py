@@ -241,10 +241,13 @@ def _idx_labels(images: Path) -> Array | None:
 def _arrays(path: Path) -> tuple[Array, Array | None]:
     """The inputs and labels of an .npz or .npy file."""
     try:
-        loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            return loaded, None
-        with loaded:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False, mmap_mode="r"), None
+        # NumPy leaves a broken archive open where it opened it itself.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                return loaded, None
             names = loaded.files
             inputs = [n for n in INPUTS if n in names] or [n for n in names if n not in LABELS]
             labels = [n for n in LABELS if n in names]

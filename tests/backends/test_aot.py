@@ -19,7 +19,6 @@ pytestmark = [
     pytest.mark.skipif(
         interpreted(), reason="TRITON_INTERPRET is set: there is nothing to compile"
     ),
-    pytest.mark.filterwarnings("ignore"),
 ]
 
 

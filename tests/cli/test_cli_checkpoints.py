@@ -18,9 +18,6 @@ from sbc_kernels.cli.data import Cut, load_data
 from sbc_kernels.cli.objects import load_model, read_weights
 from sbc_kernels.files import Pruned, save_packed
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- checkpoints -------------------------------------------------------------------------------
 
 

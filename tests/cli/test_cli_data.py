@@ -14,9 +14,6 @@ from commands import run, said
 
 from sbc_kernels.cli.data import Cut, load_data
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- data --------------------------------------------------------------------------------------
 
 

@@ -21,9 +21,6 @@ from sbc_kernels import cli
 from sbc_kernels.cli.data import Cut, load_data
 from sbc_kernels.cli.objects import load_model
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- bad use and failures ----------------------------------------------------------------------
 
 

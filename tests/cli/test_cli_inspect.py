@@ -16,9 +16,6 @@ from sbc_kernels.cli.objects import load_model
 from sbc_kernels.files import read_metadata
 from sbc_kernels.files.packed import code_tensors
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- inspect -----------------------------------------------------------------------------------
 
 

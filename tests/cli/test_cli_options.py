@@ -26,9 +26,6 @@ from sbc_kernels.method.options import METHODS
 from sbc_kernels.model.allocation import ALLOCATIONS
 from sbc_kernels.model.settings import MODES
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- one table of options ----------------------------------------------------------------------
 
 

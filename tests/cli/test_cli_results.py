@@ -18,9 +18,6 @@ from sbc_kernels.files import read_metadata, save_packed
 from sbc_kernels.method.options import METHODS
 from sbc_kernels.metrics import connection_sparsity, synaptic_operations
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- evaluate, report, export ------------------------------------------------------------------
 
 

@@ -41,9 +41,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import neuron
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 def test_the_graph_of_a_chain() -> None:
     net, x = seeded(SOURCES["spikingjelly LIFNode"][1], 5.0), inputs(4)
     graph = nir_graph(net, x)

@@ -22,9 +22,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import neuron
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- the file ----------------------------------------------------------------------------------
 
 

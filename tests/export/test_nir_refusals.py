@@ -19,9 +19,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import neuron
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor) -> Tensor:
         return (q.unflatten(-1, (4, 4)) @ k.unflatten(-1, (4, 4))).flatten(-2)

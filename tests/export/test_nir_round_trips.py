@@ -31,9 +31,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import neuron
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 @pytest.mark.parametrize("source", SOURCES)
 def test_quantized_networks_fire_alike_in_every_reader(source: str, tmp_path: Path) -> None:
     kind, build, scale = SOURCES[source]

@@ -38,9 +38,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import neuron
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- integer weights ---------------------------------------------------------------------------
 
 

@@ -28,9 +28,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import layer, neuron, rnn, surrogate
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- what has no response ----------------------------------------------------------------------
 
 

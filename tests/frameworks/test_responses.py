@@ -30,9 +30,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import neuron
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> tuple[Framework, Make]:
     return CASES[request.param]

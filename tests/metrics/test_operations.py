@@ -32,9 +32,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import functional
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- networks and inputs -----------------------------------------------------------------------
 
 
@@ -67,6 +64,7 @@ def neurobench(model: NeuroBenchModel, batches: list[Tensor]) -> dict[str, float
 # ---- NeuroBench --------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("name", NETS)
 def test_equal_to_neurobench(name: str, kind: str) -> None:

@@ -32,9 +32,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- SpikingJelly's counter --------------------------------------------------------------------
 
 

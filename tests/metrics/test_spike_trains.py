@@ -31,9 +31,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import functional, neuron
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- spike trains of two models ----------------------------------------------------------------
 
 

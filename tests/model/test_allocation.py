@@ -30,9 +30,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import functional, neuron
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
 # ---- the same as by hand -----------------------------------------------------------------------
 
 

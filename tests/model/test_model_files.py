@@ -28,7 +28,9 @@ with warnings.catch_warnings():
     from four_frameworks import FRAMEWORKS, network, spikes
     from spikingjelly.activation_based import functional, layer, neuron
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+
+# Networks here are made to be saved, not to fire.
+pytestmark = pytest.mark.filterwarnings("ignore:no input spiked in calibration:RuntimeWarning")
 
 
 def conv_net() -> nn.Module:
@@ -434,6 +436,7 @@ def test_a_neuron_is_no_folded_norm(tmp_path: Path) -> None:
     untouched(net, path, "'1' was a BatchNorm that was folded, and is a IFNode here")
 
 
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter:UserWarning")
 def test_a_folded_bias_goes_where_its_layer_is(tmp_path: Path) -> None:
     x = (torch.rand(4, 6, 2, 8, 8) < 0.3).float()
     sbc.compress_model(conv_net(), x, sparsity=0.5, fold=True).save(path := tmp_path / "net")

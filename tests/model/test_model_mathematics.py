@@ -29,8 +29,6 @@ with warnings.catch_warnings():
     )
     from spikingjelly.activation_based import functional, layer, neuron
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 @pytest.fixture
 def batches() -> list[Tensor]:

@@ -20,7 +20,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from spikingjelly.activation_based import functional, layer, neuron
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+
+# Networks here are made to be saved, not to fire.
+pytestmark = pytest.mark.filterwarnings("ignore:no input spiked in calibration:RuntimeWarning")
 
 UNIFORM: dict[str, Any] = {"calibration_mode": "parallel", "allocation": "uniform"}
 PLAIN: dict[str, Any] = {**UNIFORM, "bn_reestimate": False, "bias_correction": False}

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import functional, layer, neuron
 
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("seed")]
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 # ---- real models -------------------------------------------------------------------------------

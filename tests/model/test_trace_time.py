@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     import snntorch as snn
 
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("seed")]
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.mark.parametrize("steps", [3, 4])

@@ -99,7 +99,8 @@ def compile_build(build: Build, architecture: str) -> Report:
     names = build.kernel.arg_names
     attrs = {
         (names.index(name),): [["tt.divisibility", 16]]
-        for name in {*build.aligned, *(n for n, t in build.types.items() if t.startswith("*"))}
+        for name in names  # in their order: Triton's cache is keyed by it
+        if name in build.aligned or build.types.get(name, "").startswith("*")
     }
     signature = {n: build.types.get(n, "constexpr") for n in names}
     source = ASTSource(build.kernel, signature, constexprs=dict(build.constants), attrs=attrs)
