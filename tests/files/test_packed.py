@@ -355,17 +355,3 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         save_packed(path, {"w": np.zeros(3)})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_tensors_check_their_arrays() -> None:
-    grid = Grid(2, np.ones((2, 1), np.float32), np.zeros((2, 1), np.float32), -1)
-    with pytest.raises(
-        ValueError, match=r"codes is an array that reaches 4; accepted is 0\.\.3 for 2"
-    ):
-        Quantized(np.full((2, 3), 4, np.uint8), grid)
-    with pytest.raises(ValueError, match=r"mask is bool of shape \[2, 2\]"):
-        Quantized(np.zeros((2, 3), np.uint8), grid, np.ones((2, 2), bool))
-    with pytest.raises(ValueError, match="grid has scale of shape"):
-        Quantized(np.zeros((3, 3), np.uint8), grid)
-    with pytest.raises(ValueError, match="weight is an array of int64; accepted is"):
-        Pruned(np.zeros((2, 3), np.int64), np.ones((2, 3), bool))

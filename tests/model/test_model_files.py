@@ -96,6 +96,9 @@ def test_bit_identical(tmp_path: Path, way: str, fold: bool) -> None:
     size = result.save(path := tmp_path / "net.safetensors")
     assert size == path.stat().st_size == result.footprint().bytes
     wanted = bits_of(result.model.state_dict())
+    for name, weight in result.weights.items():  # the two forms of a weight are one, to the bit
+        assert bits_of({"": weight.to_dense()})[""] == wanted[f"{name}.weight"]
+        assert result.tensors[name].keys() == weight.parts().keys()
     assert bits_of(sbc.load_compressed(path)) == wanted
     other = scramble(conv_net())
     assert sbc.load_compressed(other, path) is other
