@@ -1,4 +1,4 @@
-"""What `compress_model` answers."""
+"""The result of `compress_model`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..weights import CompressedWeight
 from .files import PackedFile, packed_file
 from .plan import Plan
 from .record import LayerRecord
+from .result_text import result_table
 from .stamp import Stamp, current_stamp
-from .text_table import text_table
 
 if TYPE_CHECKING:
     from ..metrics import Comparison
@@ -34,7 +34,7 @@ _MEASURED = ("seconds", "peak_bytes", "start_bytes", "predicted_bytes")
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """What `compress_model` answers.
+    """The result of `compress_model`.
 
     Attributes
     ----------
@@ -42,19 +42,22 @@ class CompressedModel:
     layers : a record of each compressed layer, in the order of the plan.
     plan : what `trace` found.
     sparsity : fraction of exact zeros over all compressed layers.
-    weights : by layer name, the weight of each layer that was pruned or quantized. Dense values are
-        those of the model's parameter, in the same memory.
-    options : what was asked for, defaults filled in.
-    allocation : the sparsity that each layer was given, where one is a fraction.
-    seconds : wall time of it all. `resumed` is how many layers came from `checkpoint_dir`.
-    peak_bytes : the process's largest resident size during the run, where the system tells; on a GPU
-        the most that torch had allocated there.
-    predicted_bytes : the plan's prediction of what is needed beside what the process had before.
-    start_bytes : the same at the start.
+    weights : by layer name, the weight of each layer that was pruned or quantized: a
+        `sbc_kernels.files.Pruned` or `sbc_kernels.files.Quantized`. The values of a pruned one are the
+        model's parameter, in the same memory.
+    options : the arguments of `compress_model`, defaults filled in.
+    allocation : by layer name, the sparsity it was given, where that is a fraction.
+    seconds : wall time of the run.
+    resumed : number of layers that came from `checkpoint_dir`.
+    peak_bytes : the largest resident size of the process during the run, None where the system does not
+        tell; on a GPU the most that torch had allocated there.
+    predicted_bytes : the memory that the plan predicted beside what the process had before.
+    start_bytes : the resident size at the start of the run, or what torch had allocated on the GPU.
     log : what was done, line by line.
     folded : by layer name, the BatchNorm that was folded into it (``fold=True``).
-    example, forward : the first calibration batch, and how the model is run.
-    stamp : the time of the run.
+    example : the first calibration batch.
+    forward : ``forward(model, batch)`` runs one whole sequence; None for ``model(batch)``.
+    stamp : the time of the run, `stamp.created`, which files and reports state.
     """
 
     model: nn.Module
@@ -77,9 +80,9 @@ class CompressedModel:
 
     @property
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """By layer name, what only the compression knows: `mask`, `codes`, `scale`, `zero_point`.
+        """The tensors of `weights` by layer name and part: `mask`, `codes`, `scale`, `zero_point`.
 
-        The tensors of `weights`; empty for a layer that was left as it was.
+        Empty for a layer that was neither pruned nor quantized.
         """
         return {
             layer.name: self.weights[layer.name].parts() if layer.name in self.weights else {}
@@ -131,7 +134,7 @@ class CompressedModel:
 
     def to_nir(self, path: str | Path, *, integer_weights: bool = False) -> None:
         """Writes the model as a NIR graph (Neuromorphic Intermediate Representation), for simulators
-        and chips. `sbc_kernels.export.nir.graph.nir_graph` says what it can hold and what is raised.
+        and chips. See `sbc_kernels.export.nir.graph.nir_graph` for what a graph can hold.
 
         Parameters
         ----------
@@ -154,7 +157,7 @@ class CompressedModel:
         write_nir(path, graph)
 
     def to_html(self, path: str | Path, *, comparison: Comparison | None = None) -> None:
-        """Writes a page to look at: one file that needs no network. Needs jinja2 and matplotlib.
+        """Writes the report as one HTML file that loads nothing else. Needs jinja2 and matplotlib.
 
         Parameters
         ----------
@@ -194,32 +197,11 @@ class CompressedModel:
         }
 
     def table(self) -> str:
-        """The layers as a table for a terminal."""
-        head = (
-            "layer", "weight", "sparsity", "bits", "error", "damping", "dead", "seconds",
-        )  # fmt: skip
-        rows = [
-            (
-                layer.name,
-                "x".join(map(str, layer.shape)),
-                f"{100 * layer.sparsity:.2f} %",
-                str(layer.bits or ""),
-                f"{100 * layer.relative_error:.2f} %",
-                f"{layer.damp_percent:g}" + (f" ({layer.retries})" if layer.retries else ""),
-                f"{layer.dead_inputs}/{layer.inputs}",
-                f"{layer.seconds:.2f}",
-            )
-            for layer in self.layers
-        ]
-        lines = text_table(head, rows, left=(0, 1))
-        lines.append(
-            f"{100 * self.sparsity:.2f} % of {sum(_size(r.shape) for r in self.layers):,} weights "
-            f"are zero; {self.seconds:.1f} s"
-        )
-        return "\n".join(lines)
+        """Returns the layers as a table for a terminal."""
+        return result_table(self.layers, self.sparsity, self.seconds)
 
     def to_json(self) -> str:
-        """Everything but tensors, as JSON."""
+        """Returns everything but tensors, as JSON."""
         return json.dumps(
             {
                 "sparsity": self.sparsity,
@@ -239,14 +221,7 @@ class CompressedModel:
 
 
 def _on_host(batch: Any) -> Any:
-    """A batch in CPU memory; of a tuple or list every tensor."""
+    """Returns a batch in CPU memory; of a tuple or list every tensor."""
     if isinstance(batch, (tuple, list)):
         return [_on_host(part) for part in batch]
     return batch.cpu() if isinstance(batch, Tensor) else batch
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
