@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+__all__ = ["ParameterError", "ParameterTypeError", "inside", "naming_layer"]
 
 
 class ParameterError(ValueError):
@@ -12,23 +16,66 @@ class ParameterError(ValueError):
     ----------
     parameter : name of the parameter, as the user wrote it.
     given : what came.
-    accepted : what is accepted, in words.
+    accepted : what is accepted, in words. More than one thing reads "accepted are ...": begin with it.
     shown : how to write `given` in the message. Default: its `repr`.
+    verb : "is", or what reads better before `shown`: ``W has dtype int64``.
+    keys : where `given` stands inside of the parameter, for one that is a dictionary:
+        ``("fc1", "bits")`` is shown as ``overrides['fc1']['bits']``.
 
     Attributes
     ----------
-    parameter, given, accepted : as above.
+    parameter, given, accepted, shown, verb, keys : as above.
+    layer : name of the layer of a model that the value does not suit; None where it is not one layer's.
     """
 
     def __init__(
-        self, parameter: str, given: Any, accepted: str, *, shown: str | None = None
+        self,
+        parameter: str,
+        given: Any,
+        accepted: str,
+        *,
+        shown: str | None = None,
+        verb: str = "is",
+        keys: tuple[Any, ...] = (),
     ) -> None:
         self.parameter = parameter
         self.given = given
         self.accepted = accepted
-        shown = repr(given) if shown is None else shown
-        super().__init__(f"{parameter} is {shown}; accepted is {accepted}")
+        self.shown = repr(given) if shown is None else shown
+        self.verb = verb
+        self.keys = keys
+        self.layer: str | None = None
+        super().__init__(parameter, given, accepted)
+
+    def __str__(self) -> str:
+        place = self.parameter + "".join(f"[{key!r}]" for key in self.keys)
+        head = "" if self.layer is None else f"layer {self.layer!r}: "
+        accepted = self.accepted
+        if not accepted.startswith("accepted "):
+            accepted = f"accepted is {accepted}"
+        return f"{head}{place} {self.verb} {self.shown}; {accepted}"
 
 
 class ParameterTypeError(ParameterError, TypeError):
     """A parameter was given something of a type that is not accepted."""
+
+
+@contextmanager
+def naming_layer(name: str) -> Iterator[None]:
+    """Parameter errors that leave the block name this layer, unless they name one already."""
+    try:
+        yield
+    except ParameterError as error:
+        error.layer = name if error.layer is None else error.layer
+        raise
+
+
+@contextmanager
+def inside(parameter: str, *keys: Any) -> Iterator[None]:
+    """Parameter errors that leave the block are about an entry of the dictionary `parameter`."""
+    try:
+        yield
+    except ParameterError as error:
+        error.keys = (*keys, error.parameter, *error.keys)
+        error.parameter = parameter
+        raise

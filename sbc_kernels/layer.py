@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ from .arrays import (
 from .backends.kernels import Kernels, note_kernel, recorded_kernels
 from .backends.registry import backend_of
 from .conv import Conv
+from .errors import ParameterError, ParameterTypeError
 from .grid import Grid
 from .hessian import SpikeHessian
-from .method.compress import prune_rows, quantize_rows, row_losses
+from .method import METHODS, LayerOptions
 from .method.damping import share_unit, warn
-from .method.exact import Curve, RowOrder, order_rows
-from .method.options import Options, checked_options
+from .method.fields import Choice, from_arguments
+from .method.loss import row_losses
+from .method.options import DEFAULT_SPARSITY, HESSIANS, Curve
 from .method.rows import Rows
 from .neurons import LIF, Neuron
 from .weights import CompressedWeight, Pruned, Quantized
@@ -57,6 +59,7 @@ class CompressedLayer:
         squared filtered output error over the calibration samples, ``E_n |Y_n dw|^2``.
     sparsity : fraction of exact zeros in `weight`.
     damp_percent : the damping that was used, after retries.
+    retries : how often a Cholesky factorisation failed and was repeated with more damping.
     log : what was done and why, line by line.
     seconds : wall time.
     curve : of method "exact" without a pattern, what pruning less or more would have cost: pairs of
@@ -79,6 +82,7 @@ class CompressedLayer:
     log: list[str] = field(default_factory=list)
     curve: Curve = ()
     backend: Mapping[str, str] = field(default_factory=dict)
+    retries: int = 0
 
     @property
     def compressed(self) -> CompressedWeight:
@@ -158,18 +162,18 @@ def compress_layer(
     An input that never spiked has no influence on the loss: pruning takes its weights first, and
     quantization rounds them to the nearest level.
     """
+    options = from_arguments(LayerOptions, locals())
     start = time.perf_counter()
     log: list[str] = []
-    values, _ = weight_values(W, backend)
-    if sparsity is None and bits is None:
-        sparsity = 0.9
+    if options.idle:
+        options = replace(options, sparsity=DEFAULT_SPARSITY)
         log.append("neither sparsity nor bits given: pruning 90 %, unstructured")
-    options = checked_options(
-        sparsity, bits, method, grid, sym, group_size, act_order, block_size, damp_percent, backend
-    )
+    options = options.resolved()
+    values, _ = weight_values(W, backend)
     conv = _checked_conv(values, stride, padding, dilation, groups)
+    options.require_fits((len(values), math.prod(values.shape[1:])))
     with recorded_kernels() as kernels:
-        stack = _hessian_of(W, values, spikes, neuron, hessian, conv, options, log)
+        stack = _hessian_of(W, values, spikes, neuron, hessian, conv, backend, log)
     prepared = PreparedLayer(W, stack, backend=backend)
     return prepared.compress(options, log=log, start=start, kernels=kernels)
 
@@ -177,7 +181,8 @@ def compress_layer(
 class PreparedLayer:
     """A weight and its Hessian, to be compressed once or at several sparsities.
 
-    The exact order of removal does not depend on the sparsity and is found once.
+    What a method finds that does not depend on the sparsity, such as the exact order of removal, is
+    kept for the next call.
 
     Parameters
     ----------
@@ -200,18 +205,18 @@ class PreparedLayer:
         ones = xp.ones(len(self.values), dtype=xp.float64, device=where)
         self.backend = backend
         self.row_scale = ones if row_scale is None else xp.abs(xp.asarray(row_scale, device=where))
-        # The options they were computed with, the orders, and the kernels that ran.
-        self._orders: tuple[Any, list[RowOrder], Kernels] | None = None
+        # The method and its key, what it found, and the kernels that ran for it.
+        self._order: tuple[Hashable, Any, Kernels] | None = None
 
     def compress(
         self,
-        options: Options,
+        options: LayerOptions,
         *,
         log: list[str] | None = None,
         start: float | None = None,
         kernels: Kernels | None = None,
     ) -> CompressedLayer:
-        """Compresses as `compress_layer` does with these options, and raises what it raises.
+        """Compresses as `compress_layer` does with these resolved options, and raises what it raises.
 
         `log`, `start` and `kernels` are those of the steps before, which this one adds to.
         """
@@ -222,13 +227,12 @@ class PreparedLayer:
         rows = len(values) // len(stack)
         flat = contiguous(values.reshape(len(values), -1))
         parts = [
-            Rows(flat[at : at + rows], matrix, self.row_scale[at : at + rows])
+            Rows(flat[at : at + rows], matrix, self.row_scale[at : at + rows], self.backend)
             for at, matrix in zip(range(0, len(values), rows), stack, strict=True)
         ]
         share_unit(parts)
+        options.require_fits(flat.shape)
         for part in parts:
-            if options.pattern is not None:
-                options.pattern.require_fits(part.weight.shape)
             if part.silent == len(part.live):
                 warn(
                     log,
@@ -238,15 +242,9 @@ class PreparedLayer:
             elif part.silent:
                 log.append(f"{part.silent} of {len(part.live)} inputs never spiked in calibration")
 
-        damp = options.damp_percent
-        curve: Curve = ()
         with recorded_kernels(kernels) as kernels:
-            if options.pattern is not None:
-                orders = self._ordered(parts, options, log)
-                percent, curve = prune_rows(parts, orders, options, log)
-                damp = max(damp, percent)
-            if options.bits is not None:
-                damp = max(damp, quantize_rows(parts, options, log))
+            order = self._ordered(parts, options, log)
+            damping, curve = METHODS[options.method].compress(parts, order, options, log)
         if kernels:
             log.append("kernels: " + ", ".join(f"{op} {name}" for op, name in kernels.items()))
 
@@ -259,10 +257,13 @@ class PreparedLayer:
         answer = cast_like(restore(result.reshape(values.shape)), W)
         changed = weight_array(answer, self.backend).reshape(flat.shape)  # rounded to W's dtype
         if not bool(xp.all(xp.isfinite(changed))):
-            raise ValueError(
-                f"W's dtype {getattr(W, 'dtype', values.dtype)} cannot hold the compressed weight, "
-                f"which reaches {float(xp.max(xp.abs(result))):.4g}; accepted is a wider dtype or a "
-                "smaller scale"
+            raise ParameterError(
+                "W",
+                W,
+                "a wider dtype or a smaller scale",
+                verb="has",
+                shown=f"dtype {getattr(W, 'dtype', values.dtype)}, which cannot hold the compressed "
+                f"weight: it reaches {float(xp.max(xp.abs(result))):.4g}",
             )
         loss = row_losses(parts, flat, changed)
         for line in log:
@@ -284,30 +285,29 @@ class PreparedLayer:
             group_size=None if options.bits is None else options.group_size,
             loss=restore(loss),
             sparsity=int(xp.count_nonzero(changed == 0)) / math.prod(changed.shape),
-            damp_percent=damp,
+            damp_percent=damping.percent,
+            retries=damping.retries,
             seconds=time.perf_counter() - start,
             log=log,
             curve=curve,
             backend=kernels,
         )
 
-    def _ordered(
-        self, parts: list[Rows], options: Options, log: list[str]
-    ) -> list[RowOrder] | None:
-        """The exact orders, of an earlier call where its options would give the same ones."""
-        pattern = options.pattern
-        assert pattern is not None
-        if options.method != "exact":
+    def _ordered(self, parts: list[Rows], options: LayerOptions, log: list[str]) -> Any:
+        """The method's order, from an earlier call where that had the same key."""
+        method = METHODS[options.method]
+        key = method.order_key(options)
+        if key is None:
             return None
-        key = (pattern.keep_n, pattern.of_m, options.damp_percent, options.backend)
-        if self._orders is None or self._orders[0] != key:
+        key = (options.method, key)
+        if self._order is None or self._order[0] != key:
             with recorded_kernels() as kernels:
-                orders = order_rows(parts, options, log)
-            self._orders = (key, orders, kernels)
+                order = method.order(parts, options, log)
+            self._order = (key, order, kernels)
         else:
-            for op, kernel in self._orders[2].items():
+            for op, kernel in self._order[2].items():
                 note_kernel(op, kernel)
-        return self._orders[1]
+        return self._order[1]
 
 
 def weight_array(W: Any, backend: str | None = None) -> Any:
@@ -319,11 +319,17 @@ def weight_values(W: Any, backend: str | None = None) -> tuple[Any, Restore]:
     """W as NumPy, or as it is where it lies on a GPU; checked, and the way back to its framework."""
     values, restore = to_array(W, "W", backend_of(W, "W", backend).device)
     if not is_float(values):
-        raise TypeError(f"W has dtype {dtype_name(values)}; accepted are real floats")
+        raise ParameterTypeError(
+            "W", W, "accepted are real floats", shown=f"dtype {dtype_name(values)}", verb="has"
+        )
     if values.ndim not in (2, 3, 4) or 0 in values.shape:
-        raise ValueError(
-            f"W has shape {list(values.shape)}; accepted is [d_out, d_in], [C_out, C_in/groups, kw] "
-            "or [C_out, C_in/groups, kh, kw] with no axis empty"
+        raise ParameterError(
+            "W",
+            W,
+            "[d_out, d_in], [C_out, C_in/groups, kw] or [C_out, C_in/groups, kh, kw] with no axis "
+            "empty",
+            shown=f"shape {list(values.shape)}",
+            verb="has",
         )
     require_finite(values, "W")
     return values, restore
@@ -336,22 +342,26 @@ def _checked_conv(
     values: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Conv | None:
     if values.ndim == 2:
-        given = {
-            "stride": stride != 1,
-            "padding": padding != 0,
-            "dilation": dilation != 1,
-            "groups": groups != 1,
+        geometry = {
+            "stride": (stride, 1),
+            "padding": (padding, 0),
+            "dilation": (dilation, 1),
+            "groups": (groups, 1),
         }
-        for name, wrong in given.items():
-            if wrong:
-                raise ValueError(
-                    f"{name} is given for W of shape {list(values.shape)}; accepted is a "
-                    "convolution's weight of 3 or 4 dimensions with it"
+        for name, (value, default) in geometry.items():
+            if value != default:
+                raise ParameterError(
+                    name,
+                    value,
+                    "a convolution's weight of 3 or 4 dimensions with it",
+                    shown=f"given for W of shape {list(values.shape)}",
                 )
         return None
     conv = Conv(values.shape[2:], stride, padding, dilation, groups)
     if len(values) % conv.groups:
-        raise ValueError(f"groups is {groups} with {len(values)} outputs; accepted is a divisor")
+        raise ParameterError(
+            "groups", groups, "a divisor", shown=f"{groups} with {len(values)} outputs"
+        )
     return conv
 
 
@@ -362,26 +372,35 @@ def _hessian_of(
     neuron: Neuron | None,
     hessian: str,
     conv: Conv | None,
-    options: Options,
+    backend: str | None,
     log: list[str],
 ) -> Any:
     """The undamped Hessian, [groups, d, d], beside W."""
-    if hessian not in ("smp", "current"):
-        raise ValueError(f"hessian is {hessian!r}; accepted are 'smp' and 'current'")
+    Choice(HESSIANS)("hessian", hessian)
     d = int(np.prod(values.shape[1:]))
     if isinstance(spikes, SpikeHessian):
         if neuron is not None and neuron != spikes.neuron:
-            raise ValueError(
-                f"neuron is {neuron!r} and spikes was fed with {spikes.neuron!r}; accepted "
-                "is None or the same"
+            raise ParameterError(
+                "neuron",
+                neuron,
+                "None or the same",
+                shown=f"{neuron!r} and spikes was fed with {spikes.neuron!r}",
             )
         if hessian == "current" and spikes.neuron is not None:
-            raise ValueError(
-                "hessian is 'current' and spikes was fed with a neuron; accepted is a "
-                "SpikeHessian with neuron=None"
+            raise ParameterError(
+                "hessian",
+                hessian,
+                "a SpikeHessian with neuron=None",
+                shown="'current' and spikes was fed with a neuron",
             )
         if spikes.conv != conv:
-            raise ValueError(f"spikes was fed for {spikes.conv!r}; accepted for this W is {conv!r}")
+            raise ParameterError(
+                "spikes",
+                spikes,
+                f"accepted for this W is {conv!r}",
+                shown=f"fed for {spikes.conv!r}",
+                verb="was",
+            )
         source = spikes
     else:
         require_same_kind(W, spikes, "W", "spikes")
@@ -391,14 +410,18 @@ def _hessian_of(
         source = SpikeHessian(
             neuron if hessian == "smp" else None,
             conv=conv,
-            backend=options.backend,
+            backend=backend,
             in_features=d if conv is None else None,
             in_channels=None if conv is None else values.shape[1] * conv.groups,
         )
         source.update(spikes)
     if source.in_features is not None and source.in_features != d:
-        raise ValueError(
-            f"W has {d} inputs and spikes was fed {source.in_features}; accepted are equal"
+        raise ParameterError(
+            "W",
+            W,
+            "accepted are equal numbers",
+            shown=f"{d} inputs and spikes was fed {source.in_features}",
+            verb="has",
         )
     stack = source.stacked()
     log.append(

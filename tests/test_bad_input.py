@@ -162,7 +162,7 @@ LAYER_CASES: dict[str, Case] = {
     "method": (
         compress(method="obs"),
         V,
-        "method is 'obs'; accepted are exact, blocked, magnitude",
+        "method is 'obs'; accepted are 'exact', 'blocked', 'magnitude'",
     ),
     "rtn and sparsity": (
         compress(method="rtn", sparsity=0.5, bits=4),

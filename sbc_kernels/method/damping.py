@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from array_api_compat import device
@@ -13,10 +13,30 @@ from .rows import Array, Rows
 
 MAX_RETRIES = 5
 
+Answer = TypeVar("Answer")
+
+
+class Damping(NamedTuple):
+    """The damping that a factorisation took.
+
+    Attributes
+    ----------
+    percent : `damp_percent` of the attempt that succeeded.
+    retries : how many attempts failed before it.
+    """
+
+    percent: float
+    retries: int = 0
+
+    def joined(self, *others: Damping) -> Damping:
+        """The largest damping, and all retries together."""
+        every = (self, *others)
+        return Damping(max(d.percent for d in every), sum(d.retries for d in every))
+
 
 def share_unit(parts: list[Rows]) -> None:
-    """The power of two that brings the mean diagonal of all groups to 0.5 .. 1. One for the layer:
-    its groups' losses are compared with each other."""
+    """Gives all groups of a layer the power of two that brings the mean of their Hessians' diagonals to
+    0.5 .. 1. It is one for the layer, because its groups' losses are compared with each other."""
     xp = parts[0].xp
     live = xp.concat([part.hessian.diagonal()[part.live] for part in parts])
     mean = float(xp.mean(live)) if live.shape[0] else 1.0
@@ -25,6 +45,7 @@ def share_unit(parts: list[Rows]) -> None:
 
 
 def warn(log: list[str], message: str) -> None:
+    """Tells people: a line of the log, and a RuntimeWarning."""
     log.append(message)
     warnings.warn(message, RuntimeWarning, stacklevel=4)
 
@@ -43,25 +64,27 @@ def damped(part: Rows, damp_percent: float) -> Array:
 
 
 def with_damping(
-    part: Rows,
-    damp_percent: float,
-    log: list[str],
-    attempt: Callable[[Array], Any],
-) -> tuple[Any, float]:
-    """``attempt(damped Hessian)``; where its Cholesky fails, again with ten times the damping."""
+    part: Rows, damp_percent: float, log: list[str], attempt: Callable[[Array], Answer]
+) -> tuple[Answer, Damping]:
+    """``attempt(damped Hessian)``; where its Cholesky fails, again with ten times the damping.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError : all retries failed.
+    """
     percent = damp_percent
-    for retry in range(MAX_RETRIES + 1):
+    for retries in range(MAX_RETRIES + 1):
         try:
-            return attempt(damped(part, percent)), percent
+            return attempt(damped(part, percent)), Damping(percent, retries)
         except np.linalg.LinAlgError as error:
-            if retry == MAX_RETRIES:
+            if retries == MAX_RETRIES:
                 raise np.linalg.LinAlgError(
                     f"{error}; {MAX_RETRIES} retries up to damp_percent {percent:g} did not help"
                 ) from error
             larger = 10 * percent if percent > 0 else 1e-4
             warn(
                 log,
-                f"Cholesky failed at damp_percent {percent:g} ({error}); retry {retry + 1} with "
+                f"Cholesky failed at damp_percent {percent:g} ({error}); retry {retries + 1} with "
                 f"{larger:g}",
             )
             percent = larger

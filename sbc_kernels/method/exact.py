@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ from array_api_compat import device
 
 from ..backends.registry import backend_for
 from ..sparsity import Pattern
-from .damping import with_damping
-from .options import Options
+from .damping import Damping, with_damping
+from .options import Curve, LayerOptions, Method, Outcome
 from .rows import Array, Rows, among_live, flattened, masked, num_silent, num_weights, unflatten
+from .sweep import round_rows
 
 CURVE_SPARSITIES = (
     *(k / 20 for k in range(18)),
@@ -21,19 +23,54 @@ CURVE_SPARSITIES = (
 )
 
 
-Curve = tuple[tuple[float, float], ...]  # (sparsity, relative error)
-
-
 class RowOrder(NamedTuple):
     """In which order one group's rows lose their weights, whatever the sparsity."""
 
     order: Array  # [rows, steps], int32, over the live inputs
     loss: Array  # [rows, steps]
     inverse: Array  # of the damped Hessian over the live inputs, float64
-    damp_percent: float  # after retries
+    damping: Damping
 
 
-def order_rows(parts: list[Rows], options: Options, log: list[str]) -> list[RowOrder]:
+class Exact(Method):
+    """Greedy ExactOBS in each row; the layer's quota goes to the least losses of all rows."""
+
+    doc = "exact Optimal Brain Surgeon, row by row"
+
+    def order_key(self, options: LayerOptions) -> Hashable:
+        pattern = options.pattern
+        if pattern is None:
+            return None
+        return (pattern.keep_n, pattern.of_m, options.damp_percent)
+
+    def order(
+        self, parts: list[Rows], options: LayerOptions, log: list[str]
+    ) -> list[RowOrder] | None:
+        return None if options.pattern is None else order_rows(parts, options, log)
+
+    def compress(
+        self,
+        parts: list[Rows],
+        order: list[RowOrder] | None,
+        options: LayerOptions,
+        log: list[str],
+    ) -> Outcome:
+        outcome = Outcome(Damping(options.damp_percent))
+        if options.pattern is not None:
+            assert order is not None
+            outcome = prune_exact(parts, order, options.pattern, log)
+            log.append(f"pruned {options.pattern} by exact OBS")
+        if options.bits is not None:
+            damping = round_rows(parts, options, log)
+            outcome = outcome._replace(damping=outcome.damping.joined(damping))
+        return outcome
+
+    def cost(self, d_out: int, d_in: int) -> float:
+        """A pivoted Cholesky factorisation of the inverse Hessian for each row."""
+        return float(d_in) ** 3 / 6 * d_out
+
+
+def order_rows(parts: list[Rows], options: LayerOptions, log: list[str]) -> list[RowOrder]:
     """The exact OBS order of every row."""
     pattern = options.pattern
     assert pattern is not None
@@ -41,45 +78,44 @@ def order_rows(parts: list[Rows], options: Options, log: list[str]) -> list[RowO
     for part in parts:
 
         def invert(matrix: Array, part: Rows = part) -> Any:
-            return backend_for(matrix, options.backend).inverse(among_live(matrix, part))
+            return backend_for(matrix, part.backend).inverse(among_live(matrix, part))
 
-        G, percent = with_damping(part, options.damp_percent, log, invert)
-        orders.append(RowOrder(*_order(part, G, pattern, options.backend), G, percent))
+        G, damping = with_damping(part, options.damp_percent, log, invert)
+        orders.append(RowOrder(*_order(part, G, pattern), G, damping))
     return orders
 
 
 def prune_exact(
-    parts: list[Rows], orders: list[RowOrder], options: Options, log: list[str]
-) -> tuple[float, Curve]:
+    parts: list[Rows], orders: list[RowOrder], pattern: Pattern, log: list[str]
+) -> Outcome:
     """Shares out the quota along the orders, solves for the survivors."""
-    pattern = options.pattern
-    assert pattern is not None
     curve: Curve = ()
     if pattern.of_m:
         masks = [
-            _mask_of_steps(part, found.order, None)
-            for part, found in zip(parts, orders, strict=True)
+            _mask_of_steps(part, row_order.order, None)
+            for part, row_order in zip(parts, orders, strict=True)
         ]
         for part, mask in zip(parts, masks, strict=True):
             _prune_silent_in_groups(part, mask, pattern)
     else:
         weighed = [
-            found.loss * (part.row_scale**2)[:, None]
-            for part, found in zip(parts, orders, strict=True)
+            row_order.loss * (part.row_scale**2)[:, None]
+            for part, row_order in zip(parts, orders, strict=True)
         ]
         ranked = parts[0].xp.argsort(flattened(weighed), stable=True)
         counts = _share_quota(parts, weighed, ranked, pattern)
-        curve = _loss_curve(parts, flattened([found.loss for found in orders])[ranked])
+        curve = _loss_curve(parts, flattened([row_order.loss for row_order in orders])[ranked])
         masks = [
-            _mask_of_steps(part, found.order, count)
-            for part, found, count in zip(parts, orders, counts, strict=True)
+            _mask_of_steps(part, row_order.order, count)
+            for part, row_order, count in zip(parts, orders, counts, strict=True)
         ]
         _prune_silent(parts, masks, pattern)
-    percent = max(
-        max(found.damp_percent, _solve(part, mask, found.damp_percent, found.inverse, options, log))
-        for part, found, mask in zip(parts, orders, masks, strict=True)
-    )
-    return percent, curve
+    dampings = []
+    for part, row_order, mask in zip(parts, orders, masks, strict=True):
+        damping = row_order.damping
+        solved = _solve(part, mask, damping.percent, row_order.inverse, log)
+        dampings += [damping, solved]
+    return Outcome(dampings[0].joined(*dampings[1:]), curve)
 
 
 def _solve(
@@ -87,45 +123,44 @@ def _solve(
     mask: Array,
     percent: float,
     G: Array,
-    options: Options,
     log: list[str],
-) -> float:
-    """The survivors' weights. In float32 the Cholesky of a submatrix may fail where that of the whole
-    in float64 did not."""
+) -> Damping:
+    """Sets the survivors' weights. Damping may have to rise once more: in float32 the Cholesky of a
+    submatrix may fail where that of the whole in float64 did not."""
     xp = part.xp
     part.mask = mask
     part.result = masked(mask, part.weight)
     if part.silent == len(part.live):
-        return percent
+        return Damping(percent)
     (live,) = xp.nonzero(part.live)
-    known: Array | None = G  # of the first attempt's damping
+    unused: Array | None = G  # belongs to the first attempt's damping
 
     def solve(matrix: Array) -> Any:
-        nonlocal known
-        G, known = known, None
-        return backend_for(matrix, options.backend).obs_solve(
+        nonlocal unused
+        G, unused = unused, None
+        return backend_for(matrix, part.backend).obs_solve(
             xp.take(part.weight, live, axis=1),
             among_live(matrix, part),
             xp.take(mask, live, axis=1),
             inverse_hessian=G,
         )
 
-    part.result[:, live], percent = with_damping(part, percent, log, solve)
-    return percent
+    part.result[:, live], damping = with_damping(part, percent, log, solve)
+    return damping
 
 
-def _order(part: Rows, G: Array, pattern: Pattern, backend: str | None) -> tuple[Array, Array]:
+def _order(part: Rows, G: Array, pattern: Pattern) -> tuple[Array, Array]:
     """Order and loss over the live inputs. With N:M, dead inputs fill their groups' quotas first."""
     xp, m = part.xp, pattern.of_m
     (live,) = xp.nonzero(part.live)
     weight = xp.take(part.weight, live, axis=1)
     G = xp.astype(G, weight.dtype)
     if not m:
-        return backend_for(weight, backend).obs_order(weight, G, live.shape[0])
+        return backend_for(weight, part.backend).obs_order(weight, G, live.shape[0])
     dead = xp.sum(xp.astype(xp.reshape(~part.live, (-1, m)), xp.int32), axis=1)
     quota = xp.astype(xp.clip(m - pattern.keep_n - dead, min=0), xp.int32)
     group = xp.astype(live // m, xp.int32)
-    return backend_for(weight, backend).obs_order(
+    return backend_for(weight, part.backend).obs_order(
         weight, G, int(xp.sum(quota)), group=group, quota=quota
     )
 
@@ -133,22 +168,25 @@ def _order(part: Rows, G: Array, pattern: Pattern, backend: str | None) -> tuple
 def _share_quota(
     parts: list[Rows], losses: list[Array], ranked: Array, pattern: Pattern
 ) -> list[Array]:
-    """How many live weights each row gives up: the layer's quota goes to the least losses, which come
-    first in `ranked`."""
+    """How many live weights each row gives up: the layer's quota goes to the least losses, whose flat
+    indices come first in `ranked`."""
     xp = parts[0].xp
     quota = max(pattern.num_pruned(num_weights(parts)) - num_silent(parts), 0)
     chosen = xp.zeros(ranked.shape[0], dtype=xp.int64, device=device(ranked))
     chosen[ranked[:quota]] = 1
-    return [xp.sum(mine, axis=1) for mine in unflatten(chosen, losses)]
+    return [xp.sum(part, axis=1) for part in unflatten(chosen, losses)]
 
 
 def _loss_curve(parts: list[Rows], losses: Array) -> Curve:
-    """(sparsity, relative error) from nothing pruned to everything, of losses in the order they fall
-    due. The root of the pruned weights' losses over all: by the damped Hessian, before quantization."""
+    """Pairs of sparsity and relative error, from nothing pruned to everything.
+
+    `losses` are in the order of pruning. A relative error is the root of the sum of the pruned weights'
+    losses over the sum of all, by the damped Hessian and before quantization.
+    """
     xp, size, silent = parts[0].xp, num_weights(parts), num_silent(parts)
-    at = [max(round(sparsity * size) - silent, 0) for sparsity in CURVE_SPARSITIES]
+    ends = [max(round(sparsity * size) - silent, 0) for sparsity in CURVE_SPARSITIES]
     # Part by part: a running sum on a GPU is not the same in every run.
-    sums = [xp.sum(losses[a:b], dtype=xp.float64) for a, b in pairwise([0, *at])]
+    sums = [xp.sum(losses[a:b], dtype=xp.float64) for a, b in pairwise([0, *ends])]
     total = np.cumsum(xp.stack(sums).tolist())
     if not 0 < total[-1] < np.inf:
         return ()
@@ -177,18 +215,18 @@ def _prune_silent(parts: list[Rows], masks: list[Array], pattern: Pattern) -> No
     missing = pattern.num_pruned(num_weights(parts)) - int(xp.sum(xp.astype(~kept, xp.int64)))
     least = xp.argsort(flattened([_size_of_silent(part) for part in parts]), stable=True)
     kept[least[: max(missing, 0)]] = False
-    for mask, mine in zip(masks, unflatten(kept, masks), strict=True):
-        mask[...] = mine
+    for mask, part_kept in zip(masks, unflatten(kept, masks), strict=True):
+        mask[...] = part_kept
 
 
 def _size_of_silent(part: Rows) -> Array:
-    """Of a weight on an input that never spiked; infinite on others."""
+    """Absolute weights on inputs that never spiked; infinity on all other inputs."""
     size = part.xp.abs(part.weight)
     return part.xp.where(part.live[None, :], part.xp.full_like(size, part.xp.inf), size)
 
 
 def _prune_silent_in_groups(part: Rows, mask: Array, pattern: Pattern) -> None:
-    """The same for an N:M pattern: dead inputs fill what `_order` left them of each group's quota."""
+    """With an N:M pattern, dead inputs' weights fill what `_order` left them of each group's quota."""
     xp, shape = part.xp, (len(mask), -1, pattern.of_m)
     size, keep = xp.reshape(_size_of_silent(part), shape), xp.reshape(mask, shape)
     rank = xp.argsort(xp.argsort(size, axis=2, stable=True), axis=2, stable=True)

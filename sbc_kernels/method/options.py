@@ -1,80 +1,185 @@
-"""A layer's options, checked."""
+"""The options of a layer, and what a method is.
+
+An option is one field of `LayerOptions`: its name, default, check and line of help stand there and
+nowhere else. `compress_layer` and `compress_model` write it in their signatures too, and a test holds
+these to the record.
+
+A method is one subclass of `Method` in a file beside this one, and one line in ``method/__init__.py``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, NamedTuple
 
-import numpy as np
-
+from ..errors import ParameterError
 from ..sparsity import Pattern, parse_sparsity
+from .damping import Damping
+from .fields import Choice, Flag, Integer, Number, Sparsity, check_fields, option
+from .rows import Rows
+
+__all__ = [
+    "DEFAULT_SPARSITY",
+    "GRIDS",
+    "HESSIANS",
+    "METHODS",
+    "Curve",
+    "LayerOptions",
+    "Method",
+    "Outcome",
+    "Use",
+]
+
+GRIDS = ("mse", "absmax")
+HESSIANS = ("smp", "current")
+DEFAULT_SPARSITY = 0.9  # where neither a sparsity nor bits are asked for
+Curve = tuple[tuple[float, float], ...]  # (sparsity, relative error)
+
+
+class Use(Enum):
+    """Whether a method takes a sparsity, or bits."""
+
+    NEVER = "never"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+class Outcome(NamedTuple):
+    """What a method returns beside the rows' results."""
+
+    damping: Damping
+    curve: Curve = ()
+
+
+class Method:
+    """A way to decide which weights of a layer are pruned, and to which levels the others are rounded.
+
+    Attributes
+    ----------
+    doc : one line of help.
+    baseline : whether it looks at weights only. Then levels reach to the largest weight by default
+        (grid "absmax"), and a model is calibrated in parallel, its biases and BatchNorms as they are.
+    sparsity, bits : whether it prunes, and whether it quantizes.
+    """
+
+    doc: str = ""
+    baseline: bool = False
+    sparsity: Use = Use.OPTIONAL
+    bits: Use = Use.OPTIONAL
+
+    def adapted(self, options: LayerOptions) -> LayerOptions:
+        """The options with what this method demands of them. Raises ParameterError where they clash."""
+        return options
+
+    def order_key(self, options: LayerOptions) -> Hashable:
+        """Two sets of options with equal keys have the same order; None where there is no order."""
+        return None
+
+    def order(self, parts: list[Rows], options: LayerOptions, log: list[str]) -> Any:
+        """What does not depend on how much is pruned: found once, reused between sparsities."""
+        return None
+
+    def compress(
+        self, parts: list[Rows], order: Any, options: LayerOptions, log: list[str]
+    ) -> Outcome:
+        """Sets the result, mask, codes and grid of every part, by resolved options.
+
+        Parameters
+        ----------
+        parts : the rows of each convolution group of one layer; they share the layer's quota.
+        order : what `order` returned for these parts.
+        """
+        raise NotImplementedError
+
+    def cost(self, d_out: int, d_in: int) -> float:
+        """Estimated multiply-adds for rows of one Hessian; progress bars move by it."""
+        return float(d_out * d_in)
+
+
+METHODS: dict[str, Method] = {}  # by the name that users write; filled in method/__init__.py
 
 
 @dataclass(frozen=True)
-class Options:
-    """What one group of rows is compressed with, checked."""
+class LayerOptions:
+    """What one layer is compressed with. Each value is checked when the record is made.
 
-    pattern: Pattern | None
-    bits: int | None
-    method: str
-    grid: str
-    sym: bool
-    group_size: int
-    act_order: bool
-    block_size: int
-    damp_percent: float
-    backend: str | None
+    A default of None that depends on other options is filled in by `resolved`; types are as after it.
+    """
 
-
-METHODS = ("exact", "blocked", "magnitude", "rtn")
-
-
-def checked_options(
-    sparsity: float | str | None,
-    bits: int | None,
-    method: str,
-    grid: str | None,
-    sym: bool,
-    group_size: int,
-    act_order: bool | None,
-    block_size: int,
-    damp_percent: float,
-    backend: str | None,
-) -> Options:
-    """`compress_layer`'s options, checked, with the defaults that depend on one another."""
-    pattern = None if sparsity is None else parse_sparsity(sparsity)
-    if bits is not None:
-        integral = isinstance(bits, (int, np.integer)) and not isinstance(bits, bool)
-        if not integral or not 1 <= bits <= 8:
-            raise ValueError(f"bits is {bits!r}; accepted is an integer in 1..8, or None")
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; accepted are {', '.join(METHODS)}")
-    if method == "rtn" and (pattern is not None or bits is None):
-        raise ValueError("method is 'rtn'; accepted with it is bits and no sparsity")
-    if method == "magnitude" and pattern is None:
-        raise ValueError("method is 'magnitude'; accepted with it is a sparsity")
-    if grid not in (None, "mse", "absmax"):
-        raise ValueError(f"grid is {grid!r}; accepted are 'mse' and 'absmax'")
-    if not isinstance(block_size, (int, np.integer)) or block_size < 1:
-        raise ValueError(f"block_size is {block_size!r}; accepted is an integer of at least 1")
-    number = isinstance(damp_percent, (int, float)) and not isinstance(damp_percent, bool)
-    if not number or not 0.0 <= damp_percent < np.inf:
-        raise ValueError(f"damp_percent is {damp_percent!r}; accepted is a number of at least 0")
-    natural = method == "blocked" and pattern is not None and pattern.of_m > 0
-    if natural and act_order:
-        raise ValueError(
-            "act_order is True with method 'blocked' and an N:M pattern; accepted is False"
-        )
-    if natural and pattern is not None:
-        block_size = -(-block_size // pattern.of_m) * pattern.of_m
-    return Options(
-        pattern=pattern,
-        bits=None if bits is None else int(bits),
-        method=method,
-        grid=grid or ("absmax" if method in ("rtn", "magnitude") else "mse"),
-        sym=bool(sym),
-        group_size=group_size,
-        act_order=not natural if act_order is None else bool(act_order),
-        block_size=int(block_size),
-        damp_percent=float(damp_percent),
-        backend=backend,
+    sparsity: float | str | None = option(
+        None,
+        Sparsity(),
+        "Fraction 0..1 of the weights to prune, or N:M: N of every M consecutive inputs are kept.",
     )
+    bits: int | None = option(
+        None, Integer(1, 8, optional=True), "Bits to quantize to; with a sparsity, the survivors."
+    )
+    method: str = option("exact", Choice(METHODS), "How weights are chosen and compensated.")
+    grid: str = option(
+        None,
+        Choice(GRIDS, optional=True),
+        "How levels are chosen. Default: mse; for baselines absmax.",
+    )
+    sym: bool = option(False, Flag(), "Levels symmetric about 0.")
+    group_size: int = option(
+        -1, Integer(1, special=-1), "Consecutive inputs that share a scale; -1 is the whole row."
+    )
+    act_order: bool = option(
+        None,
+        Flag(optional=True),
+        "Quantize the strongest inputs first. Default: on; off for N:M with method blocked.",
+    )
+    block_size: int = option(
+        128, Integer(1), "Columns that choose their mask together, with method blocked."
+    )
+    damp_percent: float = option(
+        0.01, Number(), "Fraction of the Hessian's mean diagonal that is added to the diagonal."
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """The parsed sparsity."""
+        return None if self.sparsity is None else parse_sparsity(self.sparsity)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.sparsity is None and self.bits is None
+
+    def resolved(self) -> LayerOptions:
+        """The options with every default filled in that depends on others.
+
+        Raises
+        ------
+        ParameterError : two options do not go together.
+        """
+        method = METHODS[self.method]
+        uses = {"bits": method.bits, "a sparsity": method.sparsity}
+        values = (self.bits, self.sparsity)
+        if any(
+            (use is Use.REQUIRED and value is None) or (use is Use.NEVER and value is not None)
+            for use, value in zip(uses.values(), values, strict=True)
+        ):
+            words = [what for what, use in uses.items() if use is Use.REQUIRED]
+            words += [f"no {what.split()[-1]}" for what, use in uses.items() if use is Use.NEVER]
+            raise ParameterError(
+                "method", self.method, f"accepted with it is {' and '.join(words)}"
+            )
+        options = method.adapted(self)
+        grid = options.grid or ("absmax" if method.baseline else "mse")
+        act_order = True if options.act_order is None else options.act_order
+        return replace(options, grid=grid, act_order=act_order)
+
+    def require_fits(self, shape: tuple[int, int]) -> None:
+        """Raises ParameterError where a weight ``[d_out, d_in]`` cannot be compressed with these."""
+        if self.pattern is not None:
+            self.pattern.require_fits(shape)
+        if self.bits is not None and self.group_size > shape[1]:
+            raise ParameterError(
+                "group_size", self.group_size, f"-1 or an integer in 1..{shape[1]}"
+            )

@@ -1,7 +1,4 @@
-"""What becomes of a layer's rows: pruned, quantized, or both, under one Hessian a group.
-
-`layer.compress_layer` checks and assembles; the decisions are made here.
-"""
+"""Rows that share one Hessian: what a method is given, and where it leaves its results."""
 
 from __future__ import annotations
 
@@ -17,11 +14,15 @@ Array = Any  # NumPy, or torch on a GPU
 
 @dataclass
 class Rows:
-    """One convolution group's rows (all rows of other layers) and what becomes of them."""
+    """One convolution group's rows (all rows of other layers) and what becomes of them.
+
+    A method reads the fields up to `unit` and sets those from `result` on.
+    """
 
     weight: Array  # [rows, d], float32 or float64
     hessian: Array  # [d, d], float64, undamped
     row_scale: Array  # [rows], float64, of the rows' outputs before they are integrated
+    backend: str | None = None  # for the ops
     live: Array = field(init=False)  # [d], bool
     silent: int = field(init=False)  # number of inputs that never spiked
     xp: Any = field(init=False)  # the array library
@@ -44,33 +45,29 @@ class Rows:
         return int(self.weight.shape[0] * self.weight.shape[1])
 
 
-# ---- damping -----------------------------------------------------------------------------------
-
-
-# ---- pruning -----------------------------------------------------------------------------------
-
-
 def num_silent(parts: list[Rows]) -> int:
     """Weights on inputs that never spiked."""
     return sum(len(part.weight) * part.silent for part in parts)
 
 
 def num_weights(parts: list[Rows]) -> int:
+    """Weights of all groups."""
     return sum(part.size for part in parts)
 
 
 def flattened(arrays: list[Array]) -> Array:
+    """All arrays' elements in one row."""
     xp = array_namespace(arrays[0])
     return xp.concat([xp.reshape(array, (-1,)) for array in arrays])
 
 
 def unflatten(flat: Array, like: list[Array]) -> list[Array]:
-    """The inverse of `flat`."""
-    xp, parts, at = array_namespace(flat), [], 0
+    """The inverse of `flattened`: arrays of the shapes of `like`."""
+    xp, parts, start = array_namespace(flat), [], 0
     for array in like:
         size = array.shape[0] * array.shape[1]
-        parts.append(xp.reshape(flat[at : at + size], array.shape))
-        at += size
+        parts.append(xp.reshape(flat[start : start + size], array.shape))
+        start += size
     return parts
 
 
@@ -87,9 +84,3 @@ def among_live(matrix: Array, part: Rows) -> Array:
     xp = part.xp
     (live,) = xp.nonzero(part.live)
     return xp.take(xp.take(matrix, live, axis=0), live, axis=1)
-
-
-# ---- quantization ------------------------------------------------------------------------------
-
-
-# ---- loss --------------------------------------------------------------------------------------

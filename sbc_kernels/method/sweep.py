@@ -1,4 +1,4 @@
-"""The column sweep: prune by blocks, round, or both."""
+"""The column sweep, which prunes by blocks, rounds, or both; method "blocked" is made of it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,65 @@ from dataclasses import replace
 from typing import Any
 
 from ..backends.registry import backend_for
+from ..errors import ParameterError
 from ..grid import Grid, run_fit_grid
 from ..sparsity import Pattern, prune_least
-from .damping import with_damping
-from .options import Options
+from .damping import Damping, with_damping
+from .options import LayerOptions, Method, Outcome
 from .rows import Array, Rows, masked
 
 
-def share_evenly(parts: list[Rows], pattern: Pattern) -> None:
-    """Each group's part of the layer's quota, rounded so that the sum is the layer's."""
-    size = given = 0
+class Blocked(Method):
+    """Prunes in the sweep that rounds, block by block of columns, with one order for all rows."""
+
+    doc = "SparseGPT's order, shared by all rows: far cheaper"
+
+    def adapted(self, options: LayerOptions) -> LayerOptions:
+        """An N:M pattern needs the inputs in their natural order, and whole groups in a block."""
+        pattern = options.pattern
+        if pattern is None or not pattern.of_m:
+            return options
+        if options.act_order:
+            raise ParameterError(
+                "act_order",
+                True,
+                "accepted is False",
+                shown="True with method 'blocked' and an N:M pattern",
+            )
+        block_size = -(-options.block_size // pattern.of_m) * pattern.of_m
+        return replace(options, act_order=False, block_size=block_size)
+
+    def compress(
+        self, parts: list[Rows], order: Any, options: LayerOptions, log: list[str]
+    ) -> Outcome:
+        pattern = options.pattern
+        if pattern is not None:
+            _share_evenly(parts, pattern)
+            log.append(f"pruned {pattern} by blocks of {options.block_size} columns")
+        damping = Damping(options.damp_percent)
+        for part in parts:
+            grid = None if options.bits is None else fit_part(part, options)
+            damping = damping.joined(_prune_in_sweep(part, options, grid, log))
+        if options.bits is not None:
+            log.append(quantized_line(options))
+        return Outcome(damping)
+
+    def cost(self, d_out: int, d_in: int) -> float:
+        """A factorisation, and a rank-one update of what is to the right of each column."""
+        return float(d_in) ** 3 + d_out * float(d_in) ** 2
+
+
+def round_rows(parts: list[Rows], options: LayerOptions, log: list[str]) -> Damping:
+    """Rounds what is kept of every part, each error compensated by the inputs that come after."""
+    damping = Damping(options.damp_percent)
     for part in parts:
-        size += part.size
-        part.quota = pattern.num_pruned(size) - given
-        given += part.quota
+        damping = damping.joined(sweep(part, options, fit_part(part, options), None, log))
+    log.append(quantized_line(options))
+    return damping
 
 
-def fit_part(part: Rows, options: Options) -> Grid:
+def fit_part(part: Rows, options: LayerOptions, weighted: bool = True) -> Grid:
+    """A grid for what is kept of a part; `weighted` by the Hessian's diagonal."""
     assert options.bits is not None
     return run_fit_grid(
         part.result,
@@ -30,37 +72,61 @@ def fit_part(part: Rows, options: Options) -> Grid:
         kind=options.grid,
         sym=options.sym,
         group_size=options.group_size,
-        importance=None
-        if options.method in ("rtn", "magnitude")
-        else part.hessian.diagonal() * part.unit,
+        importance=part.hessian.diagonal() * part.unit if weighted else None,
         mask=part.mask,
     )
 
 
-def sweep(part: Rows, options: Options, grid: Grid | None, log: list[str]) -> float:
-    """One obs_quantize over the part: rounds if there is a grid, prunes if the method is "blocked"."""
-    pattern = options.pattern if options.method == "blocked" else None
-    xp, weight, dead = part.xp, part.result, ~part.live
-    if pattern is not None and part.silent == len(dead):  # nothing to weigh: by magnitude
+def quantized_line(options: LayerOptions) -> str:
+    """What the log says of a quantization."""
+    return (
+        f"quantized to {options.bits} bits, {options.grid} grid, "
+        f"{'symmetric' if options.sym else 'asymmetric'}, group_size {options.group_size}"
+    )
+
+
+def _share_evenly(parts: list[Rows], pattern: Pattern) -> None:
+    """Each group's part of the layer's quota, rounded so that the sum is the layer's."""
+    size = shared = 0
+    for part in parts:
+        size += part.size
+        part.quota = pattern.num_pruned(size) - shared
+        shared += part.quota
+
+
+def _prune_in_sweep(
+    part: Rows, options: LayerOptions, grid: Grid | None, log: list[str]
+) -> Damping:
+    """One sweep that prunes where there is a pattern, and rounds where there is a grid."""
+    pattern, xp, weight, dead = options.pattern, part.xp, part.result, ~part.live
+    if pattern is None:
+        return sweep(part, options, grid, None, log)
+    if part.silent == len(dead):  # nothing to weigh: by magnitude
         share = replace(pattern, sparsity=part.quota / max(part.size, 1))
         part.mask = prune_least(xp.abs(weight), share)
         part.result = masked(part.mask, weight)
-        return options.damp_percent if grid is None else _sweep_once(part, options, grid, None, log)
-    if pattern is not None:  # free, and so the first to go
-        part.result = masked(~dead[None, :], weight)
-    percent = _sweep_once(part, options, grid, pattern, log)
-    if pattern is not None and part.mask is not None:  # those that stay keep their value
+        if grid is None:
+            return Damping(options.damp_percent)
+        return sweep(part, options, grid, None, log)
+    part.result = masked(~dead[None, :], weight)  # weights that cost nothing are the first to go
+    damping = sweep(part, options, grid, pattern, log)
+    if part.mask is not None:  # those that stay keep their value
         kept = part.mask & dead[None, :]
         codes, nearest = (None, weight) if grid is None else grid.round(weight)
         part.result = xp.where(kept, nearest, part.result)
         if codes is not None and part.codes is not None:
             part.codes = xp.where(kept, codes, part.codes)
-    return percent
+    return damping
 
 
-def _sweep_once(
-    part: Rows, options: Options, grid: Grid | None, pattern: Pattern | None, log: list[str]
-) -> float:
+def sweep(
+    part: Rows,
+    options: LayerOptions,
+    grid: Grid | None,
+    pattern: Pattern | None,
+    log: list[str],
+) -> Damping:
+    """One obs_quantize over the part: rounds to `grid` and prunes to `pattern`, as far as given."""
     weight, unit = part.result, None
     if pattern is not None and not pattern.of_m:
         # Rows compete: each in the unit its output is integrated in, to a power of two, so that the
@@ -77,7 +143,7 @@ def _sweep_once(
         scaled = replace(grid, scale=grid.scale * part.xp.astype(unit, part.xp.float32))
 
     def attempt(matrix: Array) -> Any:
-        return backend_for(weight, options.backend).obs_quantize(
+        return backend_for(weight, part.backend).obs_quantize(
             weight,
             matrix,
             scaled,
@@ -88,9 +154,9 @@ def _sweep_once(
             num_pruned=part.quota,
         )
 
-    answer, percent = with_damping(part, options.damp_percent, log, attempt)
+    answer, damping = with_damping(part, options.damp_percent, log, attempt)
     part.result = answer.weight if unit is None else answer.weight / unit
     part.codes, part.grid = answer.codes, grid
     if answer.mask is not None:
         part.mask = answer.mask
-    return percent
+    return damping

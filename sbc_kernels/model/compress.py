@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..method.fields import from_arguments
 from ..network.batches import first_batch, reiterable
 from ..network.copies import Forward, copy_of, require_model, run_forward
 from .checkpoint import Checkpoint
@@ -24,7 +25,7 @@ from .passes import Calibration
 from .progress import Progress
 from .result import CompressedModel
 from .run import Run
-from .settings import checked_settings
+from .settings import ModelOptions
 from .shares import fractions_of, share_out
 from .stamp import current_stamp
 from .tracing import trace_copy
@@ -110,42 +111,12 @@ def compress_model(
     TypeError, ValueError : naming the parameter, what came and what is accepted; the model is as it
         was.
     """
+    options = from_arguments(ModelOptions, locals())
     require_model(model)
-    for name, flag in (("fold", fold), ("inplace", inplace)):
-        if not isinstance(flag, bool):
-            raise TypeError(f"{name} is {flag!r}; accepted are True and False")
-    if forward is not None and not callable(forward):
-        raise TypeError(f"forward is {forward!r}; accepted is a function (model, batch), or None")
-    place = next((p.device for p in model.parameters()), torch.device("cpu"))
-    start, memory, stamp = time.perf_counter(), PeakMemory(place), current_stamp()
-    if sparsity is None and bits is None and not isinstance(allocation, Mapping):
-        sparsity = 0.9
-    if allocation is None:
-        allocation = "uniform" if sparsity is None or isinstance(sparsity, str) else "lamp"
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    start, memory, stamp = time.perf_counter(), PeakMemory(device), current_stamp()
+    settings = options.settled(device)
     batches = reiterable(calibration)
-    said: dict[str, Any] = {
-        "sparsity": sparsity,
-        "bits": bits,
-        "method": method,
-        "grid": grid,
-        "sym": sym,
-        "group_size": group_size,
-        "act_order": act_order,
-        "block_size": block_size,
-        "damp_percent": damp_percent,
-    }
-    settings = checked_settings(
-        said,
-        allocation,
-        calibration_mode,
-        target_damping,
-        bn_reestimate,
-        bias_correction,
-        hessian,
-        max_memory,
-        backend,
-        place,
-    )
     with Progress(progress) as bars:
         dense = copy_of(model)
         plan = trace_copy(
@@ -154,23 +125,11 @@ def compress_model(
         for parameter in dense.parameters():
             parameter.requires_grad_(False)
         check_layers(plan, settings)
-        everything = {
-            **said,
-            "allocation": allocation,
-            "calibration_mode": settings.mode,
-            "target_damping": target_damping,
-            "bn_reestimate": settings.bn_reestimate,
-            "bias_correction": settings.bias_correction,
-            "hessian": hessian,
-            "overrides": overrides or {},
-            "ignore": list(ignore),
-            "forward": _name_of(forward),
-            "backend": backend,
-        }
-        marks = fingerprint(model, plan, batches, everything) if checkpoint_dir is not None else {}
+        decisive = settings.outcome()
+        marks = fingerprint(model, plan, batches, decisive) if checkpoint_dir is not None else {}
         calibrated = Calibration(batches, forward, plan)
         run = Run(dense, plan, calibrated, settings, bars, Checkpoint(checkpoint_dir, marks))
-        share_out(run, allocation)
+        share_out(run)
         compress(run)
         answer = model if inplace else copy_of(model)
         norms: dict[str, str] = {}
@@ -195,12 +154,14 @@ def compress_model(
         plan=plan,
         sparsity=zeros / size if size else 0.0,
         weights=weights,
-        options=everything,
+        options=decisive,
         allocation=fractions_of(run),
         seconds=time.perf_counter() - start,
         resumed=run.ledger.resumed,
         peak_bytes=memory.peak,
-        predicted_bytes=plan.peak_bytes(settings.max_memory, paired=settings.mode == "sequential"),
+        predicted_bytes=plan.peak_bytes(
+            settings.max_memory, paired=settings.calibration_mode == "sequential"
+        ),
         start_bytes=memory.start,
         log=run.log,
         folded=norms,
@@ -208,12 +169,3 @@ def compress_model(
         forward=forward,
         stamp=stamp,
     )
-
-
-def _name_of(forward: Forward | None) -> str | None:
-    """The same in every process, which an address is not."""
-    if forward is None:
-        return None
-    code = getattr(forward, "__code__", None)
-    name = str(getattr(forward, "__qualname__", type(forward).__qualname__))
-    return name if code is None else f"{name} {code.co_code.hex()} {code.co_names}"

@@ -12,13 +12,13 @@ from array_api_compat import array_namespace
 from torch import Tensor
 
 from ..layer import PreparedLayer, weight_array
-from ..method.options import Options
+from ..method import LayerOptions
 from ..network.state import owner_of, tensor_of
 from .moments import Matrix, Moments, corrected_target
 from .planned_layer import PlannedLayer
 from .record import FinishedLayer, LayerRecord
 from .scales import output_scale
-from .settings import Settings
+from .settings import ModelOptions
 
 Modules = Mapping[str, Any]  # of `model.named_modules()`, by name
 
@@ -28,8 +28,8 @@ def compressed_layer(
     moments: Moments,
     dense: Modules,
     work: Modules,
-    options: Options,
-    settings: Settings,
+    options: LayerOptions,
+    settings: ModelOptions,
 ) -> FinishedLayer:
     """Prunes or quantizes one layer.
 
@@ -68,7 +68,7 @@ def compressed_layer(
         loss=loss,
         relative_error=math.sqrt(loss / energy) if energy > 0 else 0.0,
         damp_percent=out.damp_percent,
-        retries=sum("retry" in line for line in out.log),
+        retries=out.retries,
         dead_inputs=int((~live).sum()),
         inputs=math.prod(live.shape),
         gram_path="; ".join(moments.paths),
@@ -114,7 +114,7 @@ def _changed_bias(layer: PlannedLayer, work: Modules, change: Tensor) -> dict[st
     return {layer.bias_entry: after.to(before.dtype)}
 
 
-def _omissions(layer: PlannedLayer, settings: Settings) -> list[str]:
+def _omissions(layer: PlannedLayer, settings: ModelOptions) -> list[str]:
     """What the run does for other layers and cannot do for this one."""
     notes = []
     if settings.bias_correction and layer.bias_entry is None:

@@ -16,7 +16,7 @@ MODES: dict[str, Callable[[Run], None]] = {"parallel": parallel, "sequential": s
 
 def compress(run: Run) -> None:
     """Compresses all layers of a run in the mode that was asked for."""
-    MODES[run.settings.mode](run)
+    MODES[run.settings.calibration_mode](run)
 
 
 def compressed_with(run: Run, sparsities: Mapping[str, float]) -> nn.Module:

@@ -1,86 +1,124 @@
-"""What the user says about single layers, by name or regular expression."""
+"""The user's options for single layers, by name or regular expression."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
+from ..errors import ParameterError, ParameterTypeError, inside
+from ..method import LayerOptions
+from ..method.fields import Check, Flag
 from ..network.tensors import WEIGHT_LAYERS
 from ..neurons import impulse_response
+from .settings import HESSIAN
 
 Overrides = Mapping[str, Mapping[str, Any]]
+Rules = dict[str, dict[str, Any]]
 
-# Of an override, beside the arguments of compress_layer.
-_PLAN_OPTIONS = ("skip", "neuron", "hessian")
-LAYER_OPTIONS = (
-    "sparsity",
-    "bits",
-    "method",
-    "grid",
-    "sym",
-    "group_size",
-    "act_order",
-    "block_size",
-    "damp_percent",
-)
+
+def _neuron(name: str, value: Any) -> Any:
+    """Checks the neuron of an override; None is the current Hessian."""
+    if value is not None:
+        impulse_response(value, 1)
+    return value
+
+
+# What an override may hold: how the layer is planned, and every option of `compress_layer`.
+CHECKS: dict[str, Check] = {
+    "skip": Flag(),
+    "neuron": _neuron,
+    "hessian": HESSIAN,
+    **{option.name: option.metadata["check"] for option in fields(LayerOptions)},
+}
 
 
 def layer_rules(
     model: nn.Module, overrides: Overrides | None, ignore: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """What was said about each weight layer, later patterns over earlier ones."""
+    """The overrides of each weight layer by its name, later patterns over earlier ones.
+
+    Raises
+    ------
+    ParameterError : a pattern matches no layer, or a rule has an option or value that is not accepted.
+    """
     if isinstance(ignore, str):
-        raise TypeError(
-            f"ignore is the string {ignore!r}; accepted is a list of names or expressions"
+        raise ParameterTypeError(
+            "ignore", ignore, "a list of names or expressions", shown=f"the string {ignore!r}"
         )
     if overrides is not None and not isinstance(overrides, Mapping):
-        raise TypeError(
-            f"overrides is a {type(overrides).__name__}; accepted is a dictionary by layer name"
+        raise ParameterTypeError(
+            "overrides", overrides, "a dictionary by layer name", shown=_kind(overrides)
         )
     names = [name for name, module in model.named_modules() if isinstance(module, WEIGHT_LAYERS)]
-    rules: dict[str, dict[str, Any]] = defaultdict(dict)
-    said: list[tuple[str, str, Mapping[str, Any]]] = [
-        *(("overrides", pattern, rule) for pattern, rule in (overrides or {}).items()),
-        *(("ignore", pattern, {"skip": True}) for pattern in ignore),
-    ]
-    for parameter, pattern, rule in said:
-        if not isinstance(rule, Mapping):
-            raise TypeError(
-                f"{parameter}[{pattern!r}] is a {type(rule).__name__}; accepted is a dictionary"
-            )
-        if not isinstance(pattern, str):
-            raise TypeError(
-                f"{parameter} has {pattern!r}; accepted are names or regular expressions"
-            )
-        for key in rule:
-            if key not in _PLAN_OPTIONS + LAYER_OPTIONS:
-                raise ValueError(
-                    f"{parameter}[{pattern!r}] has {key!r}; accepted are "
-                    f"{', '.join(_PLAN_OPTIONS + LAYER_OPTIONS)}"
-                )
-        if rule.get("neuron") is not None:
-            impulse_response(rule["neuron"], 1)
-        if rule.get("hessian", "smp") not in ("smp", "current"):
-            raise ValueError(
-                f"{parameter}[{pattern!r}] has hessian {rule['hessian']!r}; accepted are 'smp' and "
-                "'current'"
-            )
-        try:
-            matching = [n for n in names if n == pattern or re.fullmatch(pattern, n)]
-        except re.error as error:
-            raise ValueError(
-                f"{parameter} has {pattern!r}, which is neither a layer's name nor a regular "
-                f"expression: {error}"
-            ) from error
-        if not matching:
-            raise ValueError(
-                f"{parameter} has {pattern!r}, which matches no weight layer; there are "
-                f"{', '.join(names)}"
-            )
+    rules: Rules = defaultdict(dict)
+    for pattern, rule in (overrides or {}).items():
+        matching = _matching("overrides", pattern, names)
+        own = _checked(pattern, rule)
         for name in matching:
-            rules[name].update(rule)
+            rules[name].update(own)
+    for pattern in ignore:
+        for name in _matching("ignore", pattern, names):
+            rules[name]["skip"] = True
     return rules
+
+
+def _checked(pattern: str, rule: Any) -> dict[str, Any]:
+    """A rule whose options and values are accepted."""
+    if not isinstance(rule, Mapping):
+        raise ParameterTypeError(
+            "overrides", rule, "a dictionary", shown=_kind(rule), keys=(pattern,)
+        )
+    own = {}
+    for key, value in rule.items():
+        if key not in CHECKS:
+            raise ParameterError(
+                "overrides",
+                key,
+                f"accepted are {', '.join(CHECKS)}",
+                verb="has",
+                shown=repr(key),
+                keys=(pattern,),
+            )
+        with inside("overrides", pattern):
+            own[key] = CHECKS[key](key, value)
+    return own
+
+
+def _matching(parameter: str, pattern: Any, names: list[str]) -> list[str]:
+    """The layers that a pattern is the name of, or matches as a whole."""
+    if not isinstance(pattern, str):
+        raise ParameterTypeError(
+            parameter,
+            pattern,
+            "accepted are names or regular expressions",
+            verb="has",
+            shown=f"{pattern!r}",
+        )
+    try:
+        matching = [n for n in names if n == pattern or re.fullmatch(pattern, n)]
+    except re.error as error:
+        raise ParameterError(
+            parameter,
+            pattern,
+            "accepted is a layer's name or a regular expression",
+            verb="has",
+            shown=f"{pattern!r}, which is neither ({error})",
+        ) from error
+    if not matching:
+        raise ParameterError(
+            parameter,
+            pattern,
+            f"accepted are {', '.join(names)}",
+            verb="has",
+            shown=f"{pattern!r}, which matches no weight layer",
+        )
+    return matching
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..method.options import Options
+from ..errors import naming_layer
+from ..method import METHODS, LayerOptions
 from ..network.copies import copy_of
 from ..network.state import tensor_of
 from .checkpoint import Checkpoint
@@ -17,13 +18,12 @@ from .following_norms import DenseNorms, FollowingNorms
 from .gatherer import Gatherer
 from .ledger import Ledger
 from .moments import Moments
-from .overrides import LAYER_OPTIONS
 from .passes import Calibration
 from .plan import Plan
 from .planned_layer import PlannedLayer
 from .progress import Progress, logger
 from .scales import step_scale
-from .settings import Settings
+from .settings import ModelOptions
 
 
 class Run:
@@ -56,7 +56,7 @@ class Run:
         dense: nn.Module,
         plan: Plan,
         calibration: Calibration,
-        settings: Settings,
+        settings: ModelOptions,
         bars: Progress,
         checkpoint: Checkpoint | None = None,
         dense_norms: DenseNorms | None = None,
@@ -83,17 +83,15 @@ class Run:
 
     # ---- what is asked of a layer
 
-    def options(self, name: str) -> Options | None:
+    def options(self, name: str) -> LayerOptions | None:
         """The options of a layer; None where it is neither pruned nor quantized."""
-        own = {k: v for k, v in self.layers[name].options.items() if k in LAYER_OPTIONS}
-        sparsity = self.sparsities[name]
-        if sparsity is None and own.get("bits", self.settings.said["bits"]) is None:
-            return None
-        return self.settings.options(own, sparsity)
+        with naming_layer(name):
+            return self.settings.for_layer(self.layers[name].options, self.sparsities[name])
 
     def cost(self, layer: PlannedLayer) -> float:
-        """Multiply-adds of the layer's exact order, which most of the time goes into."""
-        return float(layer.in_features) ** 3 / 6 * layer.shape[0] + 1e6
+        """Multiply-adds of the layer's method, and a million for what every layer takes."""
+        method = METHODS[layer.options.get("method", self.settings.method)]
+        return method.cost(layer.shape[0], layer.in_features) + 1e6
 
     # ---- its steps
 

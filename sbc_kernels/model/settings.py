@@ -1,103 +1,191 @@
-"""The arguments of `compress_model`, checked."""
+"""The options of a model: those of its layers, and how the whole is calibrated and returned.
+
+An option is one field here, or of `LayerOptions`: its name, default, check and line of help.
+`compress_model` writes it in its signature too, and a test holds that to the record.
+"""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..method.options import Options, checked_options
+from ..errors import ParameterError
+from ..method import METHODS, LayerOptions
+from ..method.fields import Anything, Bytes, Choice, Flag, Function, Number, option, option_names
+from ..method.options import DEFAULT_SPARSITY, HESSIANS
+from ..network.copies import Forward
 from .allocation import ALLOCATIONS
 
-BASELINES = ("magnitude", "rtn")
+__all__ = ["HESSIAN", "LAYER_OPTIONS", "MODES", "ModelOptions"]
+
 MODES = ("parallel", "sequential")
+LAYER_OPTIONS = option_names(LayerOptions)
+HESSIAN = Choice(HESSIANS)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What was asked for, checked, with the defaults that depend on one another."""
+class ModelOptions(LayerOptions):
+    """What a model is compressed with. Each value is checked when the record is made.
 
-    said: dict[str, Any]  # arguments of checked_options
-    mode: str
-    target_damping: float
-    bn_reestimate: bool
-    bias_correction: bool
-    hessian: str
-    max_memory: int
-    backend: str | None
+    A default of None that depends on other options is filled in by `settled`; types are as after it.
+    """
 
-    def options(self, own: Mapping[str, Any], sparsity: float | str | None) -> Options:
-        """A layer's options: its own over everybody's, with the sparsity it was given."""
-        arguments = {**self.said, **own}
-        return checked_options(**{**arguments, "sparsity": sparsity}, backend=self.backend)
-
-
-def checked_settings(
-    said: dict[str, Any],
-    allocation: Any,
-    mode: str | None,
-    target_damping: float,
-    bn_reestimate: bool | None,
-    bias_correction: bool | None,
-    hessian: str,
-    max_memory: int | None,
-    backend: str | None,
-    place: torch.device,
-) -> Settings:
-    """`place` is where the model lies, whose memory is to suffice."""
-    baseline = said["method"] in BASELINES
-    mode = mode or ("parallel" if baseline else "sequential")
-    if mode not in MODES:
-        raise ValueError(f"calibration_mode is {mode!r}; accepted are {', '.join(MODES)}")
-    if baseline and mode == "sequential":
-        raise ValueError(
-            f"calibration_mode is 'sequential' with method {said['method']!r}, which looks at weights "
-            "only; accepted is 'parallel'"
-        )
-    for name, flag in (("bn_reestimate", bn_reestimate), ("bias_correction", bias_correction)):
-        if flag is not None and not isinstance(flag, bool):
-            raise TypeError(f"{name} is {flag!r}; accepted are True, False and None")
-    if hessian not in ("smp", "current"):
-        raise ValueError(f"hessian is {hessian!r}; accepted are 'smp' and 'current'")
-    if not isinstance(target_damping, (int, float)) or not 0 < target_damping < math.inf:
-        raise ValueError(f"target_damping is {target_damping!r}; accepted is a positive number")
-    if max_memory is not None and (not isinstance(max_memory, int) or max_memory < 1):
-        raise ValueError(f"max_memory is {max_memory!r}; accepted is a number of bytes, or None")
-    if not isinstance(allocation, Mapping):
-        if allocation not in ALLOCATIONS:
-            raise ValueError(
-                f"allocation is {allocation!r}; accepted are {', '.join(ALLOCATIONS)}, or a dictionary "
-                "of sparsities by layer name"
-            )
-        if not ALLOCATIONS[allocation].takes_pattern and not isinstance(
-            said["sparsity"], (int, float)
-        ):
-            raise ValueError(
-                f"allocation is {allocation!r} with sparsity {said['sparsity']!r}; accepted with it is "
-                "a fraction 0..1"
-            )
-    if said["sparsity"] is not None or said["bits"] is not None:
-        checked_options(**said, backend=backend)
-    return Settings(
-        said,
-        mode,
-        float(target_damping),
-        not baseline if bn_reestimate is None else bool(bn_reestimate),
-        not baseline if bias_correction is None else bool(bias_correction),
-        hessian,
-        max_memory or _half_of_memory(place),
-        backend,
+    allocation: str | Mapping[str, float] = option(
+        None,
+        Choice(ALLOCATIONS, optional=True, mapping="a dictionary of sparsities by layer name"),
+        "How a sparsity is shared out over the layers. Default: lamp; of a pattern uniform.",
+    )
+    calibration_mode: str = option(
+        None,
+        Choice(MODES, optional=True),
+        "sequential: layer by layer on what the compressed layers before it produce. parallel: all "
+        "from the dense network. Default: sequential; for baselines parallel.",
+    )
+    target_damping: float = option(
+        0.5,
+        Number(positive=True),
+        "Damping of the refit in sequential mode, relative to the Hessian's mean diagonal.",
+    )
+    bn_reestimate: bool = option(
+        None,
+        Flag(optional=True),
+        "Re-estimate the BatchNorms' statistics. Default: on; off for baselines.",
+    )
+    bias_correction: bool = option(
+        None,
+        Flag(optional=True),
+        "Let the biases take part. Default: on; off for baselines.",
+    )
+    hessian: str = option(
+        "smp",
+        HESSIAN,
+        "smp: of what the neurons integrate. current: of the input current, as in ExactOBS and GPTQ.",
+    )
+    overrides: Mapping[str, Mapping[str, Any]] | None = option(
+        None, Anything(), "Options of single layers by name or regular expression."
+    )
+    ignore: Sequence[str] = option(
+        (), Anything(), "Layers to leave alone, by name or regular expression."
+    )
+    forward: Forward | None = option(
+        None, Function("(model, batch)"), "Runs one whole sequence. Default: model(batch)."
+    )
+    fold: bool = option(
+        False, Flag(), "Fold each BatchNorm into the layer before it.", outcome=False
+    )
+    inplace: bool = option(
+        False,
+        Flag(),
+        "Modify the network in place, saving the memory of a copy.",
+        outcome=False,
+    )
+    max_memory: int = option(
+        None,
+        Bytes(),
+        "Bytes for the Hessians that are gathered at once. Default: half of this machine's.",
+        outcome=False,
+    )
+    checkpoint_dir: str | Path | None = option(
+        None,
+        Anything(),
+        "Folder for finished layers, from which a stopped run resumes.",
+        outcome=False,
+    )
+    progress: bool | None = option(
+        None, Flag(optional=True), "Bars with the time left. Default: on a terminal.", outcome=False
+    )
+    backend: str | None = option(
+        None, Anything(), "Kernels to run. Default: the fastest of this machine."
     )
 
+    @property
+    def baseline(self) -> bool:
+        """Whether the method looks at weights only."""
+        return METHODS[self.method].baseline
 
-def _half_of_memory(place: torch.device) -> int:
-    if place.type == "cuda":
-        return int(torch.cuda.mem_get_info(place)[0]) // 2  # of what is free: others use it too
+    def settled(self, device: torch.device) -> ModelOptions:
+        """The options with every default of the model filled in that depends on others.
+
+        Parameters
+        ----------
+        device : where the model lies, whose memory is to suffice.
+
+        Raises
+        ------
+        ParameterError : two options do not go together.
+        """
+        sparsity, allocation = self.sparsity, self.allocation
+        if self.idle and not isinstance(allocation, Mapping):
+            sparsity = DEFAULT_SPARSITY
+        if allocation is None:
+            allocation = "lamp" if isinstance(sparsity, float) else "uniform"
+        needs_fraction = isinstance(allocation, str) and not ALLOCATIONS[allocation].takes_pattern
+        if needs_fraction and not isinstance(sparsity, float):
+            raise ParameterError(
+                "allocation",
+                allocation,
+                "accepted with it is a fraction 0..1",
+                shown=f"{allocation!r} with sparsity {sparsity!r}",
+            )
+        mode = self.calibration_mode or ("parallel" if self.baseline else "sequential")
+        if self.baseline and mode == "sequential":
+            raise ParameterError(
+                "calibration_mode",
+                mode,
+                "'parallel'",
+                shown=f"'sequential' with method {self.method!r}, which looks at weights only",
+            )
+        options = replace(
+            self,
+            sparsity=sparsity,
+            allocation=allocation,
+            calibration_mode=mode,
+            bn_reestimate=(not self.baseline if self.bn_reestimate is None else self.bn_reestimate),
+            bias_correction=(
+                not self.baseline if self.bias_correction is None else self.bias_correction
+            ),
+            overrides=self.overrides or {},
+            ignore=list(self.ignore),
+            max_memory=self.max_memory or _half_of_memory(device),
+        )
+        options.for_layer({}, sparsity)
+        return options
+
+    def for_layer(
+        self, own: Mapping[str, Any], sparsity: float | str | None
+    ) -> LayerOptions | None:
+        """A layer's resolved options: its own over the model's, with the sparsity it was allocated.
+
+        None where nothing is to be done to the layer: it has neither a sparsity nor bits.
+        """
+        shared = {name: getattr(self, name) for name in LAYER_OPTIONS}
+        options = LayerOptions(**{**shared, **own, "sparsity": sparsity})
+        return None if options.idle else options.resolved()
+
+    def outcome(self) -> dict[str, Any]:
+        """The options that decide the result, in a form that is the same in every process."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["outcome"]}
+        return {**values, "forward": _name_of(self.forward)}
+
+
+def _half_of_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) // 2  # of what is free: others use it too
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):  # not a system that tells
+    except (AttributeError, OSError, ValueError):  # a system that does not tell
         return 4 << 30
+
+
+def _name_of(forward: Forward | None) -> str | None:
+    """The function's name and code, which are the same in every process; its address is not."""
+    if forward is None:
+        return None
+    code = getattr(forward, "__code__", None)
+    name = str(getattr(forward, "__qualname__", type(forward).__qualname__))
+    return name if code is None else f"{name} {code.co_code.hex()} {code.co_names}"

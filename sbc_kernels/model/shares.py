@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..errors import ParameterError, inside
+from ..method.fields import Sparsity
 from .allocation import ALLOCATIONS, Rule
 from .progress import logger
 from .run import Run
@@ -12,9 +14,15 @@ from .trial import RunTrial
 _STORED = "#allocation"  # the shares' name in a checkpoint
 
 
-def share_out(run: Run, allocation: str | Mapping[str, float]) -> None:
-    """Sets the run's sparsities. Overrides win; a pattern is the same in every layer."""
-    default = run.settings.said["sparsity"]
+def share_out(run: Run) -> None:
+    """Sets the run's sparsities. Overrides win; a pattern is the same in every layer.
+
+    Raises
+    ------
+    ParameterError : the allocation names a layer that is not compressed or gives it no sparsity, or a
+        layer's options do not go together with its sparsity.
+    """
+    default, allocation = run.settings.sparsity, run.settings.allocation
     own = {
         name: layer.options["sparsity"]
         for name, layer in run.layers.items()
@@ -24,17 +32,24 @@ def share_out(run: Run, allocation: str | Mapping[str, float]) -> None:
     if isinstance(allocation, Mapping):
         unknown = [name for name in allocation if name not in run.layers]
         if unknown:
-            raise ValueError(
-                f"allocation has {unknown[0]!r}, which is no compressed layer; there are "
-                f"{', '.join(run.layers)}"
+            raise ParameterError(
+                "allocation",
+                allocation,
+                f"accepted are {', '.join(run.layers)}",
+                verb="has",
+                shown=f"{unknown[0]!r}, which is no compressed layer",
             )
-        run.sparsities |= {n: v for n, v in allocation.items() if n not in own}
-    elif isinstance(default, (int, float)):
+        for name, value in allocation.items():
+            with inside("allocation"):
+                sparsity = Sparsity()(name, value)
+            if name not in own:
+                run.sparsities[name] = sparsity
+    elif isinstance(default, float):
         layers = [name for name in run.layers if name not in own]
         if layers:
-            run.sparsities |= _shares(run, ALLOCATIONS[allocation], layers, float(default))
+            run.sparsities |= _shares(run, ALLOCATIONS[allocation], layers, default)
     for name, share in run.sparsities.items():
-        run.options(name)  # checks the fraction
+        run.options(name)  # before any work, what does not go together is refused
         if isinstance(share, (int, float)):
             logger.debug("%s: sparsity %.4f", name, share)
 

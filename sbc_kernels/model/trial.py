@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..layer import PreparedLayer
+from ..method import LayerOptions
 from ..network.copies import copy_of
 from ..network.tensors import tensors_in
 from ..network.watch import watching
-from ..sparsity import parse_sparsity
 from .following_norms import reestimate
 from .modes import compressed_with
 from .planned_layer import PlannedLayer
@@ -50,12 +50,15 @@ class RunTrial:
                 prepared = PreparedLayer(
                     weight, moments.hessian, scale, backend=run.settings.backend
                 )
-                options = run.settings.options(self.layers[name].options, self.sparsity)
+                options = run.settings.for_layer(self.layers[name].options, self.sparsity)
+                assert options is not None
 
                 def prune(
-                    share: float, prepared: PreparedLayer = prepared, options: Any = options
+                    share: float,
+                    prepared: PreparedLayer = prepared,
+                    options: LayerOptions = options,
                 ) -> Tensor:
-                    out = prepared.compress(replace(options, pattern=parse_sparsity(share)))
+                    out = prepared.compress(replace(options, sparsity=share))
                     pruned: Tensor = out.weight
                     return pruned
 

@@ -145,6 +145,7 @@ def test_damping_is_raised_until_it_helps(option: str) -> None:
     assert out.damp_percent == 1e-4
     assert sum("Cholesky failed" in line for line in out.log) == 1
     assert any("retry 1 with 0.0001" in line for line in out.log)
+    assert out.retries == 1
 
 
 @pytest.mark.parametrize("option", ["exact", "blocked", "4 bits"])

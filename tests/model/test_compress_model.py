@@ -240,7 +240,7 @@ def test_in_place_changes_the_model_itself(batches: list[Tensor]) -> None:
         ({"allocation": "best"}, ValueError, "allocation is 'best'"),
         ({"sparsity": "2:4", "allocation": "lamp"}, ValueError, "allocation is 'lamp'"),
         ({"allocation": {"nope": 0.5}}, ValueError, "allocation has 'nope'"),
-        ({"allocation": {"fc": 7.0}}, ValueError, "sparsity is 7.0"),
+        ({"allocation": {"fc": 7.0}}, ValueError, r"allocation\['fc'\] is 7.0"),
         ({"calibration_mode": "both"}, ValueError, "calibration_mode is 'both'"),
         ({"method": "rtn", "bits": 3, "calibration_mode": "sequential"}, ValueError, "weights"),
         ({"target_damping": 0}, ValueError, "target_damping is 0"),

@@ -203,7 +203,7 @@ def test_overrides_and_ignore() -> None:
         ({"overrides": {"b": {"bits": 4}}}, ValueError, "overrides has 'b'"),
         ({"overrides": {"(": {"bits": 4}}}, ValueError, "regular expression"),
         ({"overrides": {"a": {"sparse": 1}}}, ValueError, "'sparse'; accepted are skip"),
-        ({"overrides": {"a": {"hessian": "no"}}}, ValueError, "hessian 'no'"),
+        ({"overrides": {"a": {"hessian": "no"}}}, ValueError, r"\['a'\]\['hessian'\] is 'no'"),
         ({"overrides": {"a": {"neuron": 3}}}, TypeError, "neuron"),
         ({"overrides": {"a": 4}}, TypeError, "is a int"),
         ({"overrides": [1]}, TypeError, "overrides is a list"),

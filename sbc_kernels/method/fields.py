@@ -1,0 +1,204 @@
+"""Fields of a record of options: each carries its default, its check and its line of help.
+
+A check is called with the option's name and a value. It returns the value in its canonical type, or
+raises `ParameterError`. What a check accepts are attributes of it, from which the command line derives
+its types and choices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from ..errors import ParameterError, ParameterTypeError
+from ..sparsity import parse_sparsity
+
+__all__ = [
+    "Anything",
+    "Bytes",
+    "Check",
+    "Choice",
+    "Flag",
+    "Function",
+    "Integer",
+    "Number",
+    "Sparsity",
+    "check_fields",
+    "from_arguments",
+    "option",
+    "option_names",
+]
+
+
+Record = TypeVar("Record")
+
+
+class Check(Protocol):
+    """Decides whether a value is accepted for an option."""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """Returns `value` in its canonical type. Raises ParameterError where it is not accepted."""
+
+
+def option(default: Any, check: Check, doc: str, *, outcome: bool = True) -> Any:
+    """A field of a record of options.
+
+    Parameters
+    ----------
+    default : its default. None where the default depends on other options.
+    check : decides which values are accepted.
+    doc : what the option does, for the help of the command line.
+    outcome : whether it decides the result of a run, so that a run may only be resumed with the same.
+    """
+    return field(default=default, metadata={"check": check, "doc": doc, "outcome": outcome})
+
+
+def option_names(record: Any) -> tuple[str, ...]:
+    """The names of a record's options, in their order."""
+    return tuple(option.name for option in fields(record))
+
+
+def from_arguments(record: type[Record], arguments: Mapping[str, Any]) -> Record:
+    """A record of those arguments of a function that are its options, such as ``locals()``."""
+    return record(**{name: arguments[name] for name in option_names(record)})
+
+
+def check_fields(record: Any) -> None:
+    """Checks every field of a frozen record; values take their canonical types."""
+    for entry in fields(record):
+        object.__setattr__(record, entry.name, checked(entry, getattr(record, entry.name)))
+
+
+def checked(entry: Field[Any], value: Any) -> Any:
+    """The value of one option in its canonical type."""
+    return entry.metadata["check"](entry.name, value)
+
+
+# ---- checks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """A fraction 0..1, "N:M", or None."""
+
+    def __call__(self, name: str, value: Any) -> float | str | None:
+        if value is None:
+            return None
+        try:
+            pattern = parse_sparsity(value)
+        except ParameterError as error:
+            error.parameter = name
+            raise
+        return value if isinstance(value, str) else pattern.sparsity
+
+
+@dataclass(frozen=True)
+class Integer:
+    """An integer of at least `low`, at most `high`; also `special`, and None if `optional`."""
+
+    low: int
+    high: int | None = None
+    special: int | None = None
+    optional: bool = False
+
+    def __call__(self, name: str, value: Any) -> int | None:
+        if value is None and self.optional:
+            return None
+        integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if integral and value == self.special:
+            return int(value)
+        if not integral or value < self.low or (self.high is not None and value > self.high):
+            span = f"of at least {self.low}" if self.high is None else f"in {self.low}..{self.high}"
+            special = "" if self.special is None else f"{self.special} or "
+            none = ", or None" if self.optional else ""
+            raise ParameterError(name, value, f"{special}an integer {span}{none}")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number of at least 0, or above 0 if `positive`."""
+
+    positive: bool = False
+
+    def __call__(self, name: str, value: Any) -> float:
+        real = isinstance(value, (int, float, np.integer, np.floating))
+        real = real and not isinstance(value, bool)
+        if not real or not 0.0 <= value < math.inf or (self.positive and value == 0):
+            kind = "a positive number" if self.positive else "a number of at least 0"
+            raise ParameterError(name, value, kind)
+        return float(value)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False; also None if `optional`."""
+
+    optional: bool = False
+
+    def __call__(self, name: str, value: Any) -> bool | None:
+        if value is None and self.optional:
+            return None
+        if not isinstance(value, (bool, np.bool_)):
+            accepted = "True, False and None" if self.optional else "True and False"
+            raise ParameterTypeError(name, value, f"accepted are {accepted}")
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `names`, which may be a registry: it is looked into when a value is checked.
+
+    `mapping` says in words which dictionary is accepted as well.
+    """
+
+    names: Collection[str]
+    optional: bool = False
+    mapping: str = ""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        if value is None and self.optional:
+            return None
+        if self.mapping and isinstance(value, Mapping):
+            return value
+        if not isinstance(value, str) or value not in self.names:
+            names = [repr(name) for name in self.names]
+            *most, last = [*names, self.mapping] if self.mapping else names
+            raise ParameterError(name, value, f"accepted are {', '.join(most)} and {last}")
+        return value
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A number of bytes, or None."""
+
+    def __call__(self, name: str, value: Any) -> int | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ParameterError(name, value, "a number of bytes, or None")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function with the arguments `arguments`, or None."""
+
+    arguments: str
+
+    def __call__(self, name: str, value: Any) -> Any:
+        if value is not None and not callable(value):
+            raise ParameterTypeError(name, value, f"a function {self.arguments}, or None")
+        return value
+
+
+@dataclass(frozen=True)
+class Anything:
+    """Any value: it is checked where it is used, by what is known there."""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        return value

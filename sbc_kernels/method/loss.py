@@ -1,0 +1,18 @@
+"""What a change of a layer's rows costs."""
+
+from __future__ import annotations
+
+from .rows import Array, Rows
+
+
+def row_losses(parts: list[Rows], weight: Array, changed: Array) -> Array:
+    """``1/2 dw H dw'`` of each row with the undamped Hessian, in float64."""
+    xp = parts[0].xp
+    change = xp.astype(changed, xp.float64) - xp.astype(weight, xp.float64)
+    losses, start = [], 0
+    for part in parts:
+        rows = change[start : start + len(part.weight)]
+        quadratic = xp.einsum("ri,ri->r", rows @ part.hessian, rows)
+        losses.append(0.5 * xp.clip(quadratic, min=0.0))  # rounding can leave less
+        start += len(part.weight)
+    return xp.concat(losses)

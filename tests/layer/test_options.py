@@ -1,0 +1,121 @@
+"""The records of options are what the signatures, the overrides and the checks say."""
+
+import inspect
+import pickle
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sbc_kernels as sbc
+from sbc_kernels.errors import inside, naming_layer
+from sbc_kernels.method import METHODS, LayerOptions
+from sbc_kernels.model.allocation import ALLOCATIONS
+from sbc_kernels.model.overrides import CHECKS
+from sbc_kernels.model.settings import ModelOptions
+
+# Arguments of `compress_layer` that are of its input, not options of a layer of a model.
+OF_THE_INPUT = {"hessian", "stride", "padding", "dilation", "groups", "backend"}
+
+
+def keywords(function: Any) -> dict[str, Any]:
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def defaults(record: Any) -> dict[str, Any]:
+    return {option.name: option.default for option in fields(record)}
+
+
+def test_signatures_have_every_option_with_its_default() -> None:
+    layer = keywords(sbc.compress_layer)
+    assert {k: v for k, v in layer.items() if k not in OF_THE_INPUT} == defaults(LayerOptions)
+    model = keywords(sbc.compress_model)
+    assert model == defaults(ModelOptions)
+    assert layer["hessian"] == model["hessian"]
+
+
+@pytest.mark.parametrize(
+    ("function", "record"),
+    [(sbc.compress_layer, LayerOptions), (sbc.compress_model, ModelOptions)],
+)
+def test_docstrings_name_every_option(function: Any, record: Any) -> None:
+    heads = [line.partition(" :")[0] for line in function.__doc__.splitlines() if " :" in line]
+    named = {name.strip() for head in heads for name in head.split(",")}
+    assert set(defaults(record)) <= named
+    assert all(option.metadata["doc"].endswith(".") for option in fields(record))
+
+
+def test_overrides_take_every_option_of_a_layer() -> None:
+    assert set(CHECKS) - set(defaults(LayerOptions)) == {"skip", "neuron", "hessian"}
+
+
+def test_outcome_has_what_decides_the_weights() -> None:
+    options = ModelOptions(sparsity=0.5).settled(torch.device("cpu")).outcome()
+    without = {"fold", "inplace", "max_memory", "checkpoint_dir", "progress"}
+    assert set(options) == set(defaults(ModelOptions)) - without
+    assert options["allocation"] == "lamp"
+    assert options["calibration_mode"] == "sequential"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_settle_what_depends_on_them(name: str) -> None:
+    bits = None if METHODS[name].bits.value == "never" else 4
+    sparsity = None if METHODS[name].sparsity.value == "never" else "2:4"
+    options = LayerOptions(method=name, bits=bits, sparsity=sparsity, block_size=6).resolved()
+    assert options.grid == ("absmax" if METHODS[name].baseline else "mse")
+    assert options.act_order is (name != "blocked")
+    assert options.block_size == (8 if name == "blocked" else 6)
+    assert options.resolved() == options
+    assert METHODS[name].doc
+    assert METHODS[name].cost(4, 16) > 0
+
+
+def test_rules_of_allocation_are_described() -> None:
+    assert all(rule.doc for rule in ALLOCATIONS.values())
+
+
+def test_values_take_their_canonical_types() -> None:
+    options = LayerOptions(bits=np.int64(3), sparsity=np.float32(0.5), damp_percent=1)
+    assert [type(v) for v in (options.bits, options.sparsity, options.damp_percent)] == [
+        int, float, float,
+    ]  # fmt: skip
+
+
+def test_errors_name_the_parameter_its_entry_and_its_layer() -> None:
+    with (
+        pytest.raises(sbc.ParameterError) as caught,
+        naming_layer("fc"),
+        inside("overrides", "f.*"),
+    ):
+        LayerOptions(bits=9)
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (error.parameter, error.keys, error.given) == ("overrides", ("f.*", "bits"), 9)
+    assert error.layer == "fc"
+    assert str(error) == (
+        "layer 'fc': overrides['f.*']['bits'] is 9; accepted is an integer in 1..8, or None"
+    )
+
+
+def test_group_size_is_refused_before_any_work() -> None:
+    """A layer of 64 inputs has no group of 128; the layers before it are not calibrated first."""
+    batches_seen: list[int] = []
+
+    class Batches:
+        def __iter__(self) -> Any:
+            batches_seen.append(1)
+            return iter([torch.zeros(2, 3, 200)])
+
+    net = nn.Sequential(nn.Linear(200, 64), nn.Linear(64, 4))
+    with pytest.raises(sbc.ParameterError, match=r"layer '1': group_size is 128.* in 1\.\.64"):
+        sbc.compress_model(net, Batches(), bits=4, group_size=128)
+    assert len(batches_seen) == 1  # the trace's
+    spikes = np.zeros((2, 3, 64), bool)
+    with pytest.raises(sbc.ParameterError, match=r"group_size is 128"):
+        sbc.compress_layer(np.ones((4, 64), "f"), spikes, bits=4, group_size=128)
