@@ -23,7 +23,7 @@ from sbc_kernels.backends.native.isas import kernel_of
 from sbc_kernels.backends.registry import BACKENDS, OPS, Backend, named_backend
 from sbc_kernels.backends.triton import backend as triton_backend
 from sbc_kernels.layer import PreparedLayer
-from sbc_kernels.method.options import checked_options
+from sbc_kernels.method import LayerOptions
 from sbc_kernels.threads import thread_count
 
 SPIKES, WEIGHT = np.ones((2, 3, 4), bool), np.ones((2, 4))
@@ -181,10 +181,7 @@ def test_a_prepared_order_is_named_each_time() -> None:
     rng = np.random.default_rng(0)
     weight, H = rng.standard_normal((3, 8)), np.eye(8)
     prepared = PreparedLayer(weight, H[None])
-    options = [
-        checked_options(s, None, "exact", None, False, -1, None, 128, 0.01, None)
-        for s in (0.3, 0.6)
-    ]
+    options = [LayerOptions(sparsity=s).resolved() for s in (0.3, 0.6)]
     first, second = (prepared.compress(option) for option in options)
     assert first.backend == second.backend
     assert {"inverse", "obs_order", "obs_solve"} == set(first.backend)
