@@ -16,6 +16,7 @@ from .arrays import (
     require_shape,
     to_array,
 )
+from .errors import ParameterError, ParameterTypeError
 
 __all__ = ["Grid", "fit_grid"]
 
@@ -26,15 +27,16 @@ _FINE = np.linspace(-1.0, 1.0, 9)[[0, 1, 2, 3, 5, 6, 7, 8]] * (_COARSE[0] - _COA
 
 @dataclass(frozen=True)
 class Grid:
-    """``w = (code - zero_point) * scale`` with codes 0 .. 2^bits - 1.
+    """The levels ``(code - zero_point) * scale`` for codes 0 .. 2^bits - 1.
 
     Attributes
     ----------
     bits : 1..8.
-    scale : float32 [d_out, groups], positive; NumPy, or torch where the weights lie on a GPU.
-    zero_point : float32 [d_out, groups]; an integer for 2 bits and more. 1 bit has its two levels at
-        the ends of its range: +-scale/2 (zero point 0.5) if symmetric.
-    group_size : consecutive inputs that share a scale; -1 is the whole row.
+    scale : float32 [d_out, groups], positive: the distance between two levels. NumPy, or torch where
+        the weights lie on a GPU.
+    zero_point : float32 [d_out, groups]: the code of zero, an integer for 2 bits and more. With 1 bit
+        the two levels are the ends of the range: +-scale/2 (zero point 0.5) if symmetric.
+    group_size : number of consecutive inputs that share a scale; -1 is the whole row.
     """
 
     bits: int
@@ -43,26 +45,40 @@ class Grid:
     group_size: int
 
     def group_of_column(self, d_in: int) -> Any:
-        """int32 [d_in], beside the scales."""
+        """Returns the group of each input, int32 [d_in], on the scales' device."""
         xp = array_namespace(self.scale)
         size = d_in if self.group_size == -1 else self.group_size
         return xp.arange(d_in, dtype=xp.int32, device=device(self.scale)) // max(size, 1)
 
     def require_fits(self, shape: tuple[int, ...]) -> None:
+        """Raises ParameterError, a ValueError, unless this grid is for a weight of [d_out, d_in]."""
         d_out, d_in = shape
         groups = 1 if self.group_size == -1 else max(-(-d_in // self.group_size), 1)
         for name in ("scale", "zero_point"):
             if tuple(getattr(self, name).shape) != (d_out, groups):
-                raise ValueError(
-                    f"grid has {name} of shape {list(getattr(self, name).shape)}; accepted is "
-                    f"{[d_out, groups]} for a weight of {list(shape)} in groups of {self.group_size}"
+                raise ParameterError(
+                    "grid",
+                    self,
+                    f"{[d_out, groups]} for a weight of {list(shape)} in groups of {self.group_size}",
+                    shown=f"one whose {name} has shape {list(getattr(self, name).shape)}",
                 )
         xp = array_namespace(self.scale)
         if not bool(xp.all(xp.isfinite(self.scale) & (self.scale > 0))):
-            raise ValueError("grid has scales that are not positive; accepted are positive ones")
+            raise ParameterError(
+                "grid", self, "positive scales", shown="one with scales that are not positive"
+            )
 
     def round(self, weight: Any) -> tuple[Any, Any]:
-        """Nearest level of each weight [d_out, d_in], by itself: codes and values."""
+        """Rounds each weight to the nearest level.
+
+        Parameters
+        ----------
+        weight : float [d_out, d_in].
+
+        Returns
+        -------
+        (codes, values) : uint8, and the weight's dtype; both [d_out, d_in].
+        """
         group = self.group_of_column(weight.shape[1])
         scale, zero = self.scale[:, group], self.zero_point[:, group]
         codes = _codes(weight, scale, zero, 2**self.bits - 1)
@@ -80,27 +96,31 @@ def fit_grid(
     importance: Any = None,
     mask: Any = None,
 ) -> Grid:
-    """A grid for each row, or each group of ``group_size`` consecutive inputs of it.
+    """Fits a grid to each row, or to each group of ``group_size`` consecutive inputs of a row.
 
     Parameters
     ----------
     weight : float [d_out, d_in].
     bits : 1..8.
-    kind : "absmax" reaches from the least to the largest weight. "mse" shrinks that range to the
-        least ``sum_j importance_j (w_j - q_j)^2``.
-    sym : levels symmetric about 0 (one more below it for 2 bits and more).
-    group_size : -1 or 1..d_in. The last group may be shorter.
-    importance : float [d_in], not negative: the Hessian's diagonal. None weighs all alike.
-    mask : bool, True = kept: only survivors count.
+    kind : "absmax" spans the least to the largest weight. "mse" shrinks that range until
+        ``sum_j importance_j (w_j - q_j)^2`` is least.
+    sym : make the levels symmetric about 0 (with one more below it for 2 bits and more).
+    group_size : -1, which is the whole row, or 1..d_in. The last group may be shorter.
+    importance : float [d_in], not negative, such as the Hessian's diagonal. None is all ones.
+    mask : bool [d_out, d_in], True = kept: the others do not count.
+
+    Returns
+    -------
+    Grid
 
     Raises
     ------
-    ValueError : naming the parameter, what came and what is accepted.
+    TypeError, ValueError : naming the parameter, what was given and what is accepted.
     """
     if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 1 <= bits <= 8:
-        raise ValueError(f"bits is {bits!r}; accepted is an integer in 1..8")
+        raise ParameterError("bits", bits, "an integer in 1..8")
     if kind not in ("mse", "absmax"):
-        raise ValueError(f"grid is {kind!r}; accepted are 'mse' and 'absmax'")
+        raise ParameterError("kind", kind, "'mse' or 'absmax'")
     weight, importance, mask = _checked(weight, importance, mask)
     return run_fit_grid(
         weight,
@@ -116,18 +136,18 @@ def fit_grid(
 def run_fit_grid(
     weight: Any, bits: int, *, kind: str, sym: bool, group_size: int, importance: Any, mask: Any
 ) -> Grid:
-    """`fit_grid` on checked arrays, NumPy or torch."""
+    """Fits a grid to checked arrays, NumPy or torch. See `fit_grid`."""
     d_out, d_in = weight.shape
     integral = isinstance(group_size, (int, np.integer)) and not isinstance(group_size, bool)
     if not integral or not (group_size == -1 or 1 <= group_size <= d_in):
-        raise ValueError(f"group_size is {group_size!r}; accepted is -1 or an integer in 1..{d_in}")
+        raise ParameterError("group_size", group_size, f"-1 or an integer in 1..{d_in}")
     group_size = int(group_size)
     xp, where = array_namespace(weight), device(weight)
     size = max(d_in, 1) if group_size == -1 else group_size
     groups = max(-(-d_in // size), 1)
 
     def grouped(values: Any) -> Any:
-        """[d_out, d_in] to [d_out, groups, size], the missing end as zeros."""
+        """Reshapes [d_out, d_in] to [d_out, groups, size]; what is missing of the last group is 0."""
         padded = xp.zeros((d_out, groups * size), dtype=values.dtype, device=where)
         padded[:, :d_in] = values
         return xp.reshape(padded, (d_out, groups, size))
@@ -135,7 +155,7 @@ def run_fit_grid(
     w = grouped(xp.astype(weight, xp.float32))
     counted = xp.ones((d_out, d_in), dtype=xp.float32, device=where)
     if importance is not None:
-        # By its largest: only ratios count, and float32 does not hold every Hessian's diagonal.
+        # Divided by the largest: only ratios count, and a Hessian's diagonal may exceed float32.
         largest = max(float(xp.max(importance)) if d_in else 0.0, 5e-324)
         ratio = importance / xp.full_like(importance, largest)
         counted = counted * xp.astype(ratio, xp.float32)
@@ -143,7 +163,9 @@ def run_fit_grid(
         counted = counted * xp.astype(mask, xp.float32)
         w = w * xp.astype(grouped(mask), xp.float32)
     h = grouped(counted)
-    silent = xp.sum(h, axis=2, keepdims=True) == 0  # nothing to weigh: weigh all alike
+    silent = (
+        xp.sum(h, axis=2, keepdims=True) == 0
+    )  # no weight in the sum counts: let all count alike
     h = xp.where(silent, xp.ones_like(h), h)
     low, high = xp.clip(xp.min(w, axis=2), max=0.0), xp.clip(xp.max(w, axis=2), min=0.0)
 
@@ -157,6 +179,7 @@ def run_fit_grid(
     best_error = xp.full_like(low, xp.inf)
 
     def attempt(shrink: Any) -> None:
+        """Keeps the shrink factor of each group where its error is the least so far."""
         nonlocal best_shrink, best_error
         scale, zero = levels(shrink)
         codes = _codes(w, scale[..., None], zero[..., None], 2**bits - 1)
@@ -165,7 +188,7 @@ def run_fit_grid(
         codes -= w
         codes *= codes
         codes *= h
-        error = xp.sum(codes, axis=2)  # and no product, which a global setting may put into TF32
+        error = xp.sum(codes, axis=2)  # no matrix product: a global setting may put it into TF32
         better = error < best_error
         best_error = xp.where(better, error, best_error)
         best_shrink = xp.where(better, shrink, best_shrink)
@@ -180,9 +203,12 @@ def run_fit_grid(
 
 
 def _checked(weight: Any, importance: Any, mask: Any) -> tuple[Any, Any, Any]:
+    """Returns the arguments as NumPy, or torch on a GPU; importance as float64."""
     w, _ = to_array(weight, "weight")
     if not is_float(w):
-        raise TypeError(f"weight has dtype {dtype_name(w)}; accepted are real floats")
+        raise ParameterTypeError(
+            "weight", weight, "an array of real floats", shown=f"an array of {dtype_name(w)}"
+        )
     require_shape(w, "weight", (None, None))
     require_finite(w, "weight")
     if importance is not None:
@@ -192,8 +218,11 @@ def _checked(weight: Any, importance: Any, mask: Any) -> tuple[Any, Any, Any]:
         require_shape(importance, "importance", (w.shape[1],))
         require_finite(importance, "importance")
         if bool(xp.any(importance < 0)):
-            raise ValueError(
-                f"importance reaches {float(xp.min(importance))}; accepted are numbers of at least 0"
+            raise ParameterError(
+                "importance",
+                importance,
+                "numbers of at least 0",
+                shown=f"an array that reaches {float(xp.min(importance))}",
             )
     if mask is not None:
         mask = kept_mask(mask, w.shape)
@@ -201,7 +230,7 @@ def _checked(weight: Any, importance: Any, mask: Any) -> tuple[Any, Any, Any]:
 
 
 def _levels(low: Any, high: Any, bits: int, sym: bool) -> tuple[Any, Any]:
-    """Scale and zero point of the range [low, high], which contains 0."""
+    """Returns scale and zero point of the range [low, high], which contains 0."""
     xp = array_namespace(low)
     top = 2**bits - 1
     if sym:
@@ -219,5 +248,6 @@ def _levels(low: Any, high: Any, bits: int, sym: bool) -> tuple[Any, Any]:
 
 
 def _codes(weight: Any, scale: Any, zero: Any, top: int) -> Any:
+    """Returns the code 0..top of the level nearest to each weight, as floats."""
     xp = array_namespace(weight)
     return xp.round(xp.clip(weight / scale + zero, 0, top))

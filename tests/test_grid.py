@@ -222,7 +222,7 @@ def test_torch_weights_fit_like_numpys() -> None:
         ({"bits": 9}, "bits is 9"),
         ({"bits": 4.0}, r"bits is 4\.0"),
         ({"bits": True}, "bits is True"),
-        ({"kind": "minmax"}, "grid is 'minmax'; accepted are 'mse' and 'absmax'"),
+        ({"kind": "minmax"}, "kind is 'minmax'; accepted is 'mse' or 'absmax'"),
         ({"group_size": 0}, r"group_size is 0; accepted is -1 or an integer in 1\.\.6"),
         ({"group_size": 7}, "group_size is 7"),
         ({"group_size": 2.0}, r"group_size is 2\.0"),
@@ -247,11 +247,11 @@ def test_wrong_parameters(change: dict[str, Any], message: str) -> None:
     [
         (
             sbc.Grid(4, np.ones((2, 1), "f"), np.ones((3, 1), "f"), -1),
-            r"zero_point of shape \[3, 1\]",
+            r"zero_point has shape \[3, 1\]",
         ),
         (
             sbc.Grid(4, np.ones((2, 2), "f"), np.ones((2, 1), "f"), -1),
-            r"scale of shape \[2, 2\]; acc",
+            r"scale has shape \[2, 2\]; acc",
         ),
         (
             sbc.Grid(4, np.zeros((2, 1), "f"), np.ones((2, 1), "f"), -1),

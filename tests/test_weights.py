@@ -177,5 +177,7 @@ def test_pruned_checks_its_arrays() -> None:
         Pruned(np.zeros((2, 3), np.int64), MASK)
     with pytest.raises(sbc.ParameterError, match=r"mask is bool of shape \[2, 3\]"):
         Pruned(np.zeros((3, 2)), MASK)
-    with pytest.raises(ValueError, match="grid has scale of shape"):
+    with pytest.raises(
+        ValueError, match=r"grid is one whose scale has shape \[2, 1\]; accepted is \[3, 1\]"
+    ):
         Quantized(np.zeros((3, 3), np.uint8), GRID)
