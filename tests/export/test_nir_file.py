@@ -35,7 +35,7 @@ def test_metadata_survives_the_file(tmp_path: Path) -> None:
         for key, values in quantized_weight.parts().items():
             assert mine[key].dtype == values.numpy().dtype, key
             np.testing.assert_array_equal(mine[key], values.numpy())
-        assert mine["group_size"] == -1
+        assert (mine["bits"], mine["group_size"]) == (4, -1)
         codes = mine["codes"].reshape(len(mine["codes"]), -1)
         weight = (codes - mine["zero_point"]) * mine["scale"] * mine["mask"].reshape(codes.shape)
         np.testing.assert_array_equal(weight, back.nodes[name].weight.reshape(codes.shape))

@@ -15,40 +15,41 @@
     sinabs ExpLeak, Norse LIBoxCell, LI                 LI, CubaLI, I
     several modules added up                            several edges into a node
 
-Identities and Dropout are edges. NIR has no BatchNorm (fold it: ``compress_model(fold=True)``), no
-MaxPool, no product of two activations (attention); edges have no delay, and recurrence is not exported.
-All of these are errors that name the module. Time is in no NIR shape, and neither is the batch.
+Identities and Dropout become edges. NIR has no BatchNorm (fold it: ``compress_model(fold=True)``), no
+MaxPool and no product of two activations (attention); its edges have no delay, and recurrence is not
+exported. A model with one of these raises an error that names the module. NIR's shapes contain neither
+time nor the batch.
 
-**Time step.** NIR's neurons are differential equations; ``dt`` = 1e-4 s is the step at which readers
-have to run them (`dt` in the graph's metadata). By explicit Euler, ``v <- decay v + gain x +
-(1 - decay) leak`` is ``tau = dt / (1 - decay)`` and ``r = gain tau / dt``. The unit of a potential is
-free, and most readers know one r only, so r is 1 (``1 / dt`` of an IF), and what it would be is divided
-out of ``v_threshold``, ``v_reset`` and ``v_leak``: a potential of 1 is then the metadata's `unit` of
-the model's. A current-based neuron's current is updated first and counts in the same step, ``r =
-tau_mem / dt``, ``w_in = tau_syn / dt``. Before the first step a LIF is at ``v_leak``, an IF at
-``v_reset``, a current at 0.
+**Time step.** NIR's neurons are differential equations. Readers have to run them in steps of ``dt`` =
+1e-4 s (`dt` in the graph's metadata). By explicit Euler, ``v <- decay v + gain x + (1 - decay) leak``
+is ``tau = dt / (1 - decay)`` and ``r = gain tau / dt``. The unit of a potential is free, and most
+readers accept one value of r only, so r is 1 (``1 / dt`` for an IF), and ``v_threshold``, ``v_reset``
+and ``v_leak`` are divided by the value it would have: a potential of 1 in the node is then `unit` (in
+the metadata) in the model. In a current-based neuron the current is updated first and acts in the same
+step: ``r = tau_mem / dt``, ``w_in = tau_syn / dt``. Before the first step a LIF is at ``v_leak``, an
+IF at ``v_reset``, and a current is 0.
 
-**Firing.** NIR's neurons fire above ``v_threshold`` and are then at ``v_reset``. Some frameworks fire
-at the threshold already (SpikingJelly, sinabs), and potentials of quantized weights do hit it. So
-``v_threshold`` lies between two neighbouring float32 numbers, on the side where both kinds of readers
-fire as the model does; its own threshold is in the metadata. NIR has no reset by subtraction, no lower
-bound of a potential and no several spikes a step. Neurons with these are written with the model's own
-threshold, with a warning, and with `reset`, `subtract`, `floor`, `most_spikes` in the metadata (in the
-model's units): spikes are the same only in a reader that does the same. So is a neuron that does not
-start at rest, with its `start`.
+**Firing.** NIR's neurons fire above ``v_threshold`` and are then reset to ``v_reset``. Some frameworks
+(SpikingJelly, sinabs) fire at the threshold already, and with quantized weights potentials do equal
+it. So ``v_threshold`` lies between two neighbouring float32 numbers, on the side where both kinds of
+readers fire as the model does; the model's own threshold is in the metadata. NIR has no reset by
+subtraction, no lower bound of a potential and no more than one spike a step. Neurons with these are
+written with the model's own threshold, a warning, and `reset`, `subtract`, `floor`, `most_spikes` in
+the metadata (in the model's units): only a reader that does the same fires the same spikes. A neuron
+that does not start at rest is written with a warning and its `start`.
 
-**Readers**, as tried, of neurons that are reset to a value. SpikingJelly 2.0 takes IF, LIF and CubaLIF,
-all neurons of a node alike. snnTorch 1.0 takes LIF and CubaLIF of one threshold a node and at rest at
-0; its IF leaks. Norse 1.1 (``dt=1e-4, ignore_warnings=True``) takes IF, LIF and CubaLIF at rest at 0,
-each neuron with a threshold of its own; it leaves out AvgPool2d and Conv1d. sinabs 3.1 takes IF alone,
-which subtracts, fires several spikes and is bounded below by minus the threshold. Norse and sinabs run
-chains; where edges meet they lag a step.
+**Readers**, as tried with neurons that are reset to a value. SpikingJelly 2.0 reads IF, LIF and
+CubaLIF whose neurons are all alike. snnTorch 1.0 reads LIF and CubaLIF with one threshold a node and a
+resting potential of 0; its IF leaks. Norse 1.1 (``dt=1e-4, ignore_warnings=True``) reads IF, LIF and
+CubaLIF with a resting potential of 0 and a threshold for each neuron; it leaves out AvgPool2d and
+Conv1d. sinabs 3.1 reads IF only, which then subtracts, fires several spikes a step and is bounded
+below by minus the threshold. Norse and sinabs run chains; where edges meet they lag a step.
 
-**Quantized weights** are written dequantized, with `codes`, `scale`, `zero_point`, `group_size` and
-`mask` in the node's metadata. With ``integer_weights`` the weights are the integers ``codes -
-zero_point`` (stored as float32), and each row's scale is divided out of the bias and of the neurons'
-``v_threshold``, ``v_reset`` and ``v_leak``, which leaves every spike as it is. Thresholds then differ
-between neurons, which of these readers Norse and sinabs take.
+**Quantized weights** are written dequantized, with `codes`, `scale`, `zero_point`, `bits`,
+`group_size` and `mask` in the node's metadata. With ``integer_weights`` the weights are the integers
+``codes - zero_point`` (stored as float32), and each row's scale is divided out of the bias and of the
+neurons' ``v_threshold``, ``v_reset`` and ``v_leak``, which leaves every spike as it is. Thresholds
+then differ between neurons; of these readers Norse and sinabs accept that.
 
 All metadata of this package is below the key ``sbc_kernels`` of a node's or the graph's metadata.
 """

@@ -45,27 +45,32 @@ def layer_node(
         )
     weight = _floats(module.weight)
     bias = np.zeros(len(weight), weight.dtype) if module.bias is None else _floats(module.bias)
-    mine: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "module": type(module).__name__,
         "sparsity": float((weight == 0).mean()),
     }
     if integers is not None:
         weight = integers.weight
         bias = (bias / integers.row_scale).astype(bias.dtype)
-        mine |= {"row_scale": integers.row_scale}
+        metadata |= {"row_scale": integers.row_scale}
     elif quantized is not None:
-        mine |= {**quantized.parts(), "group_size": quantized.group_size}
-    about = {"metadata": {"sbc_kernels": mine}}
+        metadata |= {
+            **quantized.parts(),
+            "bits": quantized.bits,
+            "group_size": quantized.group_size,
+        }
+    about = {"metadata": {"sbc_kernels": metadata}}
     if isinstance(module, nn.Linear):
         return nir.Affine(weight, bias, **about)
-    one = isinstance(module, nn.Conv1d)
-    kind = nir.Conv1d if one else nir.Conv2d
+    is_1d = isinstance(module, nn.Conv1d)
+    kind = nir.Conv1d if is_1d else nir.Conv2d
 
     def plain(value: Any) -> Any:
-        return value if isinstance(value, str) else value[0] if one else tuple(value)
+        """A parameter as NIR has it: a string, one number in 1-D, a tuple in 2-D."""
+        return value if isinstance(value, str) else value[0] if is_1d else tuple(value)
 
     nir_node = kind(
-        input_shape=node.input_shape[1] if one else tuple(node.input_shape[1:]),
+        input_shape=node.input_shape[1] if is_1d else tuple(node.input_shape[1:]),
         weight=weight,
         stride=plain(module.stride),
         padding=plain(module.padding),
@@ -90,6 +95,7 @@ def layer_node(
 
 
 def _pool_node(nir: Any, node: Node, what: str) -> Any:
+    """Returns the node of a pool. Raises ValueError where NIR cannot hold it."""
     module = node.module
     if isinstance(module, nn.AdaptiveAvgPool2d):
         (_, height, width), (_, high, wide) = node.input_shape, node.output_shape
@@ -120,11 +126,13 @@ def _pool_node(nir: Any, node: Node, what: str) -> Any:
 
 
 def _pair(value: Any) -> Array:
+    """Returns a number or a pair as int64 [2]."""
     pair: Array = np.broadcast_to(np.array(value, dtype=np.int64), 2).copy()
     return pair
 
 
 def _floats(tensor: Tensor) -> Array:
+    """Returns a tensor in NumPy: float64 as it is, others as float32."""
     values = tensor.detach()
     array: Array = (values if values.dtype == torch.float64 else values.float()).numpy()
     return array
