@@ -1,4 +1,4 @@
-"""Images to look at: scikit-learn's digits, or a folder of IDX files in Fashion-MNIST's layout."""
+"""Images: scikit-learn's digits, or a folder of IDX files in Fashion-MNIST's layout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +15,14 @@ from numpy.typing import NDArray
 from .events import Images
 
 DIGITS_TRAIN = 1200  # of 1797; the other 597 are the test set
-FASHION_TRAIN = 12_000  # of 60 000: enough for a demonstration, and a few minutes shorter
+FASHION_TRAIN = 12_000  # of 60 000, which saves a few minutes of training
 
 Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images float32 [N, h, w] in 0..1 and labels int64 [N]; train and test share no sample."""
+    """Images, float32 [N, h, w] in 0..1, and labels, int64 [N]. Train and test share no sample."""
 
     name: str
     classes: tuple[str, ...]
@@ -33,20 +32,23 @@ class Dataset:
     test_labels: Labels
 
     def fingerprint(self) -> str:
-        """Of what a network may be trained on: a checkpoint of another split is no use here."""
+        """Returns a hash of the training split, which a checkpoint has to have been trained on."""
         digest = hashlib.sha256(self.train_images.tobytes())
         digest.update(self.train_labels.tobytes())
         return digest.hexdigest()
 
 
 def digits() -> Dataset:
-    """1797 handwritten digits, 8 x 8, drawn at 16 x 16: 1200 to train on and 597 to test on."""
+    """Returns scikit-learn's 1797 handwritten digits, enlarged from 8 x 8 to 16 x 16 pixels.
+
+    1200 are for training and 597 for testing.
+    """
     from sklearn.datasets import load_digits
 
     data = load_digits()
     images = upsample(upsample(data.images.astype(np.float32) / 16, 1), 2)
     labels = data.target.astype(np.int64)
-    # RandomState: its stream is frozen, so the split is the checkpoint's with any NumPy.
+    # RandomState's stream never changes, so every NumPy gives the split of the shipped checkpoint.
     order = np.random.RandomState(0).permutation(len(images))
     train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
     names = tuple(str(name) for name in data.target_names)
@@ -54,7 +56,10 @@ def digits() -> Dataset:
 
 
 def upsample(images: Images, axis: int) -> Images:
-    """Twice as many pixels along an axis, linear between centres; multiples of 1/16 stay exact."""
+    """Returns images with twice as many pixels along an axis, interpolated linearly.
+
+    Multiples of 1/16 stay exact.
+    """
     count = images.shape[axis]
     before = images.take(np.maximum(np.arange(count) - 1, 0), axis)
     after = images.take(np.minimum(np.arange(count) + 1, count - 1), axis)
@@ -65,12 +70,14 @@ def upsample(images: Images, axis: int) -> Images:
 
 
 def fashion_mnist(folder: str | Path) -> Dataset:
-    """Fashion-MNIST, or MNIST, from its four IDX files: the first 12 000 train, all 10 000 test.
+    """Returns Fashion-MNIST or MNIST from its four IDX files, plain or gzipped.
+
+    The first 12 000 training images are used, and all test images.
 
     Raises
     ------
-    FileNotFoundError : naming the file that is not there and what is.
-    ValueError : a file is not IDX, is cut off, or does not go with the others.
+    FileNotFoundError : a file is missing; the message lists what the folder holds.
+    ValueError : a file is not IDX, is truncated, or does not match the others.
     """
     folder = Path(folder)
     train, test = (
@@ -83,12 +90,12 @@ def fashion_mnist(folder: str | Path) -> Dataset:
             raise ValueError(f"{folder} has {len(images)} images for {len(labels)} labels")
     if train[0].shape[1:] != test[0].shape[1:]:
         raise ValueError(f"{folder} trains on {train[0].shape[1:]}, tests on {test[0].shape[1:]}")
-    kinds = int(max(train[1].max(), test[1].max())) + 1
-    shown = (train[0][:FASHION_TRAIN], train[1][:FASHION_TRAIN], *test)
-    images, labels, test_images, test_labels = shown
+    num_classes = int(max(train[1].max(), test[1].max())) + 1
+    images, labels = train[0][:FASHION_TRAIN], train[1][:FASHION_TRAIN]
+    test_images, test_labels = test
     return Dataset(
         "fashion-mnist",
-        tuple(str(kind) for kind in range(kinds)),
+        tuple(str(number) for number in range(num_classes)),
         np.divide(images, 255, dtype=np.float32),
         labels.astype(np.int64),
         np.divide(test_images, 255, dtype=np.float32),
@@ -97,19 +104,22 @@ def fashion_mnist(folder: str | Path) -> Dataset:
 
 
 def find_idx(folder: Path, name: str) -> Path:
-    """``folder/name`` or ``folder/name.gz``."""
+    """Returns the path ``folder/name`` or ``folder/name.gz``. FileNotFoundError if neither exists."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; accepted is one that holds {name}[.gz]")
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
-    found = sorted(path.name for path in folder.iterdir())
-    listed = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "") or "nothing"
+    files = sorted(path.name for path in folder.iterdir())
+    listed = ", ".join(files[:8]) + (", ..." if len(files) > 8 else "") or "nothing"
     raise FileNotFoundError(f"{folder} has no {name} or {name}.gz; it holds {listed}")
 
 
 def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
-    """An IDX file of bytes with so many axes, plain or gzipped. ValueError if it is not one."""
+    """Returns the array of an IDX file of bytes with `ndim` axes, plain or gzipped.
+
+    Raises ValueError if the file is not one, or is truncated.
+    """
     try:
         data = path.read_bytes()
         if path.suffix == ".gz":
@@ -117,7 +127,7 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from error
     start = 4 + 4 * ndim
-    magic: Any = (0, 8, ndim)  # two zero bytes, type 8 (uint8), number of axes
+    magic = (0, 8, ndim)  # two zero bytes, type 8 (uint8), number of axes
     if len(data) < start or struct.unpack(">HBB", data[:4]) != magic:
         raise ValueError(
             f"{path} begins with {data[:4].hex() or 'nothing'}; accepted is an IDX file of bytes "

@@ -1,4 +1,4 @@
-"""What an event camera sees when it makes three small saccades over a still image.
+"""A simulated event camera that makes three small saccades over a still image.
 
 The recipe of N-MNIST (Orchard et al. 2015): the image stands still, the camera moves along a
 triangle, and a pixel reports an ON or OFF event whenever its log intensity has changed by a
@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-MARGIN = 4  # the sensor is so many pixels higher and wider than the image: the room to move in
-FRAMES = 3  # of the camera a time step: T = 10 steps are 30 frames, 10 a saccade
-CONTRAST = 0.3  # change of log intensity that an event stands for
-DARK = 0.1  # log intensity is log(DARK + image): black is a tenth of white, not nothing
+MARGIN = 4  # pixels by which the sensor is higher and wider than the image
+FRAMES = 3  # camera frames per time step: T = 10 steps are 30 frames, 10 per saccade
+CONTRAST = 0.3  # change of log intensity that triggers an event
+DARK = 0.1  # log intensity is log(DARK + image), so that black is a tenth of white
 CORNERS = ((0.0, 0.0), (4.0, 2.0), (0.0, 4.0), (0.0, 0.0))  # (y, x) of the image on the sensor
 
 Images = NDArray[np.float32]
@@ -21,14 +21,14 @@ Events = NDArray[np.uint8]
 
 
 def saccade_path(num_frames: int) -> NDArray[np.float64]:
-    """Where the image is on the sensor, before the first frame and after each: [frames + 1, 2]."""
+    """Returns the image's offset (y, x) before the first frame and after each: [frames + 1, 2]."""
     corners = np.asarray(CORNERS)
     time = np.linspace(0.0, len(corners) - 1, num_frames + 1)
     return np.stack([np.interp(time, np.arange(len(corners)), axis) for axis in corners.T], axis=1)
 
 
 def project(images: Images, offset: NDArray[np.float64]) -> Images:
-    """The images [N, h, w] at a fractional offset (y, x) on the sensor, [N, h + 4, w + 4]."""
+    """Returns images [N, h, w] at a fractional offset (y, x) on the sensor, [N, h + 4, w + 4]."""
     n, h, w = images.shape
     (y, x), (fy, fx) = offset.astype(int), offset % 1.0
     sensor = np.zeros((n, h + MARGIN, w + MARGIN), np.float32)
@@ -44,12 +44,12 @@ def project(images: Images, offset: NDArray[np.float64]) -> Images:
 
 
 def saccade_events(images: Images, num_steps: int = 10) -> Events:
-    """ON and OFF events of three saccades over each image.
+    """Returns the ON and OFF events of three saccades over each image.
 
     Parameters
     ----------
     images : float32 [N, h, w], 0 (black) to 1 (white).
-    num_steps : T, time steps that the recording is cut into.
+    num_steps : T, the number of time steps of the recording.
 
     Returns
     -------

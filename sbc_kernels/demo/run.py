@@ -1,4 +1,4 @@
-"""Compress the demonstration's network in 18 ways, measure each, and write down what came out."""
+"""Compressing the demonstration's network in 18 ways, measuring each, and reporting the results."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..errors import ParameterError
 from ..files import load_packed, packed_tensor, save_packed
 from ..files.atomic import write_atomic
 from ..layer import compress_layer
@@ -23,6 +24,7 @@ from .data import Dataset, digits, fashion_mnist
 from .events import saccade_events
 from .network import TAU, Network, Quality, as_input, measure
 from .plot import draw
+from .results import Figures, Results, Row
 from .train import RECIPES, SHIPPED, Recipe, load_checkpoint, save_checkpoint, train
 
 NUM_CALIBRATION_SAMPLES = 300  # training images, without their labels
@@ -44,7 +46,7 @@ QUANTIZERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table: `options` go to `compress_layer` for either layer."""
+    """One row of the table. `options` are arguments of `compress_layer` for both layers."""
 
     method: str
     sparsity: float | None = None
@@ -52,7 +54,7 @@ class Setting:
     options: dict[str, Any] = field(default_factory=dict)
 
     def label(self) -> str:
-        """As in ``sbc-97-percent`` or ``gptq-2-bit``."""
+        """Returns a name such as ``sbc-97-percent`` or ``gptq-2-bit``."""
         if self.bits is not None:
             return f"{self.method}-{self.bits}-bit"
         return f"{self.method}-{100 * (self.sparsity or 0):g}-percent"
@@ -74,33 +76,32 @@ def run_demo(
     settings: Sequence[Setting] = SETTINGS,
     limit: int | None = None,
     recipe: Recipe | None = None,
-) -> dict[str, Any]:
-    """The whole demonstration; `sbc demo` is this function.
+) -> Results:
+    """Runs the whole demonstration, as `sbc demo` does.
 
     Parameters
     ----------
-    out : folder for ``report.json``, ``sbc-demo.png`` and ``models/``; made if it is not there.
+    out : folder for ``report.json``, ``sbc-demo.png`` and ``models/``. It is created if necessary.
     data : "digits", or "fashion-mnist" for IDX files in `data_dir`.
-    retrain : train the digits' network instead of loading the one that ships. Other data always
-        trains. A trained network is saved as ``<data>.safetensors``.
+    retrain : train the digits' network instead of loading the shipped one. Networks for other data are
+        always trained. A trained network is saved as ``<data>.safetensors``.
     quiet : print nothing.
-    settings, limit, recipe : which rows, on how many test samples, trained how; for tests.
+    settings, limit, recipe : the rows, the number of test samples and the training recipe, for tests.
 
     Returns
     -------
-    The report: ``{"dense": {accuracy, synops, bytes}, "rows": [{method, sparsity, bits, accuracy,
-    synops, bytes, seconds}, ...]}`` with accuracies in percent, sparsities as fractions, synaptic
-    operations a sample, and None where a key does not apply. Accuracy and operations are those of
-    the packed file, read back.
+    The figures of the dense network and of every compression. Accuracy and operations are measured with
+    the weights read back from the packed file.
 
     Raises
     ------
-    FileNotFoundError, ValueError : `data_dir` is not what it should be; see `fashion_mnist`.
+    ParameterError : `data` is unknown, or `data_dir` is missing.
+    FileNotFoundError, ValueError : `data_dir` does not hold the IDX files; see `fashion_mnist`.
     """
     if data not in RECIPES:
-        raise ValueError(f"data is {data!r}; accepted are {', '.join(RECIPES)}")
+        raise ParameterError("data", data, f"one of {', '.join(RECIPES)}")
     if data == "fashion-mnist" and data_dir is None:
-        raise ValueError("data_dir is None; accepted is the folder of the IDX files")
+        raise ParameterError("data_dir", data_dir, "the folder of the IDX files")
     console = Console(quiet=quiet, highlight=False)
     out = Path(out)
     dataset = digits() if data_dir is None else fashion_mnist(data_dir)
@@ -122,10 +123,10 @@ def run_demo(
             network = load_checkpoint(SHIPPED, dataset)
         task = progress.add_task("event camera", total=2 + len(settings))
 
-        def done(next_step: str) -> None:
-            progress.update(task, advance=1, description=next_step)
+        def show_step(name: str) -> None:
+            progress.update(task, advance=1, description=name)
 
-        report = _compress_all(network, dataset, recipe, out, settings, limit, done)
+        report = _compress_all(network, dataset, recipe, out, settings, limit, show_step)
     write_atomic(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     views = saccade_events(dataset.test_images[:1], recipe.num_steps)[:, 0]
     write_atomic(out / "sbc-demo.png", draw(report, dataset, views))
@@ -141,23 +142,27 @@ def _compress_all(
     out: Path,
     settings: Sequence[Setting],
     limit: int | None,
-    done: Callable[[str], None],
-) -> dict[str, Any]:
+    show_step: Callable[[str], None],
+) -> Results:
+    """Compresses with every setting, saves the packed files and measures them.
+
+    `show_step` is called with the name of the next step.
+    """
     test_labels = dataset.test_labels[:limit]
     test = saccade_events(dataset.test_images[:limit], recipe.num_steps)
-    seen = dataset.train_images[:NUM_CALIBRATION_SAMPLES]
-    events = as_input(saccade_events(seen, recipe.num_steps))
-    with torch.no_grad():  # both layers see what they see in the dense network
+    images = dataset.train_images[:NUM_CALIBRATION_SAMPLES]
+    events = as_input(saccade_events(images, recipe.num_steps))
+    with torch.no_grad():  # both layers are calibrated on their inputs in the dense network
         spikes = {"fc1": events.byte(), "fc2": network.run(events).hidden.byte()}
-    done("dense")
+    show_step("dense")
     weights = {name: getattr(network, name) for name in spikes}
     size = save_packed(
         out / "models" / "dense.safetensors", {n: w.numpy() for n, w in weights.items()}
     )
-    dense = {**_rounded(measure(network, test, test_labels)), "bytes": size}
-    rows = []
+    dense = _figures(measure(network, test, test_labels), size)
+    rows: list[Row] = []
     for setting in settings:
-        done(setting.label())
+        show_step(setting.label())
         path = out / "models" / f"{setting.label()}.safetensors"
         start = time.perf_counter()
         layers = {
@@ -171,28 +176,39 @@ def _compress_all(
             for name in weights
         }
         seconds = time.perf_counter() - start
-        about: dict[str, Any] = {
+        metadata = {
             "method": setting.method,
             "sparsity": setting.sparsity,
             "bits": setting.bits,
+            "data": dataset.name,
         }
         packed = {name: packed_tensor(layer) for name, layer in layers.items()}
-        size = save_packed(path, packed, {**about, "data": dataset.name})
+        size = save_packed(path, packed, metadata)
         stored = Network(**{n: torch.from_numpy(w) for n, w in load_packed(path).items()})
-        quality = _rounded(measure(stored, test, test_labels))
-        rows.append(about | quality | {"bytes": size, "seconds": round(seconds, 3)})
-    done("done")
-    return {"dense": dense, "rows": rows}
+        figures = _figures(measure(stored, test, test_labels), size)
+        rows.append(
+            Row(
+                method=setting.method,
+                sparsity=setting.sparsity,
+                bits=setting.bits,
+                **figures,
+                seconds=round(seconds, 3),
+            )
+        )
+    show_step("done")
+    return Results(dense=dense, rows=rows)
 
 
-def _rounded(quality: Quality) -> dict[str, float]:
-    return {"accuracy": round(quality.accuracy, 2), "synops": round(quality.synops, 1)}
+def _figures(quality: Quality, size: int) -> Figures:
+    return Figures(accuracy=round(quality.accuracy, 2), synops=round(quality.synops, 1), bytes=size)
 
 
-def _table(report: dict[str, Any], dataset: Dataset, limit: int | None) -> Table:
-    """The report for people: a section for each sparsity and number of bits, its best in bold."""
-    dense, tested = report["dense"], len(dataset.test_labels[:limit])
-    title = f"{dataset.name}, {tested} test samples that neither training nor calibration saw"
+def _table(report: Results, dataset: Dataset, limit: int | None) -> Table:
+    """Returns the terminal's table: a section per sparsity or bits, the best accuracy in bold."""
+    dense, samples = report["dense"], len(dataset.test_labels[:limit])
+    title = (
+        f"{dataset.name}, {samples} test samples that were used neither to train nor to calibrate"
+    )
     table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for name in ("sparsity", "bits"):
         table.add_column(name, justify="right")

@@ -1,4 +1,4 @@
-"""Training with surrogate gradients, and the checkpoint that ships inside the package."""
+"""Training with surrogate gradients, and the checkpoint that ships with the package."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SEED = 0
 class Recipe:
     """Adam with a one-cycle learning rate on cross entropy + l1_fc1 |fc1| + l1_fc2 |fc2|.
 
-    Every epoch the camera looks at each image anew, turned, scaled, sheared and shifted by up to
-    `jitter`. The L1 terms let a class listen to few hidden neurons and those to few pixels: a
-    network that has to live with one weight in a hundred should not spread its knowledge.
+    In every epoch each image is rotated, scaled, sheared and shifted by up to `jitter` before the
+    camera sees it. The L1 terms let a class depend on few hidden neurons and those on few pixels, as a
+    network that keeps one weight in a hundred has to.
     """
 
     epochs: int
@@ -44,7 +44,7 @@ RECIPES = {"digits": Recipe(epochs=240), "fashion-mnist": Recipe(epochs=10)}
 
 
 def jittered(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    """Images [N, h, w] under small random affine maps."""
+    """Returns images [N, h, w] under random affine maps whose entries are at most `amount`."""
     turn, scale, shear, right, down = amount * (
         2 * torch.rand(5, len(images), generator=generator) - 1
     )
@@ -59,7 +59,10 @@ def jittered(images: Tensor, amount: float, generator: torch.Generator) -> Tenso
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The products are small, 64 x 800 x 128: two threads take longer, and sum in another order."""
+    """Inside the context, torch uses one thread.
+
+    The products are small, 64 x 800 x 128: two threads take longer and sum in another order.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -70,9 +73,10 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def train(dataset: Dataset, recipe: Recipe, on_epoch: Callable[[], None]) -> Network:
-    """A network for the dataset; `on_epoch` is called after each epoch.
+    """Trains a network; `on_epoch` is called after each epoch.
 
-    The seed decides everything: the same processor and torch give the same network again.
+    All random numbers come from the recipe's seed, so the same processor and torch version give the
+    same network.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     images, labels = torch.from_numpy(dataset.train_images), torch.from_numpy(dataset.train_labels)
@@ -89,9 +93,10 @@ def train(dataset: Dataset, recipe: Recipe, on_epoch: Callable[[], None]) -> Net
         steps_per_epoch=-(-len(labels) // recipe.batch_size),
     )
     for _ in range(recipe.epochs):
-        seen = saccade_events(jittered(images, recipe.jitter, generator).numpy(), recipe.num_steps)
+        views = jittered(images, recipe.jitter, generator).numpy()
+        events = saccade_events(views, recipe.num_steps)
         for batch in torch.randperm(len(labels), generator=generator).split(recipe.batch_size):
-            scores = network.run(as_input(seen[:, batch.numpy()])).scores
+            scores = network.run(as_input(events[:, batch.numpy()])).scores
             loss = cross_entropy(scores, labels[batch])
             loss = loss + recipe.l1_fc1 * fc1.abs().sum() + recipe.l1_fc2 * fc2.abs().sum()
             optimizer.zero_grad()
@@ -103,24 +108,24 @@ def train(dataset: Dataset, recipe: Recipe, on_epoch: Callable[[], None]) -> Net
 
 
 def save_checkpoint(path: Path, network: Network, dataset: Dataset, recipe: Recipe) -> None:
-    """Weights and how they came about, readable with any safetensors library."""
+    """Writes weights, data set and recipe to a file that any safetensors library reads."""
     weights = {name: getattr(network, name).numpy() for name in ("fc1", "fc2")}
-    about = {"data": dataset.name, "split": dataset.fingerprint(), "recipe": asdict(recipe)}
-    save_packed(path, weights, about)
+    metadata = {"data": dataset.name, "split": dataset.fingerprint(), "recipe": asdict(recipe)}
+    save_packed(path, weights, metadata)
 
 
 def load_checkpoint(path: Path, dataset: Dataset) -> Network:
-    """Reads what `save_checkpoint` wrote.
+    """Returns the network of a file that `save_checkpoint` wrote.
 
     Raises
     ------
-    ValueError : it is damaged, or was trained on other samples than this dataset's training split,
-        so that it may have seen the test set.
+    ValueError : the file is damaged, or its network was trained on another split of the data and may
+        have seen the test samples.
     """
-    weights, about = read_packed(path)
-    if about.get("split") != dataset.fingerprint():
+    weights, metadata = read_packed(path)
+    if metadata.get("split") != dataset.fingerprint():
         raise ValueError(
-            f"{path.name} was trained on another split than this scikit-learn gives, so the test "
-            "samples may not be new to it; train again with --train"
+            f"{path.name} was trained on another split than this version of scikit-learn gives, so it "
+            "may have seen the test samples; train again with --train"
         )
     return Network(*(torch.from_numpy(weights[name]) for name in ("fc1", "fc2")))
