@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import ParameterError
 from ..files.atomic import write_atomic
 from ..weights import compressed_weight
 from .record import FinishedLayer, LayerRecord
@@ -24,12 +25,17 @@ _PARTS = ("format", "model", "calibration", "options")
 
 
 class Checkpoint:
-    """Where finished layers go; with ``folder=None`` nowhere.
+    """A folder of finished layers.
+
+    Parameters
+    ----------
+    folder : is made where it does not exist. None keeps nothing.
+    marks : the run's `fingerprint`.
 
     Raises
     ------
-    ValueError : the folder belongs to a run with another model, other calibration data or options, or
-        holds something else.
+    ParameterError : a ValueError; the folder belongs to a run with another model, other calibration
+        data or options, or holds something else.
     """
 
     def __init__(self, folder: str | Path | None, marks: dict[str, str]) -> None:
@@ -39,11 +45,14 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         head = self.folder / "run.json"
         if not head.exists():
-            strangers = [p.name for p in self.folder.iterdir() if not p.name.startswith(".")]
-            if strangers:
-                raise ValueError(
-                    f"checkpoint_dir {self.folder} holds {', '.join(sorted(strangers)[:3])} and no "
-                    "run.json; accepted is an empty folder or one of an earlier run"
+            others = [p.name for p in self.folder.iterdir() if not p.name.startswith(".")]
+            if others:
+                files = ", ".join(sorted(others)[:3])
+                raise ParameterError(
+                    "checkpoint_dir",
+                    folder,
+                    "an empty folder or one of an earlier run",
+                    shown=f"{folder}, which holds {files} and no run.json",
                 )
             write_atomic(head, json.dumps(marks, indent=2).encode())
             return
@@ -57,9 +66,11 @@ class Checkpoint:
         if differing and not any(self.folder.glob("*.safetensors")):  # nothing was done there yet
             write_atomic(head, json.dumps(marks, indent=2).encode())
         elif differing:
-            raise ValueError(
-                f"checkpoint_dir {self.folder} belongs to a run with another "
-                f"{' and '.join(differing)}; accepted is the same again, or another folder"
+            raise ParameterError(
+                "checkpoint_dir",
+                folder,
+                "the same again, or another folder",
+                shown=f"{folder}, which belongs to a run with another {' and '.join(differing)}",
             )
 
     def load_layer(self, name: str) -> FinishedLayer | None:
@@ -110,6 +121,6 @@ class Checkpoint:
         write_atomic(self._path(name), save(dense, {"record": text}))
 
     def _path(self, name: str) -> Path:
-        """Layer names have dots and may be long: their digest makes the file's name."""
+        """Returns a name's file. Layer names have dots and may be long, so their digest is used."""
         assert self.folder is not None
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.safetensors"

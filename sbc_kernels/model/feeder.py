@@ -18,11 +18,11 @@ from .sequences import SequenceAssembler, Take
 
 
 class Feeder:
-    """Runs calibration batches through a model and hands each layer's input on.
+    """Runs batches through a model and hands the inputs of its weight layers on.
 
     Parameters
     ----------
-    model : a copy that may be run; put into eval mode.
+    model : a copy; it is put into eval mode, and its states are reset.
     calibration : batches, iterated anew for each pass.
     forward : as in `trace`.
     neuron_steps : of the plan; a batch whose neurons take another number of time steps is refused.
@@ -47,16 +47,16 @@ class Feeder:
         layers: Mapping[str, PlannedLayer],
         on_output: Callable[[Any], None] | None = None,
     ) -> int:
-        """One pass over all batches; returns how many there were.
+        """Runs one pass over all batches and returns their number.
 
         Parameters
         ----------
-        takes : by layer name, what is given its input of each batch: [T, samples, d_in] or
+        takes : by layer name, called with its input of each batch: [T, samples, d_in] or
             [T, samples, C, *map], integers in one byte where the values are such. Positions that
             share a Linear layer (tokens) are samples.
-        layers : the plan's, by name.
-        on_output : is given what the model answers. Without it a pass ends when the last of `takes` has
-            been fed.
+        layers : of the plan, by name.
+        on_output : called with the model's output. Without it a forward ends when the last of `takes`
+            has its input.
         """
         index = -1
         with undisturbed():
@@ -72,28 +72,34 @@ class Feeder:
         layers: Mapping[str, PlannedLayer],
         on_output: Callable[[Any], None] | None = None,
     ) -> None:
-        """One batch of a pass, from fresh states to fresh states. ValueError where it is of another
-        length than the traced example."""
+        """Runs one batch of a pass, from fresh states to fresh states.
+
+        Raises
+        ------
+        ValueError : the batch has another length than the traced example.
+        """
         reset_states(self.model)
         ended = False
         with ExitStack() as stack, torch.no_grad(), undisturbed(index):
             waiting = set(takes)
             self._watch_steps(stack)
-            gathers = [
-                gather
+            assemblers = [
+                sequences
                 for name, take in takes.items()
-                for gather in self._hook(stack, layers[name], take, None if on_output else waiting)
+                for sequences in self._hook(
+                    stack, layers[name], take, None if on_output else waiting
+                )
             ]
             try:
                 output = run_forward(self.model, batch, self.forward)
             except Seen:
                 output, ended = None, True
         reset_states(self.model)
-        for gather in gathers:
-            if gather.held or (not ended and gather.calls != gather.expected):
+        for sequences in assemblers:
+            if sequences.held or (not ended and sequences.calls != sequences.expected):
                 raise ValueError(
-                    f"calibration batch {index} calls {gather.name!r} {gather.calls} times; accepted "
-                    f"are {gather.expected}, as in the example"
+                    f"calibration batch {index} calls {sequences.name!r} {sequences.calls} times; "
+                    f"accepted are {sequences.expected}, as in the example"
                 )
         if on_output is not None and output is not None:
             on_output(output)
@@ -114,12 +120,12 @@ class Feeder:
                 steps: int = steps,
                 name: str = name,
             ) -> None:
-                given = first_tensor(args, kwargs)
-                if given is not None:
-                    now = adapter.describe(module, tuple(given.shape)).steps
-                    if now != steps:
+                features = first_tensor(args, kwargs)
+                if features is not None:
+                    length = adapter.describe(module, tuple(features.shape)).steps
+                    if length != steps:
                         raise ValueError(
-                            f"calibration has a batch of {now} time steps at {name!r}; accepted are "
+                            f"calibration has a batch of {length} time steps at {name!r}; accepted are "
                             f"{steps}, as in the example"
                         )
 
@@ -128,27 +134,27 @@ class Feeder:
     def _hook(
         self, stack: ExitStack, layer: PlannedLayer, take: Take, waiting: set[str] | None
     ) -> Iterator[SequenceAssembler]:
-        """Feeds `take` from the layer's modules; raises Seen when nobody is left in `waiting`."""
+        """Hooks the layer's modules to `take`; raises Seen once no layer is left in `waiting`."""
         for name in (layer.name, *layer.also):
-            gather = SequenceAssembler(layer, name, take)
+            sequences = SequenceAssembler(layer, name, take)
 
             def hook(
                 module: nn.Module,
                 args: tuple[Any, ...],
                 kwargs: dict[str, Any],
-                gather: SequenceAssembler = gather,
+                sequences: SequenceAssembler = sequences,
                 name: str = name,
             ) -> None:
-                given = first_tensor(args, kwargs)
-                assert given is not None
-                gather.add(module, given.detach())
-                # A loop over time has done nearly all by now: it may as well show its true length.
+                features = first_tensor(args, kwargs)
+                assert features is not None
+                sequences.add(module, features.detach())
+                # A loop over time is nearly over by its last call: let it show its true length.
                 whole = layer.layout.step_of_call is None and not layer.also
-                if whole and gather.calls == layer.calls and waiting is not None:
+                if whole and sequences.calls == layer.calls and waiting is not None:
                     waiting.discard(layer.name)
                     if not waiting:
                         raise Seen
 
             handle = self.modules[name].register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
-            yield gather
+            yield sequences

@@ -1,4 +1,4 @@
-"""BatchNorms folded into the layers before them, in the model that is handed back."""
+"""BatchNorms folded into the layers before them, in the model that is returned."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import ParameterError
 from ..network.copies import reset_states, undisturbed
 from ..weights import CompressedWeight, Pruned, Quantized
 from .norms import Vector, affine_of
@@ -23,22 +24,22 @@ def fold_norms(
     run: Callable[[nn.Module], Any] | None,
     only: Collection[str] | None = None,
 ) -> tuple[dict[str, Vector], list[str]]:
-    """Folds BatchNorms that are fed one layer's output and nothing else; an Identity takes the place.
+    """Folds BatchNorms whose input is one layer's output and nothing else; an Identity replaces them.
 
     Parameters
     ----------
-    model : is changed.
-    plan : of it.
+    model : it is changed.
+    plan : of the model.
     run : a forward pass, to see whether the model still runs afterwards; None to believe `only`.
     only : names of layers whose norms to fold; None for all that can be.
 
     Returns
     -------
-    By name of the layer, what its rows were multiplied by; and notes about norms that were not folded.
+    By layer name, the factor of each row; and notes on norms that were not folded.
 
     Raises
     ------
-    ValueError : the model does not run any more.
+    ParameterError : a ValueError; the model does not run any more.
     """
     modules = dict(model.named_modules())
     folded: dict[str, Vector] = {}
@@ -72,10 +73,8 @@ def fold_norms(
                 run(model)
                 reset_states(model)
         except Exception as error:
-            raise ValueError(
-                f"fold is True, but the model does not run without its BatchNorms ({error}); accepted "
-                "is False"
-            ) from error
+            shown = f"True, but the model does not run without its BatchNorms ({error})"
+            raise ParameterError("fold", True, "False", shown=shown) from error
     return folded, notes
 
 
@@ -119,11 +118,14 @@ def refolded(
     return folded, notes
 
 
-def fold(layer: Any, norm: Any) -> None:
-    """Takes the norm's scale and shift into the layer's weight and bias. The norm is then idle."""
-    found = affine_of(norm)
-    assert found is not None
-    scale, shift = (torch.from_numpy(v).to(layer.weight.device) for v in found)
+def fold(layer: Any, norm: nn.Module) -> None:
+    """Multiplies a layer's weight and bias by a norm's scale and adds its shift to the bias.
+
+    The norm does nothing that is left to do after that.
+    """
+    affine = affine_of(norm)
+    assert affine is not None
+    scale, shift = (torch.from_numpy(v).to(layer.weight.device) for v in affine)
     weight = layer.weight.detach()
     with torch.no_grad():
         shape = (-1, *[1] * (weight.ndim - 1))

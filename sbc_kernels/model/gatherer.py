@@ -19,14 +19,14 @@ from .planned_layer import PlannedLayer
 
 
 class Gatherer:
-    """Feeds of one layer in, `Moments` out: a mean over the layer's distinct neurons.
+    """Gathers the `Moments` of one layer, as a mean over its distinct neurons.
 
     Parameters
     ----------
-    layer : the plan's.
-    neurons : whose filters to apply; None is the current Hessian.
-    paired : whether each batch comes as a pair, the dense model's and the compressed prefix's input.
-    with_bias : whether to gather what bias correction needs.
+    layer : of the plan.
+    neurons : their impulse responses filter the inputs; None stands for the current Hessian.
+    paired : whether each batch comes as a pair, from the dense model and from the compressed copy.
+    with_bias : whether to gather moments with an input that is always on.
     backend : of `spike_gram`.
     step_scale : float64 [T], what the layer's output is multiplied by at each step (TEBN), or None.
     """
@@ -55,7 +55,7 @@ class Gatherer:
         )
 
     def take(self, spikes: Tensor, dense: Tensor | None = None) -> None:
-        """One batch [T, N, ...]; with `dense`, that of the dense model."""
+        """Adds one batch [T, N, ...]; where paired, `dense` is the dense model's input to the layer."""
         if self.paired:
             assert dense is not None
             spikes = _side_by_side(dense, spikes, self.layer)
@@ -68,6 +68,7 @@ class Gatherer:
             constant.update(spikes)
 
     def moments(self) -> Moments:
+        """Returns the moments of all batches so far."""
         stack = self.hessians[0].stacked()
         for other in self.hessians[1:]:
             stack += other.stacked()
@@ -79,8 +80,8 @@ class Gatherer:
         constant, energy = None, 0.0
         if self.constants:
             both = [c.moment(self.layer.groups) for c in self.constants]
-            found = 2 / samples * np.mean([c for c, _ in both], axis=0)
-            constant = array_namespace(stack).asarray(found, device=device(stack))
+            means = 2 / samples * np.mean([c for c, _ in both], axis=0)
+            constant = array_namespace(stack).asarray(means, device=device(stack))
             energy = 2 / samples * float(np.mean([h for _, h in both]))
         if not self.paired:
             return Moments(stack, None, constant, constant, energy, samples, paths)
@@ -96,7 +97,7 @@ class Gatherer:
 
 
 class _Constant:
-    """``sum Y' 1`` of a layer with an input that is always on, which the bias is."""
+    """Sums ``Y' 1`` of a layer's filtered inputs with an input that is always on, as a bias sees it."""
 
     def __init__(
         self, neuron: Neuron | None, conv: Conv | None, step_scale: NDArray[np.float64] | None
@@ -125,7 +126,7 @@ class _Constant:
         self.energy += float((on**2).sum()) * (T // steps) * N * outputs
 
     def moment(self, groups: int) -> tuple[NDArray[np.float64], float]:
-        """[groups, d] and the always-on input's own energy."""
+        """Returns the sums, float64 [groups, d], and the energy of the input that is always on."""
         total = np.asarray(torch.as_tensor(self.total).cpu())
         if self.conv is None:
             return total[None], self.energy
@@ -134,7 +135,7 @@ class _Constant:
 
 
 def _side_by_side(dense: Tensor, compressed: Tensor, layer: PlannedLayer) -> Tensor:
-    """Both inputs as one of twice the channels; group by group in a grouped convolution."""
+    """Returns both inputs as one with twice the channels, group by group in a grouped convolution."""
     dtype = torch.promote_types(dense.dtype, compressed.dtype)
     pair = [dense.to(dtype), compressed.to(dtype)]
     if layer.conv is None:

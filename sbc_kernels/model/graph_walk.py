@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .provenance import Bend, Reach
 
-# Between a layer and its neuron these bend the current: the layer's output is not what is integrated.
+# Operations that are not linear: behind them, a neuron does not integrate the layer's output.
 # MaxPool is not among them: it picks one of the currents.
 _NONLINEAR = (
     "Relu", "Gelu", "Elu", "Celu", "Selu", "Silu", "Sigmoid", "Tanh", "Softmax", "LogSoftmax",
@@ -34,6 +34,7 @@ class TaggedGraph:
         self._kept: list[Any] = []  # nodes, lest their ids are used again
 
     def tag(self, node: Any, tag: Tag) -> None:
+        """Marks a node."""
         self._tags.setdefault(id(node), []).append(tag)
         self._kept.append(node)
 
@@ -69,8 +70,7 @@ class TaggedGraph:
 
 
 def own_node(output: Tensor) -> Tensor:
-    """A view that is changed in place (``out += identity``) loses its node in the graph; a copy does
-    not."""
+    """Returns a view as a copy: changed in place (``out += identity``), a view loses its graph node."""
     return output.clone() if output.grad_fn is not None and output._is_view() else output
 
 

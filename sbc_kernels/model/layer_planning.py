@@ -24,6 +24,17 @@ def planned_layer(
     rule: Mapping[str, Any],
     loop_steps: list[int],
 ) -> PlannedLayer:
+    """Plans one weight layer.
+
+    Parameters
+    ----------
+    name, module : of the layer.
+    provenance : of a forward pass.
+    fed : the neuron calls that the layer reaches, by name and number, and how it reaches them.
+    read_out : how it reaches the model's output.
+    rule : the user's options for this layer.
+    loop_steps : how often each neuron of one step a call is called.
+    """
     calls = provenance.layer_calls.get(name, [])
     kind = next(c.__name__ for c in WEIGHT_LAYERS if isinstance(module, c))
     layer = PlannedLayer(
@@ -82,7 +93,7 @@ def _consumed(
     read_out: list[Reach],
     loop_steps: list[int],
 ) -> PlannedLayer:
-    """Role, consumers, impulse responses, norms and layout."""
+    """Returns the layer with its role, consumers, impulse responses, norms and layout."""
     inner = [call.inside for call in calls if call.inside is not None]
     pairs = [(name, index) for name, index, _ in fed] + inner
     reaches = [reach for _, _, reach in fed] + read_out
@@ -124,12 +135,12 @@ def _consumed(
     for fact in facts:
         notes += fact.notes
     distinct = _distinct([fact.neuron for fact in facts], steps)
-    seen = 1 + max(int(call.step_of.max(initial=0)) for call in calls)
+    uses = _last_step(calls) + 1
     if bent:
         notes.append(_bent_note(bent[0], "its neuron") + ": current Hessian")
-    elif seen > steps:
+    elif uses > steps:
         notes.append(
-            f"called {seen} times in {steps} time steps by the same neuron, in an order that is not "
+            f"called {uses} times in {steps} time steps by the same neuron, in an order that is not "
             "known: current Hessian"
         )
         layout = None
@@ -157,17 +168,23 @@ def _consumed(
 
 
 def _steps_of(facts: list[NeuronFacts], calls: list[LayerCall], loop_steps: list[int]) -> int:
-    """T: what a call of the consumers holds, or how often they are called with this output."""
+    """Returns T: the steps of one call of the consumers, or how often this output reaches them."""
     most = max(fact.steps for fact in facts)
     if most > 1:
         return most
-    seen = 1 + max(int(call.step_of.max(initial=0)) for call in calls)
-    return min((count for count in loop_steps if count > 1 and seen % count == 0), default=seen)
+    uses = _last_step(calls) + 1
+    return min((count for count in loop_steps if count > 1 and uses % count == 0), default=uses)
+
+
+def _last_step(calls: list[LayerCall], unknown: int = 0) -> int:
+    """Returns the last time step of any position, `unknown` where no position has one."""
+    return max(int(call.step_of.max(initial=unknown)) for call in calls)
 
 
 def _overridden(
     layer: PlannedLayer, calls: list[LayerCall], rule: Mapping[str, Any]
 ) -> PlannedLayer:
+    """Returns the layer with the Hessian or the neuron that the user's rule demands."""
     if rule.get("hessian") == "current":
         return replace(layer, neurons=(None,), layout=Layout(1))
     neuron = rule.get("neuron")
@@ -175,11 +192,11 @@ def _overridden(
         return layer
     steps = layer.layout.steps
     if layer.role != "spiking" or layer.neurons == (None,):
-        seen = 1 + max(int(call.step_of.max(initial=-1)) for call in calls)
+        steps = _last_step(calls, unknown=-1) + 1
         layout, note = layout_of(
-            [(call.lead, call.step_of) for call in calls], max(seen, 1), False, one_sample=False
+            [(call.lead, call.step_of) for call in calls], max(steps, 1), False, one_sample=False
         )
-        if layout is None or seen < 1:
+        if layout is None or steps < 1:
             raise ValueError(
                 f"overrides gives {layer.name!r} the neuron {neuron!r}, but its time steps could not "
                 f"be told: {note or 'no neuron consumes its output'}; accepted is hessian='current'"
@@ -190,7 +207,7 @@ def _overridden(
 
 
 def _one_a_step(norms: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """The BatchNorms of a list that has one for each time step (BNTT), in its order; () for others."""
+    """Returns the BatchNorms in the order of a list with one for each time step (BNTT); else ()."""
     if len(norms) < 2 or any(len(path) != 1 for path in norms):
         return ()
     split = [path[0].rpartition(".") for path in norms]
@@ -203,7 +220,7 @@ def _one_a_step(norms: list[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _distinct(neurons: list[Neuron | None], steps: int) -> tuple[Neuron | None, ...]:
-    """Those that differ in their response over `steps`, in order."""
+    """Returns the neurons that differ in their response over `steps`, in order."""
     distinct: dict[bytes, Neuron | None] = {}
     for neuron in neurons:
         key = b"" if neuron is None else impulse_response(neuron, steps).tobytes()

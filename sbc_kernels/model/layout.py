@@ -1,4 +1,4 @@
-"""Where a tensor has its time and sample axes."""
+"""Where the calls of a weight layer have their time and sample axes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Layout:
     delay: int = 0
 
     def split(self, lead: tuple[int, ...]) -> tuple[int, int, int]:
-        """The leading axes as (outer, steps, inner). ValueError where the steps do not fit."""
+        """Returns the leading axes as (outer, steps, inner); ValueError where the steps do not fit."""
         T = self.steps
         if self.axis is not None:
             if len(lead) <= self.axis or lead[self.axis] != T:
@@ -53,26 +53,27 @@ def layout_of(
     batch_first: bool,
     one_sample: bool,
 ) -> tuple[Layout | None, str]:
-    """The layout that the calls' step tables show; None where they show that there is none.
+    """Infers the layout from the time steps of each position of each call.
 
     Parameters
     ----------
-    calls : of each call, its leading axes and `LayerCall.step_of`.
-    steps : T as the consumers tell it.
-    batch_first : the consumers' own axes, which decide what the tables leave open.
+    calls : for each call, its leading axes and `LayerCall.step_of`.
+    steps : T of the consumers.
+    batch_first : whether the consumers have the batch axis first; it decides what the calls leave open.
     one_sample : whether the example was a batch of one, which leaves more open.
 
     Returns
     -------
-    The layout, and a note where something was assumed ("" otherwise).
+    The layout, or None where the calls have none, and a note on what was assumed or is wrong ("" where
+    nothing is).
     """
     tables = [table for _, table in calls]
     if any((table == -2).any() for table in tables):
         return None, "its output mixes time steps before it is integrated"
-    known = [np.unique(table[table >= 0]) for table in tables]
-    if len(calls) > 1 and all(k.size == 1 for k in known):  # a loop over time
-        return Layout(steps, tuple(int(k[0]) % steps for k in known)), ""
-    found: set[Layout] = set()
+    marked = [np.unique(table[table >= 0]) for table in tables]
+    if len(calls) > 1 and all(k.size == 1 for k in marked):  # a loop over time
+        return Layout(steps, tuple(int(k[0]) % steps for k in marked)), ""
+    layouts: set[Layout] = set()
     open_ = False
     for lead, table in calls:
         options = [
@@ -86,19 +87,19 @@ def layout_of(
             open_ = open_ or (bool(others) and steps > 1 and one_sample)
             if batch_first and others:
                 options = others
-        found.add(options[0])
-    if len(found) != 1:
+        layouts.add(options[0])
+    if len(layouts) != 1:
         return None, "its calls differ in where the time axis is"
-    unseen = steps > 1 and all(k.size == 0 for k in known)
+    unmarked = steps > 1 and all(k.size == 0 for k in marked)
     axis = "second" if batch_first else "first"
     assumed = f"time assumed to be the {axis} axis"
-    if open_ and not unseen:
+    if open_ and not unmarked:
         assumed += ": the example is a batch of one"
-    return found.pop(), assumed if unseen or open_ else ""
+    return layouts.pop(), assumed if unmarked or open_ else ""
 
 
 def _candidates(lead: tuple[int, ...], steps: int, batch_first: bool) -> list[Layout]:
-    """Ways to hold the steps: on an axis of their own, or flattened."""
+    """Returns the ways to hold the steps: on an axis of their own, or flattened with others."""
     own = [Layout(steps, None, at) for at, extent in enumerate(lead) if extent == steps]
     own = own[::-1] if batch_first else own
     rest, left = divmod(math.prod(lead), steps)
@@ -111,6 +112,7 @@ def _candidates(lead: tuple[int, ...], steps: int, batch_first: bool) -> list[La
 
 
 def _fits(layout: Layout, lead: tuple[int, ...], table: NDArray[np.int64]) -> bool:
+    """Whether a layout agrees with the positions whose time step is known."""
     outer, steps, inner = layout.split(lead)
     expected = np.broadcast_to(np.arange(steps)[None, :, None], (outer, steps, inner)).ravel()
     return bool(((table < 0) | (table == expected)).all())

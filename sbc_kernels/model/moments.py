@@ -1,4 +1,4 @@
-"""The Hessians that a layer's compression rests on, gathered batch by batch."""
+"""Second moments of a layer's inputs, and what follows from them for its target and its bias."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from ..backends.registry import backend_for
 
 Matrix = Any  # float64: NumPy, or torch where the model lies on a GPU
 
-_GONE = 1e-10  # of an input's energy: less than that left beside a constant is rounding
+_CONSTANT = 1e-10  # of an input's energy: less than that beside a constant is rounding
 
 
 @dataclass
 class Moments:
-    """What one layer's decision needs, per convolution group, as means over samples.
+    """Second moments of the inputs of one layer, per convolution group, as means over samples.
+
+    Y are the filtered inputs in the dense model, Yc those that the compressed layer will see. 1 is an
+    input that is always on, filtered in the same way; the bias is its weight.
 
     Attributes
     ----------
-    hessian : ``2 E[Yc' Yc]`` [groups, d, d] of the inputs that the compressed layer will see.
-    cross : ``2 E[Y' Yc]`` with Y the dense model's inputs; None where they are the same.
-    constant : ``2 E[Yc' 1]`` [groups, d] with the filtered always-on input, and `constant_dense` the
-        same of Y; None without bias correction. `constant_energy` is ``2 E[1' 1]``.
+    hessian : ``2 E[Yc' Yc]``, [groups, d, d].
+    cross : ``2 E[Y' Yc]``, [groups, d, d]; None where Y and Yc are the same.
+    constant, constant_dense : ``2 E[Yc' 1]`` and ``2 E[Y' 1]``, [groups, d]; None without bias
+        correction.
+    constant_energy : ``2 E[1' 1]``.
+    num_samples : how many samples the means are over.
+    paths : how the batches were computed, as `SpikeHessian.paths`.
     """
 
     hessian: Matrix
@@ -35,9 +41,9 @@ class Moments:
     paths: list[str] = field(default_factory=list)
 
     def centred(self) -> Moments:
-        """With the always-on input taken out: what is left when the bias is free to follow.
+        """Returns the moments for a bias that is free to follow the weights.
 
-        ``H - c c' / h``, the Schur complement of the bias in the Hessian of weights and bias.
+        That is ``H - c c' / h``, the Schur complement of the bias in the Hessian of weights and bias.
         """
         if self.constant is None or self.constant_energy == 0.0:
             return self
@@ -46,17 +52,17 @@ class Moments:
         c, dense, h = self.constant, self.constant_dense, self.constant_energy
         energy = xp.linalg.diagonal(self.hessian)
         hessian = self.hessian - c[:, :, None] * c[:, None, :] / h
-        left = xp.linalg.diagonal(hessian)
-        gone = left <= _GONE * energy  # such an input is a constant: all the bias's
-        hessian[gone[:, :, None] | gone[:, None, :]] = 0.0
+        remainder = xp.linalg.diagonal(hessian)
+        constant = remainder <= _CONSTANT * energy  # the bias can replace such an input
+        hessian[constant[:, :, None] | constant[:, None, :]] = 0.0
         cross = self.cross
         if cross is not None:
             cross = cross - dense[:, :, None] * c[:, None, :] / h
-            cross[xp.broadcast_to(gone[:, None, :], cross.shape)] = 0.0
+            cross[xp.broadcast_to(constant[:, None, :], cross.shape)] = 0.0
         return Moments(hessian, cross, None, None, 0.0, self.num_samples, self.paths)
 
     def bias_change(self, dense: Matrix, compressed: Matrix) -> Matrix:
-        """What the bias has to make up for [d_out]: ``(W c_dense - V c) / h``; W, V [d_out, d]."""
+        """Returns the bias's change ``(W c_dense - V c) / h`` [d_out] for weights W, V [d_out, d]."""
         assert self.constant is not None
         assert self.constant_dense is not None
         rows = len(dense) // len(self.constant)
@@ -70,10 +76,10 @@ class Moments:
 
 
 def corrected_target(weight: Matrix, moments: Moments, strength: float) -> Matrix:
-    """``W (C + lambda I) (Hc + lambda I)^-1`` [d_out, d]: W refitted to the inputs it will see.
+    """Returns the weight W refitted to the inputs that it will see, [d_out, d].
 
-    The least-squares answer to ``|W Y - V Yc|^2 + lambda |V - W|^2``, with lambda `strength` times the
-    mean diagonal of Hc over live inputs.
+    ``W (C + l I) (Hc + l I)^-1`` minimises ``|W Y - V Yc|^2 + l |V - W|^2`` over V, where l is
+    `strength` times the mean diagonal of Hc over live inputs.
     """
     if moments.cross is None:
         return weight
@@ -81,14 +87,14 @@ def corrected_target(weight: Matrix, moments: Moments, strength: float) -> Matri
     rows = len(weight) // len(moments.hessian)
     parts = []
     for g, (H, C) in enumerate(zip(moments.hessian, moments.cross, strict=True)):
-        mine = weight[g * rows : (g + 1) * rows]
+        own = weight[g * rows : (g + 1) * rows]
         energy = H.diagonal()
         live = energy > 0
         if not bool(live.any()):
-            parts.append(mine)
+            parts.append(own)
             continue
-        along = xp.eye(len(H), dtype=xp.float64, device=device(H))
-        ridge = strength * float(energy[live].mean()) * along
-        target = mine @ (C + ridge)
+        identity = xp.eye(len(H), dtype=xp.float64, device=device(H))
+        ridge = strength * float(energy[live].mean()) * identity
+        target = own @ (C + ridge)
         parts.append(backend_for(H, None).solve_positive(H + ridge, target.T).T)
     return xp.concat(parts)

@@ -11,7 +11,7 @@ from .planned_layer import PlannedLayer
 
 @dataclass(frozen=True)
 class Plan:
-    """What `trace` found. ``str(plan)`` is a table.
+    """The weight layers of a network, as `trace` returns them. ``str(plan)`` is a table.
 
     Attributes
     ----------
@@ -43,34 +43,37 @@ class Plan:
         return tuple(layer for layer in self.layers if layer.compressed)
 
     def groups(self, max_memory: int) -> list[list[PlannedLayer]]:
-        """Layers whose Hessians are gathered in one pass over the calibration data.
+        """Returns the layers in groups whose Hessians are gathered in one pass.
 
-        As many as `max_memory` bytes hold beside the model, its activations and the largest layer's
-        compression; at least one.
+        A group has as many layers as `max_memory` bytes hold beside the model, its activations and the
+        largest layer's compression, and at least one.
         """
         room = max_memory - self.fixed_bytes()
-        found: list[list[PlannedLayer]] = []
+        groups: list[list[PlannedLayer]] = []
         used = room + 1
         for layer in self.compressed:
             need = layer.hessian_bytes()
             if used + need > room:
-                found.append([])
+                groups.append([])
                 used = 0
-            found[-1].append(layer)
+            groups[-1].append(layer)
             used += need
-        return found
+        return groups
 
     def fixed_bytes(self) -> int:
-        """Two copies of the model, its activations, and the largest layer's compression."""
+        """Returns the bytes of two copies of the model, its activations and the largest compression."""
         work = max((layer.work_bytes() for layer in self.compressed), default=0)
         flow = max((layer.activation_bytes() for layer in self.compressed), default=0)
         return 2 * self.model_bytes + 3 * flow + work
 
     def peak_bytes(self, max_memory: int, paired: bool = False) -> int:
-        """Prediction of what `compress_model` takes at most, beside what the process had before.
+        """Predicts the most bytes that `compress_model` takes, beside what the process had before.
 
-        `paired` is calibration mode "sequential": one layer at a time, with the Hessian of the dense
-        and the compressed prefix's inputs side by side, which is four times as large.
+        Parameters
+        ----------
+        max_memory : bytes, as in `compress_model`.
+        paired : calibration mode "sequential": one layer at a time, with the inputs of the dense and of
+            the compressed model side by side in one Hessian, which is four times as large.
         """
         if paired:
             sums = [

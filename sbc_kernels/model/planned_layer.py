@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,7 +11,10 @@ from ..conv import Conv, regions
 from ..neurons import Neuron
 from .layout import Layout
 
-COMPRESSED = ("spiking", "head", "unresolved")
+Role = Literal["spiking", "head", "unresolved", "never called", "unsupported", "skipped"]
+KindOfInput = Literal["binary", "integer", "analog"]
+
+COMPRESSED: tuple[Role, ...] = ("spiking", "head", "unresolved")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class PlannedLayer:
 
     name: str
     kind: str
-    role: str
+    role: Role
     shape: tuple[int, ...] = ()
     conv: Conv | None = None
     norms: tuple[str, ...] = ()
@@ -61,7 +64,7 @@ class PlannedLayer:
     calls: int = 0
     direct: bool = False
     read_out: bool = False
-    input_kind: str = ""
+    input_kind: KindOfInput | Literal[""] = ""
     input_rate: float = 0.0
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
@@ -73,23 +76,26 @@ class PlannedLayer:
 
     @property
     def compressed(self) -> bool:
+        """Whether `compress_model` compresses this layer."""
         return self.role in COMPRESSED
 
     @property
     def size(self) -> int:
+        """Number of weights."""
         return int(np.prod(self.shape)) if self.shape else 0
 
     @property
     def in_features(self) -> int:
-        """Side of (one group's) Hessian."""
+        """Side of one group's Hessian."""
         return int(np.prod(self.shape[1:])) if self.shape else 0
 
     @property
     def groups(self) -> int:
+        """Groups of a convolution, 1 for any other layer."""
         return 1 if self.conv is None else self.conv.groups
 
     def hessian_bytes(self) -> int:
-        """What the sums of the Hessian of each of its neurons take while they are gathered."""
+        """Returns the bytes of the Hessians' sums, one for each neuron, while they are gathered."""
         d, groups = self.in_features, self.groups
         matrix = 8 * groups * d * d
         if self.conv is None or self.input_kind == "analog":
@@ -100,11 +106,11 @@ class PlannedLayer:
         return len(self.neurons) * 8 * groups * shifts * channels * channels
 
     def work_bytes(self) -> int:
-        """What its compression takes beside that: Hessians in both precisions, inverse, orders."""
+        """Returns the bytes that the compression takes beside: two precisions, inverse and orders."""
         d = self.in_features
         return 8 * self.groups * d * d + 44 * d * d + 24 * self.size
 
     def activation_bytes(self) -> int:
-        """Input and output of its calls, float32, at the size of the traced example."""
+        """Returns the bytes of input and output of all calls, float32, for the traced example."""
         calls = len(self.layout.step_of_call or (0,))
         return 4 * int(np.prod(self.output_shape)) + (4 + calls) * int(np.prod(self.input_shape))

@@ -25,6 +25,15 @@ def plan_of(
     neurons: dict[str, tuple[nn.Module, Adapter]],
     rules: dict[str, dict[str, Any]],
 ) -> Plan:
+    """Plans every weight layer of a model.
+
+    Parameters
+    ----------
+    model : that was run.
+    provenance : of its forward pass.
+    neurons : of the model, by name.
+    rules : the user's options for single layers, by name.
+    """
     modules = dict(model.named_modules())
     fed: dict[str, list[tuple[str, int, Reach]]] = defaultdict(list)
     for name, calls in provenance.neuron_calls.items():
@@ -46,7 +55,7 @@ def plan_of(
         tied[id(modules[name].weight)].append(name)
     for name in names:
         first = owner.setdefault(id(modules[name].weight), name)
-        if first != name:  # tied weights: one layer, seen at each of its places
+        if first != name:  # tied weights: one layer, which is called at several places
             layers[first] = replace(layers[first], also=(*layers[first].also, name))
             if not _called_alike(
                 provenance.layer_calls.get(first, []), provenance.layer_calls.get(name, [])
@@ -126,8 +135,10 @@ def _called_alike(first: list[LayerCall], other: list[LayerCall]) -> bool:
 
 
 def _loop_steps(provenance: Provenance) -> list[int]:
-    """How often each neuron of one step a call is called: T, or a multiple where several layers share
-    it, or less where it does not listen at every step."""
+    """Returns how often each neuron of one step a call is called.
+
+    That is T, or a multiple where several layers share a neuron, or less where it skips steps.
+    """
     return [
         len(calls)
         for calls in provenance.neuron_calls.values()

@@ -13,9 +13,15 @@ logger = logging.getLogger("sbc_kernels")
 
 
 class Progress:
-    """Bars with the time left. Shown if `show`; None shows them on a terminal where rich is installed.
+    """Progress bars with the time left.
 
-    Raises ModuleNotFoundError where `show` is True and rich is not installed.
+    Parameters
+    ----------
+    show : whether to show them. None shows them on a terminal where rich is installed.
+
+    Raises
+    ------
+    ModuleNotFoundError : `show` is True and rich is not installed.
     """
 
     def __init__(self, show: bool | None) -> None:
@@ -49,7 +55,7 @@ class Progress:
             self._bars.stop()
 
     def task(self, description: str, total: float | None) -> Callable[..., None]:
-        """A bar; call what is returned with `advance` (default 1) and a new `description`."""
+        """Starts a bar. Call the result with `advance` (default 1) and a new `description`."""
         logger.info("%s", description)
         if self._bars is None:
             return _nothing

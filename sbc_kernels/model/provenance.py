@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ..frameworks import NeuronFacts
+from .planned_layer import KindOfInput
 
 
 @dataclass(frozen=True, order=True)
@@ -42,8 +43,12 @@ class Bend:
 class Reach:
     """A call of a weight layer that reaches a neuron's input (or the output) without another neuron.
 
-    ``norms`` stand between it and the next weight layer or the neuron, nearest first; ``via`` are the
-    weight layers between it and the neuron; ``bent_by`` names what is not linear on the way.
+    Attributes
+    ----------
+    layer, call : name of the layer, and number of its call.
+    norms : between the layer and the next weight layer or the neuron, nearest first.
+    via : weight layers between the layer and the neuron.
+    bent_by : what is not linear on the way.
     """
 
     layer: str
@@ -55,7 +60,15 @@ class Reach:
 
 @dataclass
 class NeuronCall:
-    """``batch_first``: whether more samples would make `facts.outer` larger; ``samples``: how many."""
+    """A call of a neuron.
+
+    Attributes
+    ----------
+    facts : how the neuron reads its input.
+    reached : calls of weight layers that the input was computed from.
+    batch_first : whether more samples would make `facts.outer` larger.
+    samples : number of samples in the input.
+    """
 
     facts: NeuronFacts
     reached: list[Reach]
@@ -65,20 +78,29 @@ class NeuronCall:
 
 @dataclass
 class LayerCall:
-    """``lead`` are the output's leading axes; ``step_of`` is the time step within the forward of each
-    position of these, -1 where nothing told, -2 where it belongs to several."""
+    """A call of a weight layer.
+
+    Attributes
+    ----------
+    input_shape, output_shape : of the call.
+    lead : the output's axes before its features or its map.
+    inside : the neuron that made the call, and the number of the neuron's call; None outside neurons.
+    edge : of the output in the autograd graph, until the forward pass is over.
+    step_of : int64 [product of lead], the time step of each position within the forward pass: -1 where
+        it is not known, -2 where a position belongs to several.
+    """
 
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     lead: tuple[int, ...]
-    inside: tuple[str, int] | None  # a neuron and the number of its call
+    inside: tuple[str, int] | None
     edge: GradientEdge | None
     step_of: NDArray[np.int64]
 
 
 @dataclass
 class InputKind:
-    """What a layer was fed, over all calls."""
+    """Range and rate of a layer's inputs, over all calls."""
 
     integral: bool = True
     low: float = 0.0
@@ -86,7 +108,8 @@ class InputKind:
     nonzero: int = 0
     size: int = 0
 
-    def see(self, values: Tensor) -> None:
+    def add(self, values: Tensor) -> None:
+        """Adds one input."""
         values = values.detach()
         if values.numel() == 0:
             return
@@ -98,33 +121,39 @@ class InputKind:
         self.size += values.numel()
 
     @property
-    def name(self) -> str:
+    def name(self) -> KindOfInput:
+        """Whether the inputs are 0 or 1, integers of one byte, or anything else."""
         if not self.integral or self.low < -128 or self.high > 127:
             return "analog"
         return "binary" if self.low >= 0 and self.high <= 1 else "integer"
 
     @property
     def rate(self) -> float:
+        """Fraction of the inputs that are not 0."""
         return self.nonzero / self.size if self.size else 0.0
 
 
 @dataclass
 class Provenance:
-    """What one forward pass of a model told.
+    """What one forward pass of a model shows.
 
-    ``norm_inputs`` names, for each BatchNorm, the layers whose very output it was fed; None stands for
-    anything else.
+    Attributes
+    ----------
+    layer_calls, neuron_calls : by module name, in order.
+    kinds : of the weight layers' inputs.
+    heads : weight layers that reach the model's output without a neuron.
+    unusual : weight layers that do more than multiply by their weight and add their bias.
+    norm_inputs : by BatchNorm, the layers whose unchanged output is its input; None stands for anything
+        else.
+    norm_channels : by BatchNorm, its number of channels.
+    plain_norms : by BatchNorm, whether it multiplies and adds what `affine_of` returns, and no more.
     """
 
     layer_calls: dict[str, list[LayerCall]] = field(default_factory=lambda: defaultdict(list))
     neuron_calls: dict[str, list[NeuronCall]] = field(default_factory=lambda: defaultdict(list))
     kinds: dict[str, InputKind] = field(default_factory=lambda: defaultdict(InputKind))
     heads: list[Reach] = field(default_factory=list)
-    unusual: set[str] = field(
-        default_factory=set
-    )  # layers that do more than multiply by their weight
+    unusual: set[str] = field(default_factory=set)
     norm_inputs: dict[str, set[str | None]] = field(default_factory=lambda: defaultdict(set))
     norm_channels: dict[str, int] = field(default_factory=dict)
-    plain_norms: dict[str, bool] = field(
-        default_factory=dict
-    )  # what `affine_of` says is what it does
+    plain_norms: dict[str, bool] = field(default_factory=dict)

@@ -56,7 +56,7 @@ def record(
     for calls in recorder.provenance.layer_calls.values():
         mark_inner(calls, recorder.provenance)
         for call in calls:
-            call.edge = None  # lets go of the graph
+            call.edge = None  # releases the graph
     return recorder.provenance
 
 
@@ -124,7 +124,8 @@ class _Recorder:
             return tensor.detach().requires_grad_(True).clone()  # no leaf: += must be allowed
 
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            assert self.active.pop() == name
+            finished = self.active.pop()
+            assert finished == name
             return output if self.active else map_tensors(output, cut)
 
         return hook
@@ -133,16 +134,16 @@ class _Recorder:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> Any:
-            given = first_tensor(args, kwargs)
-            if given is None or not isinstance(output, Tensor):
+            features = first_tensor(args, kwargs)
+            if features is None or not isinstance(output, Tensor):
                 return None
             if not self.provenance.layer_calls[name]:
-                _require_finite(name, module, given)
-                if not is_plain(module, given, output):
+                _require_finite(name, module, features)
+                if not is_plain(module, features, output):
                     self.provenance.unusual.add(name)
             output = own_node(output)
             self.recent.append((name, output.detach(), output._version))
-            self.provenance.kinds[name].see(given)
+            self.provenance.kinds[name].add(features)
             lead = leading_axes(module, tuple(output.shape))
             step_of = np.full(int(np.prod(lead, dtype=np.int64)), -1, dtype=np.int64)
             inside = None
@@ -155,7 +156,7 @@ class _Recorder:
                 edge = get_gradient_edge(output)
                 self.graph.tag(output.grad_fn, Tag("layer", name, len(calls)))
             calls.append(
-                LayerCall(tuple(given.shape), tuple(output.shape), lead, inside, edge, step_of)
+                LayerCall(tuple(features.shape), tuple(output.shape), lead, inside, edge, step_of)
             )
             return output
 
@@ -163,12 +164,15 @@ class _Recorder:
 
     def _norm_fed(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = first_tensor(args, kwargs)
+            features = first_tensor(args, kwargs)
             source = None
-            if given is not None:
+            if features is not None:
                 for layer, output, version in self.recent:
-                    here = (output.data_ptr(), output.numel()) == (given.data_ptr(), given.numel())
-                    if here and given._version == version:
+                    here = (output.data_ptr(), output.numel()) == (
+                        features.data_ptr(),
+                        features.numel(),
+                    )
+                    if here and features._version == version:
                         source = layer
             self.provenance.norm_inputs[name].add(source)
 
@@ -178,11 +182,11 @@ class _Recorder:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> Any:
-            given = first_tensor(args, kwargs)
-            if not isinstance(output, Tensor) or given is None:
+            features = first_tensor(args, kwargs)
+            if not isinstance(output, Tensor) or features is None:
                 return None
             self.provenance.norm_channels[name] = int(getattr(module, "num_features", 0))
-            same = is_plain_norm(module, given, output)
+            same = is_plain_norm(module, features, output)
             self.provenance.plain_norms[name] = self.provenance.plain_norms.get(name, True) and same
             if output.grad_fn is None or self.active:
                 return None
@@ -194,6 +198,7 @@ class _Recorder:
 
 
 def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFacts) -> bool:
+    """Whether more samples would make `facts.outer` larger."""
     if facts.outer > 1 or current.ndim == 0:
         return facts.outer > 1
     try:  # a batch of one: ask about two
@@ -202,15 +207,15 @@ def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFa
         return False
 
 
-def _require_finite(name: str, module: Any, given: Tensor) -> None:
-    """ValueError where nothing could be told from what a layer answers."""
+def _require_finite(name: str, module: Any, features: Tensor) -> None:
+    """Raises ValueError where a weight or an input is not finite, so that outputs show nothing."""
     where = repr(name) if name else "the model itself"
     weight = getattr(module, "weight", None)
     if isinstance(weight, Tensor) and not bool(weight.detach().isfinite().all()):
         raise ValueError(
             f"model has a weight that is NaN or infinite, in {where}; accepted are finite ones"
         )
-    if given.is_floating_point() and not bool(given.detach().isfinite().all()):
+    if features.is_floating_point() and not bool(features.detach().isfinite().all()):
         raise ValueError(
             f"the example, or first calibration batch, makes {where} an input that is NaN or infinite; "
             "accepted are finite values"

@@ -39,6 +39,7 @@ class SequenceAssembler:
         self.steps: list[int] = []
 
     def add(self, module: nn.Module, features: Tensor) -> None:
+        """Adds the input of one call."""
         spikes = narrow(features)
         lead = leading_axes(module, tuple(spikes.shape))
         own = spikes.shape[len(lead) :]
@@ -73,6 +74,7 @@ class SequenceAssembler:
 
 
 def _widest(tensors: list[Tensor]) -> torch.dtype:
+    """Returns a dtype that holds the values of all tensors."""
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)

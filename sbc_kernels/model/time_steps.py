@@ -29,7 +29,7 @@ def _ones(saved: _Saved) -> Tensor:
     shape, dtype, device = saved
     if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
         return torch.ones(shape, dtype=dtype, device=device)
-    return torch.zeros(shape, dtype=dtype, device=device)  # an index: 0 is always one
+    return torch.zeros(shape, dtype=dtype, device=device)  # an index: 0 always exists
 
 
 def without_activations() -> AbstractContextManager[None]:
@@ -95,10 +95,10 @@ class StepProbe:
 
 
 def mark_inner(calls: list[LayerCall], provenance: Provenance) -> None:
-    """Time steps of the calls that a neuron makes of a weight layer inside it.
+    """Sets the time steps of calls that a neuron makes of a weight layer inside it.
 
-    One for each step of the neuron's loop over time (some make it twice, some not at the end), or one
-    on the whole sequence.
+    There is one call for each step of the neuron's loop over time (some neurons make two, some leave
+    out the last), or one with the whole sequence.
     """
     by_neuron: dict[tuple[str, int], list[LayerCall]] = defaultdict(list)
     for call in calls:

@@ -34,15 +34,15 @@ def trace(
 ) -> Plan:
     """Finds the weight layers of a spiking network, and for each the neurons that integrate its output.
 
-    One forward pass of a copy of the model is watched, by autograd (see `provenance`). The model stays
-    as it is: mode, states, hooks, gradients.
+    Autograd records one forward pass of a copy of the model (see `provenance`). The model itself is
+    left unchanged: mode, states, hooks and gradients.
 
     Parameters
     ----------
-    model : of SpikingJelly, snnTorch, Norse or sinabs, or any torch model whose neuron classes were
-        made known with `register_neuron`.
+    model : of SpikingJelly, snnTorch, Norse or sinabs, or any torch model whose neuron classes are
+        registered with `register_neuron`.
     example : a batch as the model takes it; of a tuple or list the first item (the rest are labels).
-        Two samples or more tell a batch axis from a time axis beyond doubt.
+        With two samples or more, a batch axis cannot be mistaken for a time axis.
     forward : ``forward(model, batch)`` runs one whole sequence; default ``model(batch)``. For models
         that are called once a time step from outside.
     overrides : by a layer's name, or a regular expression that matches all of it: a dictionary with any
@@ -55,7 +55,7 @@ def trace(
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    TypeError, ValueError : a parameter is not accepted; the message names it and what is accepted.
     """
     require_model(model)
     work = copy_of(model)

@@ -1,1 +1,1 @@
-"""Somebody's network: copied, run, watched, left undisturbed."""
+"""Running a user's network without a trace: copies, batches, tensors, and hooks that watch."""

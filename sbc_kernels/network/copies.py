@@ -1,4 +1,4 @@
-"""Copies of somebody's network: run, reset, left undisturbed."""
+"""Copies of a network, runs from fresh states, and random numbers that are put back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..errors import ParameterError, ParameterTypeError
 from ..frameworks import Adapter, adapter_of, keeps_state
 from .tensors import tensors_in
 
@@ -19,22 +20,36 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def require_model(model: Any) -> None:
+    """Checks that a model is an uncompiled torch module on the CPU or on one GPU.
+
+    Raises
+    ------
+    ParameterError : a ValueError, or a TypeError where the type is wrong.
+    """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; accepted is a torch.nn.Module")
+        kind = f"a {type(model).__name__}"
+        raise ParameterTypeError("model", model, "a torch.nn.Module", shown=kind)
     if hasattr(model, "_orig_mod"):
-        raise TypeError("model is compiled by torch.compile; accepted is model._orig_mod")
+        shown = "compiled by torch.compile"
+        raise ParameterTypeError("model", model, "model._orig_mod", shown=shown)
     first: torch.device | None = None
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         first = first or tensor.device
         if tensor.device != first or tensor.device.type not in ("cpu", "cuda"):
-            raise ValueError(
-                f"model has {name} on {tensor.device}; accepted is CPU memory or one GPU for all"
+            raise ParameterError(
+                "model",
+                model,
+                "one with all tensors in CPU memory, or all on one GPU",
+                shown=f"a network with {name} on {tensor.device}",
             )
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy. States that hang on an autograd graph come along detached, and modules that copy
-    themselves by building a new one (sinabs' do, and lose hooks and options) are copied as they are.
+    """Returns a deep copy.
+
+    States that are part of an autograd graph are detached in the copy. Modules with a `__deepcopy__` of
+    their own are copied attribute by attribute: those of sinabs build a new module and lose hooks and
+    options.
     """
     memo: dict[int, Any] = {}
     plain = []
@@ -53,14 +68,14 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def _states(module: nn.Module) -> Iterator[Any]:
-    """Everything a module holds, also in SpikingJelly's dictionary of memories."""
+    """Yields what a module holds beside parameters and modules, such as SpikingJelly's memories."""
     for key, value in vars(module).items():
         if key not in ("_modules", "_parameters"):
             yield value
 
 
 def neurons_of(model: nn.Module) -> dict[str, tuple[nn.Module, Adapter]]:
-    """The spiking neurons of a model by name, each once."""
+    """Returns the spiking neurons of a model by name, each once, with what knows them."""
     return {
         name: (module, adapter)
         for name, module in model.named_modules()
@@ -69,7 +84,7 @@ def neurons_of(model: nn.Module) -> dict[str, tuple[nn.Module, Adapter]]:
 
 
 def reset_states(model: nn.Module) -> None:
-    """Every state of the model as before its first time step, also those that no neuron holds."""
+    """Puts every state back to what it is before the first time step, also those outside neurons."""
     for module in model.modules():
         adapter = adapter_of(module)
         if adapter is not None:
@@ -79,22 +94,27 @@ def reset_states(model: nn.Module) -> None:
 
 
 def run_forward(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
-    """One sequence. The batch's first item is the input where it has several.
+    """Runs one whole sequence and returns the model's output.
 
-    A random encoding inside draws the same each time: `undisturbed` with the batch's number is around.
+    Call it inside ``undisturbed(index)``, so that a random encoding draws the same each time.
+
+    Parameters
+    ----------
+    model : with fresh states.
+    batch : of a tuple or list the first item is the input.
+    forward : ``forward(model, batch)``; None for ``model(batch)``.
     """
     if isinstance(batch, (tuple, list)):
         if not batch:
-            raise ValueError(
-                "a batch is empty; accepted is a tensor, or a tuple that starts with one"
-            )
+            accepted = "a tensor, or a tuple that starts with one"
+            raise ParameterError("a batch", batch, accepted, shown="empty")
         batch = batch[0]
     return model(batch) if forward is None else forward(model, batch)
 
 
 @contextmanager
 def undisturbed(seed: int = 0) -> Iterator[None]:
-    """Inside, random numbers are those of the seed; outside, nobody notices."""
+    """Draws random numbers from the seed inside, and restores all generators afterwards."""
     numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state
     python_state = random.getstate()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []

@@ -13,13 +13,13 @@ WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 def leading_axes(module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of a weight layer's input or output that are not its features or its map."""
+    """Returns the axes of a weight layer's input or output before its features or its map."""
     own = 1 if isinstance(module, nn.Linear) else len(module.kernel_size) + 1
     return tuple(shape[: len(shape) - own])
 
 
 def is_norm(module: Any) -> bool:
-    """BatchNorm in any of its forms, told by what it keeps."""
+    """Whether this is a BatchNorm of any class: it keeps running statistics and an epsilon."""
     return (
         hasattr(module, "running_var")
         and hasattr(module, "running_mean")
@@ -28,7 +28,7 @@ def is_norm(module: Any) -> bool:
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A nest of tuples, lists and dictionaries with its tensors changed."""
+    """Returns nested tuples, lists and dictionaries with every tensor replaced by `change` of it."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple):
@@ -42,26 +42,29 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of a nest, in order."""
-    found: list[Tensor] = []
+    """Returns the tensors in nested tuples, lists and dictionaries, in order."""
+    tensors: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     map_tensors(value, note)
-    return found
+    return tensors
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """A module's input: what it was called with first."""
+    """Returns the first tensor among a call's arguments, which is taken as the module's input."""
     return next(iter(tensors_in((args, kwargs))), None)
 
 
-def is_plain(module: Any, given: Tensor, output: Tensor) -> bool:
-    """Whether the layer answers its input times its weight, plus its bias, and no more."""
-    lead = leading_axes(module, tuple(given.shape))
-    flat = given.reshape(-1, *given.shape[len(lead) :])
+def is_plain(module: Any, features: Tensor, output: Tensor) -> bool:
+    """Whether a weight layer returned its input times its weight, plus its bias, and no more.
+
+    The bound is 1 % of the largest output: half precision passes, another formula does not.
+    """
+    lead = leading_axes(module, tuple(features.shape))
+    flat = features.reshape(-1, *features.shape[len(lead) :])
     with torch.no_grad():
         if isinstance(module, nn.Linear):
             expected = F.linear(flat, module.weight, module.bias)
@@ -69,12 +72,12 @@ def is_plain(module: Any, given: Tensor, output: Tensor) -> bool:
             expected = module._conv_forward(flat, module.weight, module.bias)
     if expected.numel() != output.numel():
         return False
-    wrong = (expected.reshape(output.shape).float() - output.float()).abs().max()
-    return bool(wrong <= 1e-2 * expected.float().abs().max() + 1e-6)
+    error = (expected.reshape(output.shape).float() - output.float()).abs().max()
+    return bool(error <= 1e-2 * expected.float().abs().max() + 1e-6)
 
 
 def narrow(values: Tensor) -> Tensor:
-    """Integers in one byte where they fit, other values as they are."""
+    """Returns integers in -128..127 in one byte, and other values as they are."""
     if values.dtype in (torch.bool, torch.uint8, torch.int8):
         return values
     if values.is_floating_point() and not bool((values == values.round()).all()):

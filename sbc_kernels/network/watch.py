@@ -1,4 +1,4 @@
-"""Statistics of what BatchNorms are fed."""
+"""Statistics of the inputs of BatchNorms, gathered by hooks while a model runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Statistics:
-    """Mean and variance of what a norm is fed, over batches of any size, in float64."""
+    """Mean and variance of each channel of a norm's input, over batches of any size, in float64."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -19,7 +19,8 @@ class Statistics:
         self.total: Tensor | float = 0.0
         self.squares: Tensor | float = 0.0
 
-    def see(self, values: Tensor, norm: Any) -> None:
+    def add(self, values: Tensor, norm: nn.Module) -> None:
+        """Adds one input of the norm."""
         self.calls += 1
         axis = channel_axis(norm, values)
         flat = values.detach().double().movedim(axis, 0).flatten(1)
@@ -37,9 +38,9 @@ class Statistics:
 
 
 def channel_axis(norm: Any, values: Tensor) -> int:
-    """Which axis of a BatchNorm's input is its channels: [N, C, *map], or [T, N, C, *map] over time.
+    """Returns the axis of the channels in a BatchNorm's input, [N, C, *map] or [T, N, C, *map].
 
-    Told by the norm's kind, not by sizes: batch and channels may be equally many.
+    The class of the norm decides and not the sizes: there may be as many samples as channels.
     """
     own = {nn.BatchNorm2d: 3, nn.BatchNorm3d: 4}  # axes of one sample
     for kind, axes in own.items():
@@ -50,16 +51,18 @@ def channel_axis(norm: Any, values: Tensor) -> int:
             values.ndim == 3 and getattr(norm, "step_mode", "s") == "m"
         )
         return 2 if over_time else 1
-    fitting = [at for at in (2, 1) if at < values.ndim and values.shape[at] == norm.num_features]
-    if not fitting:
+    axes_of_size = [
+        at for at in (2, 1) if at < values.ndim and values.shape[at] == norm.num_features
+    ]
+    if not axes_of_size:
         raise ValueError(
-            f"a {type(norm).__name__} of {norm.num_features} channels was fed {list(values.shape)}"
+            f"a {type(norm).__name__} of {norm.num_features} channels got {list(values.shape)}"
         )
-    return fitting[0] if values.ndim >= 5 else fitting[-1]
+    return axes_of_size[0] if values.ndim >= 5 else axes_of_size[-1]
 
 
 class Seen(Exception):
-    """All that was waited for in this forward pass has been seen."""
+    """Ends a forward pass in which every hook has what it waited for."""
 
 
 @contextmanager
@@ -68,12 +71,15 @@ def watching(
     calls: dict[str, int] | None = None,
     each: Callable[[str, Statistics], None] | None = None,
 ) -> Iterator[dict[str, Statistics]]:
-    """Statistics of what each of the norms is fed while this lasts.
+    """Gathers statistics of the inputs of norms inside a ``with`` block.
 
-    With `calls`, how often each is called in one forward, a forward is ended by `Seen` after the last.
-    `each` is called before a norm is.
+    Parameters
+    ----------
+    norms : by name.
+    calls : how often each is called in one forward. With it, `Seen` ends a forward after the last call.
+    each : called with a norm's name and its statistics so far, before the norm runs.
     """
-    seen = {name: Statistics() for name in norms}
+    statistics = {name: Statistics() for name in norms}
     handles = []
     forwards = 1
 
@@ -83,17 +89,19 @@ def watching(
             module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
         ) -> None:
             nonlocal forwards
-            (given, *_) = (*args, *kwargs.values())
-            seen[name].see(given, module)
+            (features, *_) = (*args, *kwargs.values())
+            statistics[name].add(features, module)
             if each is not None:
-                each(name, seen[name])
-            if calls is not None and all(seen[n].calls == forwards * calls[n] for n in norms):
+                each(name, statistics[name])
+            if calls is None:
+                return
+            if all(statistics[n].calls == forwards * calls[n] for n in norms):
                 forwards += 1
                 raise Seen
 
         handles.append(norm.register_forward_pre_hook(hook, with_kwargs=True))
     try:
-        yield seen
+        yield statistics
     finally:
         for handle in handles:
             handle.remove()
