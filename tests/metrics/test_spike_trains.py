@@ -266,7 +266,7 @@ def test_data_and_models_that_are_none(measure: Callable[..., Any]) -> None:
     net, x = linear_net(), torch.ones(2, 3, 12)
     for data, message in (
         ([], "data is empty"),
-        (iter([x]), "data can be iterated only once"),
+        (iter([x]), "data is a list_iterator, which can be iterated only once"),
         ((x, x), "data is a tuple of tensors"),
         ("data", "data is a str"),
     ):

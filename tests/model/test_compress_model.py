@@ -259,7 +259,7 @@ def test_bad_options(
 
 def test_bad_calibration(batches: list[Tensor]) -> None:
     for wrong, error, words in (
-        ([], ValueError, "has no batch"),
+        ([], ValueError, "calibration is empty"),
         (iter(batches), TypeError, "only once"),
         (3, TypeError, "calibration is a int"),
         (tuple(batches), TypeError, "tuple of tensors"),
