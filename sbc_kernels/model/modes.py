@@ -11,12 +11,12 @@ from .progress import Progress
 from .run import Run
 from .sequential import sequential
 
-MODES: dict[str, Callable[[Run], None]] = {"parallel": parallel, "sequential": sequential}
+_BY_NAME: dict[str, Callable[[Run], None]] = {"parallel": parallel, "sequential": sequential}
 
 
 def compress(run: Run) -> None:
     """Compresses all layers of a run in the mode that was asked for."""
-    MODES[run.settings.calibration_mode](run)
+    _BY_NAME[run.settings.calibration_mode](run)
 
 
 def compressed_with(run: Run, sparsities: Mapping[str, float]) -> nn.Module:
