@@ -246,7 +246,6 @@ def test_any_name(names: list[str]) -> None:
 # ---- from a real model -------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_real_result(tmp_path: Path) -> None:
     torch.manual_seed(0)
 
