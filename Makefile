@@ -12,6 +12,9 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BUILD ?= build
+# Processes of the tests: as many as there are processors, and no more than memory holds frameworks.
+JOBS ?= auto
+WORKERS := -n $(JOBS) --maxprocesses 8 --dist worksteal
 # Packages that the tests compare with, or whose models they run. They are installed without dependencies,
 # of which they import only the few listed here.
 FRAMEWORKS ?= spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0 sinabs==3.1.3 nir==1.0.8 nirtorch==2.6 \
@@ -27,8 +30,8 @@ demo: $(VENV)/installed
 
 # The second line runs the GPU tests in Triton's interpreter.
 test: $(VENV)/installed $(VENV)/frameworks
-	$(BIN)/pytest
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/gpu tests/backends/test_registry.py tests/ops/test_damping.py
+	$(BIN)/pytest $(WORKERS)
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -q tests/gpu tests/backends/test_registry.py tests/ops/test_damping.py
 
 lint: $(VENV)/installed $(VENV)/linters
 	$(BIN)/ruff check .

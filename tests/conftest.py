@@ -10,6 +10,8 @@ from dataclasses import replace
 # spin for one another cost 8 times the work on a busy machine. The kernels' own threads stay.
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+# PyTorch's: workers of pytest-xdist share the processors, so a thread that waits sleeps.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import toeplitz
 
 from ..neurons import Neuron, impulse_response
 
@@ -87,6 +86,8 @@ def _matched(response: bytes, bits: int) -> MatchedFilter:
         exact = _autocorrelation(np.array(integers, dtype=object))
         bound = max(sum(abs(v) for v in row) for row in exact)
         if bound.bit_length() <= EXACT_BITS:
+            from scipy.linalg import toeplitz  # SciPy is a third of the package's import
+
             membrane = toeplitz(np.array(integers, dtype=np.int64), np.zeros(T, dtype=np.int64))
             return MatchedFilter(exact.astype(np.int64), factor * factor, True, bits, membrane)
     values = _autocorrelation(k).astype(np.float64)

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
-from scipy.linalg import solve as scipy_solve
 
 from ... import _native
 from ...threads import thread_count
@@ -19,6 +17,8 @@ Matrix = NDArray[Any]
 
 def inverse(matrix: Matrix) -> NDArray[np.float64]:
     note_kernel("inverse", "lapack")
+    from scipy.linalg import lapack  # here, as SciPy is a third of the package's import
+
     if matrix.size == 0:  # LAPACK wants at least one row
         return np.zeros(matrix.shape)
     factor, info = lapack.dpotrf(np.asarray(matrix, dtype=np.float64), lower=False)
@@ -32,7 +32,9 @@ def inverse(matrix: Matrix) -> NDArray[np.float64]:
 
 def solve_positive(matrix: Matrix, rhs: Matrix) -> Matrix:
     note_kernel("solve_positive", "lapack")
-    solution: Matrix = scipy_solve(matrix, rhs, assume_a="pos")
+    from scipy.linalg import solve
+
+    solution: Matrix = solve(matrix, rhs, assume_a="pos")
     return solution
 
 
