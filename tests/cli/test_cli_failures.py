@@ -171,7 +171,7 @@ def test_a_failure_after_the_layers_loses_none(
 ) -> None:
     arguments = ("compress", *CAL, "--out", "o")
     with monkeypatch.context() as broken:
-        broken.setattr(sbc.CompressedModel, "to_html", lambda *_, **__: 1 / 0)
+        broken.setattr("sbc_kernels.report.write_html", lambda *_: 1 / 0)
         result = run(*arguments)
     assert result.exit_code == 1
     assert "ZeroDivisionError" in result.output

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...errors import ParameterError
 from .. import options as o
 from ..command import Answer, command_line, need_models, require_absent
 from ..data import Cut, load_data, on_device
@@ -84,8 +85,8 @@ def compress(
 ) -> Answer:
     """Prune and quantize a trained spiking network in one pass, without training.
 
-    Without --sparsity and --bits, 90 % of the weights go. A run that is interrupted or
-    killed goes on where it was when the same command is given again.
+    Without --sparsity and --bits, 90 % of the weights are pruned. The same command given
+    again resumes a run that was interrupted or killed.
 
     [bold]Examples[/bold]
 
@@ -112,20 +113,20 @@ def compress(
     from ...model.files import require_storable
     from ...report import write_html
 
-    how = {
+    functions = {
         "forward": None if forward is None else load_object(forward, "--forward"),
         "readout": None if readout is None else load_object(readout, "--readout"),
     }
-    place = load_device(device)
-    network = load_model(model, model_args, checkpoint).to(place)
+    target = load_device(device)
+    network = load_model(model, model_args, checkpoint).to(target)
     require_storable(network.state_dict())  # before the work, not after it
     cut = Cut.of(ctx.params, num_calibration_samples)
-    samples = on_device(load_data(calibration, cut, "--calibration"), place)
-    judged = None
+    samples = on_device(load_data(calibration, cut, "--calibration"), target)
+    test_data = None
     if test is not None:
-        judged = on_device(load_data(test, Cut.of(ctx.params), "--test"), place)
+        test_data = on_device(load_data(test, Cut.of(ctx.params), "--test"), target)
     out.mkdir(parents=True, exist_ok=True)
-    kept = out / UNFINISHED if checkpoint_dir is None else checkpoint_dir
+    checkpoints = out / UNFINISHED if checkpoint_dir is None else checkpoint_dir
     settings = {
         name: ctx.params[name]
         for name in inspect.signature(compress_model).parameters
@@ -133,61 +134,64 @@ def compress(
     } | {
         "overrides": layer_options(overrides),
         "ignore": ignore or (),
-        "forward": how["forward"],
-        "checkpoint_dir": kept,
+        "forward": functions["forward"],
+        "checkpoint_dir": checkpoints,
         "progress": False if quiet else progress,
     }
-    with _resumable(ctx, kept), _spoken(quiet, progress):
+    with _resumable(ctx, checkpoints), _log_lines(quiet, progress):
         result: CompressedModel = compress_model(network, samples, **settings)
-        comparison = None if judged is None else metrics.compare(network, result, judged, **how)
+        comparison = (
+            None if test_data is None else metrics.compare(network, result, test_data, **functions)
+        )
     packed = result.packed_file(comparison)
     write_atomic(files[0], packed.data)
     write_html(files[1], packed.report)
     write_atomic(files[2], (json_module.dumps(packed.report, indent=2) + "\n").encode())
     if checkpoint_dir is None:
-        shutil.rmtree(kept)
+        shutil.rmtree(checkpoints)
     return Answer(packed.report, _text(result, packed.report, out))
 
 
 def _text(result: CompressedModel, report: dict[str, Any], out: Path) -> str:
+    """Returns what the terminal shows of a finished run."""
     from ...report.parsing import parse_report
     from ..tables import comparison_parts, render, size_line
 
-    told = parse_report(report)
-    parts: list[Any] = [result.table(), size_line(told)]
-    if told.comparison is not None:
-        parts += ["", *comparison_parts(told.comparison)]
+    parsed = parse_report(report)
+    parts: list[Any] = [result.table(), size_line(parsed)]
+    if parsed.comparison is not None:
+        parts += ["", *comparison_parts(parsed.comparison)]
     return render(*parts, "", f"{out} has {MODEL}, {PAGE} and {REPORT}.")
 
 
 @contextmanager
-def _resumable(ctx: typer.Context, kept: Path) -> Iterator[None]:
-    """Says how a run goes on that was interrupted, or cannot go on."""
+def _resumable(ctx: typer.Context, checkpoints: Path) -> Iterator[None]:
+    """Tells the user how to resume a run that is interrupted, or why it cannot be resumed."""
 
-    def how() -> str:
-        there = len(list(kept.glob("*.safetensors"))) if kept.is_dir() else 0
+    def advice() -> str:
+        count = len(list(checkpoints.glob("*.safetensors"))) if checkpoints.is_dir() else 0
         return (
-            f"interrupted. {there} finished {'part is' if there == 1 else 'parts are'} in {kept}; the "
-            f"same command goes on there:\n  {command_line(ctx)}"
+            f"interrupted. {count} finished {'part is' if count == 1 else 'parts are'} in "
+            f"{checkpoints}; the same command goes on there:\n  {command_line(ctx)}"
         )
 
     try:
-        with prompt_interrupts(lambda: f"sbc: {how()}"):
+        with prompt_interrupts(lambda: f"sbc: {advice()}"):
             yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(how()) from None
-    except ValueError as error:
-        if not str(error).startswith("checkpoint_dir"):
+        raise KeyboardInterrupt(advice()) from None
+    except ParameterError as error:
+        if error.parameter != "checkpoint_dir":
             raise
         raise typer.BadParameter(
-            f"{error}. To start anew, remove {kept}",
+            f"{error}. To start anew, remove {checkpoints}",
             param_hint="--out" if ctx.params["checkpoint_dir"] is None else "--checkpoint-dir",
         ) from error
 
 
 @contextmanager
-def _spoken(quiet: bool, progress: bool | None) -> Iterator[None]:
-    """Where no bars are seen, a line for each layer."""
+def _log_lines(quiet: bool, progress: bool | None) -> Iterator[None]:
+    """Prints a line for each layer where no progress bars are shown."""
     logger = logging.getLogger("sbc_kernels")
     if quiet or progress is not None or sys.stderr.isatty():
         yield
