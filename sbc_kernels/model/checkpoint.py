@@ -60,8 +60,11 @@ class Checkpoint:
             earlier = json.loads(head.read_text())
             differing = [part for part in _PARTS if earlier.get(part) != marks[part]]
         except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f"checkpoint_dir {self.folder}: run.json is damaged: {error}"
+            raise ParameterError(
+                "checkpoint_dir",
+                folder,
+                "an empty folder or one of an earlier run",
+                shown=f"{folder}, whose run.json is damaged ({error})",
             ) from error
         if differing and not any(self.folder.glob("*.safetensors")):  # nothing was done there yet
             write_atomic(head, json.dumps(marks, indent=2).encode())
