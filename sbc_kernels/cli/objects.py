@@ -180,7 +180,7 @@ def load_compressed_model(
     text: str, arguments: Mapping[str, Any] | None, path: Path, param_hint: str = "--compressed"
 ) -> nn.Module:
     """The network with the weights of a file of `sbc compress`."""
-    from ..model.files import load_compressed
+    from ..model.loading import load_compressed
 
     model = load_model(text, arguments)
     try:
@@ -251,7 +251,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     from ..files import load_packed, read_metadata
     from ..files.packed import HEADER
-    from ..model.files import load_compressed
+    from ..model.loading import load_compressed
 
     try:
         with safe_open(path, framework="pt") as file:

@@ -2,7 +2,7 @@
 
 from ..frameworks import register_neuron
 from .compress import compress_model
-from .files import load_compressed
+from .loading import load_compressed
 from .plan import Plan
 from .planned_layer import PlannedLayer
 from .record import LayerRecord

@@ -17,10 +17,10 @@ from ..files.atomic import write_atomic
 from ..files.footprint import Footprint
 from ..network.copies import copy_of
 from ..weights import CompressedWeight
-from .files import PackedFile, packed_file
 from .plan import Plan
 from .record import LayerRecord
 from .result_text import result_table
+from .saving import PackedFile, packed_file
 from .stamp import Stamp, current_stamp
 
 if TYPE_CHECKING:

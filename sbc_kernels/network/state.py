@@ -21,3 +21,13 @@ def tensor_of(modules: Mapping[str, Any], name: str) -> Any:
     """The tensor of an entry, with the modules of `model.named_modules()` by name."""
     module, field = owner_of(name)
     return getattr(modules[module], field)
+
+
+def identity(name: str, tensor: Any) -> tuple[Any, ...]:
+    """Returns a key that two entries have in common where their tensors are one and the same.
+
+    Empty tensors, which lie nowhere, are told apart by their names.
+    """
+    if tensor.numel() == 0:
+        return (name,)
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)

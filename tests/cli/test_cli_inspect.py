@@ -74,7 +74,7 @@ def test_compress_json_is_the_report_and_nothing_else(
 ) -> None:
     coded = []
     monkeypatch.setattr(
-        "sbc_kernels.model.files.code_tensors",
+        "sbc_kernels.model.saving.code_tensors",
         lambda tensors: coded.append(tensors) or code_tensors(tensors),
     )
     result = good("compress", "net.py:chatty", *CAL[1:], "--out", "o", "--json", "--method", "rtn",

@@ -110,7 +110,7 @@ def compress(
     from ... import metrics
     from ...files.atomic import write_atomic
     from ...model import compress_model
-    from ...model.files import require_storable
+    from ...model.saving import require_storable
     from ...report import write_html
 
     functions = {

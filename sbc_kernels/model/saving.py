@@ -1,0 +1,162 @@
+"""Compressed models into files: safetensors in which a weight takes no more than it holds.
+
+See `files.packed` for the format of a tensor. The header's metadata has ``report`` (what
+`CompressedModel.report` returns), ``casts`` (tensors whose dtype NumPy does not have, and that dtype),
+``aliases`` (names that share another's tensor) and ``folded`` (by layer, the BatchNorm in it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Array
+from ..files.footprint import Footprint
+from ..files.packed import PRUNABLE, PackedTensor, code_tensors
+from ..network.copies import copy_of, reset_states
+from ..network.state import entry, identity
+from ..weights import CompressedWeight, Pruned, Quantized
+
+__all__ = ["PackedFile", "packed_file", "require_storable"]
+
+_BITS_OF = {1: torch.uint8, 2: torch.uint16}  # of a float that NumPy does not have, by its size
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A compressed model as a file.
+
+    Attributes
+    ----------
+    data : the bytes of the file.
+    footprint : what they are spent on.
+    report : the report in the file's header, with the footprint.
+    """
+
+    data: bytes
+    footprint: Footprint
+    report: dict[str, Any]
+
+
+def packed_file(
+    model: nn.Module,
+    layers: Iterable[str],
+    weights: Mapping[str, CompressedWeight],
+    folded: Mapping[str, str],
+    about: Mapping[str, Any],
+) -> PackedFile:
+    """Returns the file that `CompressedModel.save` writes. Every tensor is coded once.
+
+    Parameters
+    ----------
+    model : the compressed model. It stays as it is.
+    layers : names of the layers that the footprint lists.
+    weights : by layer name, the compressed weights.
+    folded : by layer name, the BatchNorm that was folded into it.
+    about : the report but for the footprint, as JSON has it.
+
+    Raises
+    ------
+    TypeError, ValueError : a state or weight that cannot be kept; the message names it.
+    """
+    work = copy_of(model)
+    reset_states(work)
+    state = work.state_dict()
+    require_storable(state)
+    layer_of = {entry(layer, "weight"): layer for layer in layers}
+    owners: dict[Any, str] = {}  # of tied tensors: a compressed layer's name, or the first
+    for name in sorted(state, key=lambda name: name not in layer_of):
+        owners.setdefault(identity(name, state[name]), name)
+    casts: dict[str, str] = {}
+    aliases: dict[str, str] = {}
+    tensors: dict[str, PackedTensor | Array] = {}
+    dense_bytes: dict[str, int] = {}
+    for name, value in state.items():
+        owner = owners[identity(name, value)]
+        if owner != name:
+            aliases[name] = owner
+            continue
+        dense = value.detach().cpu().contiguous()
+        dense_bytes[name] = dense.numel() * dense.element_size()
+        compressed = weights.get(layer_of[name]) if name in layer_of else None
+        tensors[name], cast = _packed(name, dense, compressed)
+        if cast:
+            casts[name] = cast
+    coded = code_tensors(tensors)
+    footprint = Footprint(
+        bytes=0,
+        dense_bytes=sum(dense_bytes.values()),
+        layers={
+            layer: (coded.sizes[name], dense_bytes[name])
+            for name, layer in layer_of.items()
+            if name in tensors
+        },
+    )
+    metadata: dict[str, Any] = {"casts": casts, "aliases": aliases, "folded": dict(folded)}
+    while True:  # the report holds the size of the file that it is in: more digits, a longer header
+        sizes = {**asdict(footprint), "layers": {n: list(v) for n, v in footprint.layers.items()}}
+        report = {**about, "footprint": sizes}
+        metadata["report"] = report
+        size = coded.file_size(metadata)
+        if size == footprint.bytes:
+            return PackedFile(coded.file(metadata), footprint, report)
+        footprint = replace(footprint, bytes=size)
+
+
+def require_storable(state: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError where a file cannot keep a state; the message names it."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"model has a state {name!r} that is a {type(value).__name__}; accepted in "
+                "a file are tensors"
+            )
+        if value.layout is not torch.strided or value.is_complex():
+            raise TypeError(
+                f"model has a state {name!r} that is {value.dtype}, {value.layout}; accepted in a file "
+                "are dense real tensors"
+            )
+        if ":" in name:
+            raise ValueError(
+                f"model has a state {name!r}; accepted in a file are names without a colon"
+            )
+
+
+def _packed(
+    name: str, dense: Tensor, compressed: CompressedWeight | None
+) -> tuple[PackedTensor | Array, str]:
+    """Returns a tensor ready for the file, and its own dtype where NumPy does not have that."""
+    cast = ""
+    try:
+        values: Array = dense.numpy()
+    except TypeError:  # bfloat16 and the floats of one byte
+        cast = str(dense.dtype).removeprefix("torch.")
+        if dense.element_size() not in _BITS_OF:
+            raise TypeError(f"the model's {name!r} is {dense.dtype}, which no file holds") from None
+        values = dense.view(_BITS_OF[dense.element_size()]).numpy()
+    if isinstance(compressed, Quantized):
+        quantized = replace(compressed, dtype="float32" if cast else values.dtype.name)
+        quantized = quantized.converted(lambda tensor: tensor.cpu().numpy())
+        decoded = torch.from_numpy(quantized.to_dense()).to(dense.dtype)
+        _require_same(name, decoded.view(torch.uint8), dense.view(torch.uint8), "codes")
+        return quantized, cast
+    if compressed is None or values.dtype.name not in PRUNABLE:
+        return values, cast
+    pruned = Pruned(values, compressed.mask.cpu().numpy())
+    bits = torch.from_numpy(pruned.to_dense().view(np.uint8))
+    _require_same(name, bits, dense.view(torch.uint8), "mask")
+    return pruned, cast
+
+
+def _require_same(name: str, decoded: Tensor, bits: Tensor, what: str) -> None:
+    """Raises ValueError where a weight's bits are not the decoded ones."""
+    if not torch.equal(decoded, bits):
+        raise ValueError(
+            f"the weight {name!r} is not what its {what} say: it was changed after the compression; "
+            "accepted is the model as compress_model gave it"
+        )
