@@ -14,11 +14,16 @@ NOT_SAVED = ("config", "save_config", "help")
 
 
 def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Callback of ``--config``: what the file says becomes the default of what is not said here."""
+    """Callback of ``--config``: values of the file become the defaults of options that are not given.
+
+    Raises
+    ------
+    typer.BadParameter : the file is no TOML, or has a key that is no option of any command.
+    """
     if path is None or ctx.resilient_parsing:
         return path
     try:
-        said = tomllib.loads(path.read_text())
+        options = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise typer.BadParameter(f"{path} cannot be read as TOML: {error}") from error
     own = _names(ctx.command)
@@ -26,7 +31,7 @@ def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
     others = {
         name for command in getattr(group, "commands", {}).values() for name in _names(command)
     }
-    for key in said:
+    for key in options:
         if key not in own | others:
             near = get_close_matches(key, sorted(own), 1) or get_close_matches(
                 key, sorted(others), 1
@@ -36,21 +41,22 @@ def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
                 + (
                     f"; did you mean {near[0]!r}?"
                     if near
-                    else f"; there are {', '.join(sorted(own))}"
+                    else f"; accepted are {', '.join(sorted(own))}"
                 )
             )
-    ctx.default_map = {key: value for key, value in said.items() if key in own}
+    ctx.default_map = {key: value for key, value in options.items() if key in own}
     return path
 
 
 def _names(command: Any) -> set[str]:
+    """Returns the Python names of the options of a command that a file may hold."""
     return {param.name for param in command.params if param.name not in NOT_SAVED}
 
 
 def save_config(ctx: Any) -> None:
-    """Writes the options of this run; ``--config`` with that file does the same again.
+    """Writes the options of this run to a file that ``--config`` reads.
 
-    TOML has no null: an option that is None is left out, and None inside a table is "none".
+    TOML has no null, so an option that is None is left out, and None inside a table is written "none".
     """
     path = Path(ctx.params["save_config"])
     if find_spec("tomli_w") is None:
@@ -58,19 +64,20 @@ def save_config(ctx: Any) -> None:
                                  ctx=ctx, param_hint="--save-config")  # fmt: skip
     import tomli_w
 
-    said = {
+    options = {
         name: _plain(ctx.params[name])
         for name in (param.name for param in ctx.command.params)
         if name not in NOT_SAVED and ctx.params.get(name) is not None
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# sbc {ctx.info_name} --config {path.name}\n\n{tomli_w.dumps(said)}")
+        path.write_text(f"# sbc {ctx.info_name} --config {path.name}\n\n{tomli_w.dumps(options)}")
     except OSError as error:
         raise typer.BadParameter(str(error), ctx=ctx, param_hint="--save-config") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
+    """Returns the value as numbers, strings, lists and tables."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What the command line names by text: functions, networks, checkpoints, neurons."""
+"""Objects that the command line names by text: functions, networks, devices and neurons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import importlib.util
 import random
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -19,48 +19,49 @@ import numpy as np
 import typer
 
 from .. import neurons
-from .command import Failed, tell
+from .checkpoints import load_weights
+from .command import Failed
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    import torch
+    from torch import nn
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")  # keys of a checkpoint
 
-
-# ---- code of the user's ------------------------------------------------------------------------
+# ---- the user's code ---------------------------------------------------------------------------
 
 
 def load_object(text: str, param_hint: str) -> Any:
-    """``file.py:name`` or ``package.module:name``. Bad use where there is no such thing.
+    """Returns the object that ``file.py:name`` or ``package.module:name`` names.
 
     Raises
     ------
-    Failed : the file is there and raised something.
+    typer.BadParameter : there is no such file, module or object.
+    Failed : importing the file or module raised an exception.
     """
-    place, _, name = text.rpartition(":")
-    if not place or not all(part.isidentifier() for part in name.split(".")):
+    source, _, name = text.rpartition(":")
+    if not source or not all(part.isidentifier() for part in name.split(".")):
         raise typer.BadParameter(
             f"{text!r} names no function; accepted are file.py:function and package.module:function",
             param_hint=param_hint,
         )
-    module = _file(Path(place), param_hint) if place.endswith(".py") else _module(place, param_hint)
-    found: Any = module
+    is_file = source.endswith(".py")
+    target: Any = _file(Path(source), param_hint) if is_file else _module(source, param_hint)
     for part in name.split("."):
-        if not hasattr(found, part):
-            own = [n for n in vars(found) if not n.startswith("_")]
+        if not hasattr(target, part):
+            own = [n for n in vars(target) if not n.startswith("_")]
             near = get_close_matches(part, own, 1)
-            functions = [n for n in own if callable(getattr(found, n))]
+            functions = [n for n in own if callable(getattr(target, n))]
             raise typer.BadParameter(
-                f"{place} has no {name!r}; "
+                f"{source} has no {name!r}; "
                 + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(functions[:8])}"),
                 param_hint=param_hint,
             )
-        found = getattr(found, part)
-    return found
+        target = getattr(target, part)
+    return target
 
 
 def _file(path: Path, param_hint: str) -> ModuleType:
-    """A Python file as a module, once; it may import what lies beside it."""
+    """Imports a Python file, once. It may import modules from its own folder."""
     if not path.is_file():
         raise typer.BadParameter(
             f"there is no file {path} (from {Path.cwd()})", param_hint=param_hint
@@ -79,30 +80,33 @@ def _file(path: Path, param_hint: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise Failed(f"{path.name} cannot be imported: {_told(error, path)}") from error
+        raise Failed(f"{path.name} cannot be imported: {_summary(error, path)}") from error
     return module
 
 
 def _module(name: str, param_hint: str) -> ModuleType:
-    """A module by its dotted name, from the current folder or installed."""
+    """Imports a module by its dotted name, from the current folder or installed."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise Failed(f"{name} cannot be imported: {_told(error)}") from error
+            raise Failed(f"{name} cannot be imported: {_summary(error)}") from error
         raise typer.BadParameter(
-            f"there is no module {error.name!r}, neither in {Path.cwd()} nor installed; a file is "
-            "named with its ending, file.py:function",
+            f"there is no module {error.name!r}, neither in {Path.cwd()} nor installed; write a file "
+            "with its extension, file.py:function",
             param_hint=param_hint,
         ) from error
     except Exception as error:
-        raise Failed(f"{name} cannot be imported: {_told(error)}") from error
+        raise Failed(f"{name} cannot be imported: {_summary(error)}") from error
 
 
-def call(function: Any, text: str, **arguments: Any) -> Any:
-    """Calls what `load_object` gave, from the same random numbers each time."""
+def call(function: Callable[..., Any], text: str, **arguments: object) -> Any:
+    """Calls a function of `load_object` with the same random seed each time.
+
+    Raises Failed, with a line about the exception, if the function raises one.
+    """
     import torch
 
     torch.manual_seed(0)
@@ -111,20 +115,20 @@ def call(function: Any, text: str, **arguments: Any) -> Any:
     try:
         return function(**arguments)
     except Exception as error:
-        raise Failed(f"{text} failed: {_told(error)}") from error
+        raise Failed(f"{text} failed: {_summary(error)}") from error
 
 
-def _told(error: Exception, path: Path | None = None) -> str:
-    """An error of the user's code in a line, with the place it comes from."""
+def _summary(error: Exception, path: Path | None = None) -> str:
+    """Returns one line about an error in the user's code, with the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "importlib" not in f.filename and f.filename != __file__]
     if path is not None:
         own = [f for f in own if f.filename == str(path)] or own
-    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    position = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        return f"no module {error.name!r}{where}; is {package} installed?"
-    return f"{type(error).__name__}: {error}{where}; --traceback shows all"
+        return f"no module {error.name!r}{position}; is {package} installed?"
+    return f"{type(error).__name__}: {error}{position}; --traceback shows all"
 
 
 # ---- networks ----------------------------------------------------------------------------------
@@ -133,7 +137,13 @@ def _told(error: Exception, path: Path | None = None) -> str:
 def load_model(
     text: str, arguments: Mapping[str, Any] | None = None, checkpoint: Path | None = None
 ) -> nn.Module:
-    """The network that the factory gives, with the checkpoint's weights if there is one."""
+    """Returns the network that the factory `text` makes, with the checkpoint's weights if given.
+
+    Raises
+    ------
+    typer.BadParameter : `text` names no factory of a network, or the checkpoint does not fit.
+    Failed : the factory raised an exception.
+    """
     from torch import nn
 
     factory = load_object(text, "MODEL")
@@ -159,18 +169,18 @@ def load_model(
     return model
 
 
-def load_device(text: str) -> Any:
-    """A torch device that is there."""
+def load_device(text: str) -> torch.device:
+    """Returns the torch device. Raises typer.BadParameter if this machine does not have it."""
     import torch
 
     try:
         device = torch.device(text)
         torch.empty(0, device=device)
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0]
+        devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise typer.BadParameter(
-            f"{text!r} cannot be used: {why}; this machine has {', '.join(there)}",
+            f"{text!r} cannot be used: {reason}; this machine has {', '.join(devices)}",
             param_hint="--device",
         ) from error
     return device
@@ -179,7 +189,10 @@ def load_device(text: str) -> Any:
 def load_compressed_model(
     text: str, arguments: Mapping[str, Any] | None, path: Path, param_hint: str = "--compressed"
 ) -> nn.Module:
-    """The network with the weights of a file of `sbc compress`."""
+    """Returns the network with the weights of a file that `sbc compress` wrote.
+
+    Raises typer.BadParameter if the file cannot be read or does not fit.
+    """
     from ..model.loading import load_compressed
 
     model = load_model(text, arguments)
@@ -189,161 +202,52 @@ def load_compressed_model(
         raise typer.BadParameter(str(error), param_hint=param_hint) from error
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Puts a checkpoint's weights into a model. Bad use that names the entries that do not fit."""
-    state = read_weights(path)
-    if state and all(key.startswith("module.") for key in state):  # of DataParallel
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    own = model.state_dict()
-    passing = _states(model, {*own, *state})
-    missing = [key for key in own if key not in state and key not in passing]
-    unexpected = [key for key in state if key not in own and key not in passing]
-    shapes = [
-        f"{key} is {list(state[key].shape)} and in the network {list(own[key].shape)}"
-        for key in own
-        if key in state and key not in passing and own[key].shape != state[key].shape
-    ]
-    faults = [
-        *shapes[:4],
-        *([f"it lacks {_few(missing)}"] if missing else []),
-        *([f"the network has no {_few(unexpected)}"] if unexpected else []),
-    ]
-    if faults:
-        raise typer.BadParameter(
-            f"{path} does not go with the network: {'; '.join(faults)}", param_hint="--checkpoint"
-        )
-    usable = {
-        key: tensor
-        for key, tensor in state.items()
-        if key in own and own[key].shape == tensor.shape
-    }
-    model.load_state_dict(usable, strict=False)
-    if left := sorted(key for key in state if key not in usable):
-        tell(f"{path}: {_few(left)} passed over: a neuron's state, which begins anew")
-
-
-def _states(model: nn.Module, keys: set[str]) -> set[str]:
-    """Of these entries, those of neurons that are no parameters: their states, of any batch size."""
-    from ..network.copies import neurons_of
-
-    inside = tuple(f"{name}." if name else "" for name in neurons_of(model))
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return {key for key in keys if key.startswith(inside) and key not in parameters}
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dictionary: of safetensors, of a packed file of this package, or of torch.save."""
-    hint = "--checkpoint"
-    if not path.is_file():
-        raise typer.BadParameter(f"there is no file {path}", param_hint=hint)
-    try:
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        return _read_torch(path)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=hint) from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    import torch
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    from ..files import load_packed, read_metadata
-    from ..files.packed import HEADER
-    from ..model.loading import load_compressed
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            packed = HEADER in (file.metadata() or {})
-        if packed and "report" in read_metadata(path):  # a whole model
-            return load_compressed(path)
-        if packed:
-            dense = load_packed(path)
-            return {name: torch.from_numpy(array) for name, array in dense.items()}
-        state: dict[str, Tensor] = load_file(path)
-        return state
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    import pickle
-
-    import torch
-
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors, and nothing else is loaded: "
-            "torch.save(model.state_dict(), ...) writes a file of weights alone"
-        ) from error
-    except (
-        Exception
-    ) as error:  # of a file that is none of its own, torch raises what it stumbles on
-        raise ValueError(f"{path} cannot be read by torch.load: {error!r}") from error
-    for key in _WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-            break
-    if not isinstance(found, Mapping) or not found:
-        raise ValueError(f"{path} holds a {type(found).__name__}; accepted is a state dictionary")
-    if strangers := [
-        str(key)
-        for key, value in found.items()
-        if not (isinstance(key, str) and torch.is_tensor(value))
-    ]:
-        raise ValueError(
-            f"{path} holds {_few(strangers)} beside tensors; accepted is a state dictionary, alone or "
-            f"as the entry {' or '.join(_WRAPPERS[:3])}"
-        )
-    return dict(found)
-
-
-def _few(names: list[str], most: int = 5) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
 # ---- options of single layers ------------------------------------------------------------------
 
 
-def layer_options(said: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Overrides as `compress_model` takes them: "none" is None, "LIF(tau=2.0)" a neuron."""
-    if said is None:
+def layer_options(overrides: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Returns overrides as `compress_model` takes them.
+
+    On the command line "none" stands for None, and text such as "LIF(tau=2.0)" for a neuron.
+    """
+    if overrides is None:
         return None
     return {
         pattern: {key: _value(pattern, key, value) for key, value in rule.items()}
         if isinstance(rule, Mapping)
         else rule
-        for pattern, rule in said.items()
+        for pattern, rule in overrides.items()
     }
 
 
-def _value(pattern: str, key: str, value: Any) -> Any:
+def _value(pattern: str, key: str, value: object) -> object:
+    """Returns the value of one option of an override."""
     if value == "none":
         return None
-    return neuron(value, f"overrides[{pattern!r}]") if key == "neuron" else value
+    return parse_neuron(str(value), f"overrides[{pattern!r}]") if key == "neuron" else value
 
 
-def neuron(text: Any, where: str) -> Any:
-    """``LIF(tau=2.0)``, as `sbc inspect` prints it."""
+def parse_neuron(text: str, owner: str) -> neurons.Neuron:
+    """Returns the neuron written as ``LIF(tau=2.0)``, which is how `sbc inspect` prints it.
+
+    Raises typer.BadParameter, which names the `owner` of the text, if it is anything else.
+    """
     names = sorted([*neurons.models.__all__, "Kernel"])
     try:
         call = ast.parse(text, mode="eval").body
-        assert isinstance(call, ast.Call)
-        assert isinstance(call.func, ast.Name)
-        assert call.func.id in names
-        made = getattr(neurons, call.func.id)
-        return made(
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise ValueError
+        if call.func.id not in names:
+            raise ValueError
+        make: Callable[..., neurons.Neuron] = getattr(neurons, call.func.id)
+        return make(
             *(ast.literal_eval(value) for value in call.args),
             **{str(item.arg): ast.literal_eval(item.value) for item in call.keywords},
         )
-    except (AssertionError, SyntaxError, TypeError, ValueError) as error:
-        why = f" ({error})" if str(error) else ""
+    except (SyntaxError, TypeError, ValueError) as error:
+        reason = f" ({error})" if str(error) else ""
         raise typer.BadParameter(
-            f"{where} has the neuron {text!r}{why}; accepted is such as LIF(tau=2.0), of "
+            f"{owner} has the neuron {text!r}{reason}; accepted is a call such as LIF(tau=2.0) of "
             f"{', '.join(names)}",
             param_hint="--overrides",
         ) from error

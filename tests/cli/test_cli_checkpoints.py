@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sbc_kernels as sbc
+from sbc_kernels.cli.checkpoints import read_weights
 from sbc_kernels.cli.data import Cut, load_data
-from sbc_kernels.cli.objects import load_model, read_weights
+from sbc_kernels.cli.objects import load_model
 from sbc_kernels.files import Pruned, save_packed
 
 # ---- checkpoints -------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def test_checkpoints_execute_nothing(place: Path) -> None:
         ("evil.pt", "evil.pt"),
         ("evil2.pt", "holds more than tensors"),
         ("whole.pt", "torch.save(model.state_dict(), ...)"),
-        ("numbers.pt", "holds lr beside tensors"),
+        ("numbers.pt", "holds lr besides tensors"),
         ("half.safetensors", "is not a whole safetensors file"),
         ("none.pt", "there is no file none.pt"),
     ):
@@ -146,7 +147,10 @@ def test_a_packed_file_is_a_checkpoint(place: Path) -> None:
 def test_files_that_are_no_checkpoint(place: Path) -> None:
     Path("a.pt").write_text("hello")
     torch.save({0: torch.zeros(2)}, "b.pt")
-    for name, why in (("a.pt", "cannot be read by torch.load"), ("b.pt", "holds 0 beside tensors")):
+    for name, why in (
+        ("a.pt", "cannot be read by torch.load"),
+        ("b.pt", "holds 0 besides tensors"),
+    ):
         result = run("inspect", *CAL, "--checkpoint", name)
         assert result.exit_code == 2, result.output
         assert why in said(result)

@@ -172,7 +172,7 @@ def test_tables_come_from_files_and_as_json(place: Path, calls: list[dict[str, A
     [
         ("sparsty = 0.9", "has 'sparsty', which is no option; did you mean 'sparsity'?"),
         ("integer_weigths = true", "did you mean 'integer_weights'?"),
-        ("qqqq = 1", "'qqqq', which is no option; there are act_order, allocation"),
+        ("qqqq = 1", "'qqqq', which is no option; accepted are act_order, allocation"),
         ("bits = 'many'", "--bits"),
         ("bits = 9", "--bits"),
         ("= 3", "cannot be read as TOML"),
@@ -220,7 +220,7 @@ def test_one_config_file_for_several_commands(place: Path) -> None:
         (("inspect", *CAL, "--forward", "net.py:thrice"), "--forward: net.py has no 'thrice'"),
         (
             ("inspect", *CAL, "--overrides", '{"1": {"neuron": "LIF(0.5)"}}'),
-            "accepted is such as LIF",
+            "accepted is a call such as LIF",
         ),
         (("inspect", *CAL, "--overrides", '{"1": {"neuron": "open(1)"}}'), "'open(1)'; accepted"),
         (
