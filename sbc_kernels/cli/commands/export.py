@@ -38,7 +38,7 @@ def export(
             "--integer-weights/--no-integer-weights",
             rich_help_panel=o.SWITCHES,
             metavar="",
-            help="Into NIR write the codes, and move their scales into the neurons.",
+            help="NIR only: write weights as integers, and move their scales into the neurons.",
         ),
     ] = False,
     calibration: Annotated[
@@ -46,8 +46,8 @@ def export(
         typer.Option(
             rich_help_panel=o.DATA,
             metavar="DATA",
-            help="For NIR: a batch of it is sent through the network to see its graph. As for sbc "
-            "compress.",
+            help="NIR only: data as for sbc compress. One batch runs through the network, so that "
+            "its graph is known.",
         ),
     ] = None,
     model_args: o.ModelArgs = None,
@@ -61,7 +61,7 @@ def export(
         typer.Option(
             rich_help_panel=o.OUTPUT,
             metavar="FILE",
-            help="net.nir, or of a state dict net.safetensors.",
+            help="The file to write, such as net.nir or net.safetensors.",
             show_default=False,
         ),
     ],
@@ -74,7 +74,7 @@ def export(
 ) -> Answer:
     """Write a compressed network for other programs.
 
-    NIR has no BatchNorm: for it, compress with --fold.
+    NIR has no BatchNorm: compress with --fold before exporting to it.
 
     [bold]Examples[/bold]
 
@@ -87,12 +87,12 @@ def export(
     require_absent(ctx, [out], force)
     if format == "nir" and calibration is None:
         raise typer.BadParameter(
-            "a NIR graph is seen by a batch that runs through the network: give --calibration",
+            "a NIR graph is found by running a batch through the network: give --calibration",
             param_hint="--calibration",
         )
     if format != "nir" and integer_weights:
         raise typer.BadParameter(
-            "a state dict holds the weights as they are; accepted with it is --format nir",
+            "a state dict holds dense weights; accepted with it is --format nir",
             param_hint="--integer-weights",
         )
     network = load_compressed_model(model, model_args, file, "FILE")
