@@ -8,7 +8,9 @@ from pathlib import Path
 
 
 def write_atomic(path: str | Path, data: bytes) -> int:
-    """Write `data` beside `path`, then rename it into place; returns the number of bytes.
+    """Writes a file in one step, and returns its number of bytes.
+
+    `data` is written beside `path` and then renamed into place.
 
     A reader sees the old file or the new one, never half of either. The folder must exist.
     """

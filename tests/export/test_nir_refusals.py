@@ -152,12 +152,12 @@ CANNOT: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "another order": (
         Net(each(lambda m, s: m.m(m.b(m.n(m.a(s)).flip(1)))), **layers()),
         (16,),
-        r"b \(Linear\), which takes a part of what n answered.* or another order",
+        r"b \(Linear\), which takes a part of the output of n,.* or another order",
     ),
     "two features changed": (
         Net(each(lambda m, s: m.m(m.b(m.n(m.a(s))[:, [0, 2, 1, *range(3, 16)]]))), **layers()),
         (16,),
-        r"b \(Linear\), which takes a part of what n answered.* or another order",
+        r"b \(Linear\), which takes a part of the output of n,.* or another order",
     ),
     "edges that come and go": (
         Net(come_and_go, **layers(many=neuron.IFNode(step_mode="m"))),
@@ -167,7 +167,7 @@ CANNOT: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "a part": (
         Net(each(lambda m, s: m.m(m.c(m.n(m.a(s))[:, :8]))), **layers(c=nn.Linear(8, 4))),
         (16,),
-        r"c \(Linear\), which takes a part of what n answered",
+        r"c \(Linear\), which takes a part of the output of n,",
     ),
     "features put together": (
         Net(
@@ -175,7 +175,7 @@ CANNOT: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
             **layers(c=nn.Linear(32, 4), k=neuron.IFNode()),
         ),
         (16,),
-        r"c \(Linear\), which takes a part of what n, m answered, several at once",
+        r"c \(Linear\), which takes a part of the output of n, m, several at once",
     ),
     "a sum with itself": (
         Net(each(lambda m, s: m.m(m.b((y := m.n(m.a(s))) + y))), **layers()),
@@ -193,7 +193,7 @@ CANNOT: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
             **layers(conv=nn.Conv2d(1, 2, 3), k=neuron.IFNode()),
         ),
         (16,),
-        r"reshapes what n answers from \[16\] to \[1, 4, 4\]",
+        r"reshapes the output of n from \[16\] to \[1, 4, 4\]",
     ),
     "nothing leads to the output": (
         Net(lambda m, x: torch.stack([(m.m(m.b(s)), m.n(m.a(s)))[1] for s in x]), **layers()),
@@ -203,12 +203,12 @@ CANNOT: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "a potential as output": (
         Net(potential, **layers(leaky=snn.Leaky(beta=0.5, **HARD))),
         (16,),
-        r"a state in leaky \(Leaky\), between leaky and the model's output.*answer spikes",
+        r"a state in leaky \(Leaky\), between leaky and the model's output.*return spikes",
     ),
     "a part as output": (
         Net(lambda m, x: torch.stack([m.n(m.a(s)) for s in x])[..., :3], **layers()),
         (16,),
-        "output is put together from parts of what n answered",
+        "output is put together from parts of the output of n",
     ),
     "no node at all": (Net(lambda m, x: torch.ones(3)), (16,), "output comes from none"),
     "the input as output": (Net(lambda m, x: x), (16,), "output is its input"),
@@ -291,7 +291,7 @@ CANNOT: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "a neuron that does something else": (
         Net(each(lambda m, s: m.k(m.a(s))), **layers(k=Odd())),
         (16,),
-        r"k \(Odd\), which answered [01] where the equations of its class answer",
+        r"k \(Odd\), whose output is [01] where the equations of its class give",
     ),
 }
 

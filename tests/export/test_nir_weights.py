@@ -144,10 +144,16 @@ def test_integers_need_a_neuron_for_their_scale() -> None:
     added = Net(each(lambda m, s: m.n(m.a(s) + m.b(s))), **layers())
     spikes = Net(each(lambda m, s: m.m(m.b(y := m.n(m.a(s))) + y)), **layers())
     for net, message in (
-        (head, r"what b \(Linear\) answers reaches the output without a neuron.*skip"),
+        (head, r"the output of b \(Linear\) reaches the model's output without a neuron.*skip"),
         (twice, r"b \(Linear\) is fed with integers whose scales"),
-        (added, r"n \(IFNode\) adds up what a and b answer, in units of different scales"),
-        (spikes, r"m \(IFNode\) adds up what n and b answer, in units of different scales"),
+        (
+            added,
+            r"n \(IFNode\) adds up the outputs of a and b, which are in units of different",
+        ),
+        (
+            spikes,
+            r"m \(IFNode\) adds up the outputs of n and b, which are in units of different",
+        ),
     ):
         net = seeded(lambda net=net: net, 2.0)
         weights = quantized(net)

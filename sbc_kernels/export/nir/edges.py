@@ -187,8 +187,8 @@ class _EdgeFinder(Tracker):
             node.output_shape = tuple(output.shape[output.ndim - _own_axes(module) :])
         if output.numel() != rows * math.prod(node.output_shape):
             raise ValueError(
-                f"model has {module_label(name, module)}, which answers {list(output.shape)} to {rows} "
-                f"inputs of {list(node.input_shape)}; accepted is one answer to each, always of one "
+                f"model has {module_label(name, module)}, whose output is {list(output.shape)} for "
+                f"{rows} inputs of {list(node.input_shape)}; accepted is one output for each, always of one "
                 "shape"
             )
         if name in self.neurons:
@@ -212,7 +212,7 @@ class _EdgeFinder(Tracker):
         origin = self.origin(given)
         if given is None or origin is None:
             raise ValueError(
-                f"model has {what}, fed with what no other node answered (a constant, a state, or "
+                f"model has {what}, whose input is no other node's output (a constant, a state, or "
                 "something compiled); accepted are chains of modules that start at the model's "
                 "input, without recurrence"
             )
@@ -259,8 +259,8 @@ class _EdgeFinder(Tracker):
         labels = term.reshape(-1, size).numpy()
         if (labels == UNKNOWN).any():
             raise ValueError(
-                f"model has {what}, fed in part with what no node answered (a constant, or a state "
-                "before the first step); accepted are inputs that nodes answer at every step, "
+                f"model has {what}, whose input is in part no node's output (a constant, or a state "
+                "before the first step); accepted are outputs of nodes at every step, "
                 "without recurrence"
             )
         outputs = self.output_of(labels[:, 0])
@@ -276,8 +276,8 @@ class _EdgeFinder(Tracker):
             numbers = np.unique(self.output_of(labels))
             parts = dict.fromkeys(self.owners[number] for number in numbers if number >= 0)
             raise ValueError(
-                f"model has {what}, which takes a part of what {listed(parts)} "
-                "answered, several at once, or another order; accepted is all of it in order"
+                f"model has {what}, which takes a part of the output of {listed(parts)}, "
+                "several at once, or another order; accepted is all of it in order"
             )
         return outputs, rows
 
@@ -377,8 +377,8 @@ class _EdgeFinder(Tracker):
         whole = all(len(parts[n]) == math.prod(self.nodes[n].output_shape) for n in names)
         if some_missing or not whole:
             raise ValueError(
-                f"model's output is put together from parts of what {listed(names)} answered; "
-                "accepted are all that one node answers, or a sum of nodes"
+                f"model's output is put together from parts of the output of {listed(names)}; "
+                "accepted are the whole output of one node, or a sum of nodes"
             )
         return ("add",) if any(len(summands) > len(names) for summands in sums) else ()
 

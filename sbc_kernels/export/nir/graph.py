@@ -284,8 +284,8 @@ def _flattened(
     )
     if span is None:
         raise ValueError(
-            f"model reshapes what {source} answers from {list(shape)} to {list(wanted)}; accepted is a "
-            "reshape that joins axes, which is NIR's Flatten"
+            f"model reshapes the output of {source} from {list(shape)} to {list(wanted)}; accepted is "
+            "a reshape that joins axes, which is NIR's Flatten"
         )
     # From the end: readers differ in whether they count a batch axis.
     start, end = (at - len(shape) for at in span)

@@ -198,8 +198,8 @@ def require_equations_hold(name: str, node: Node, update: Update) -> None:
         if not right.all():
             expected = v if threshold is None else high
             raise ValueError(
-                f"model has {what}, which answered {output[~right].flat[0]:g} where the equations of "
-                f"its class answer {expected[~right].flat[0]:g}; "
+                f"model has {what}, whose output is {output[~right].flat[0]:g} where the equations of "
+                f"its class give {expected[~right].flat[0]:g}; "
                 "accepted are neurons that do what their class does, because NIR holds equations alone"
             )
         if floor is not None:

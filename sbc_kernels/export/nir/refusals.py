@@ -28,7 +28,7 @@ _ADVICE = {
     "scaled_dot_product_attention": _NO_PRODUCT,
     "batch_norm": "Fold it first: compress_model(..., fold=True)",
     "avg_pool2d": "Make it a module, nn.AvgPool2d",
-    STATE: "NIR's nodes answer spikes: let the model answer those",
+    STATE: "NIR's nodes return spikes: let the model return those",
 }
 
 

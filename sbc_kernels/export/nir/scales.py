@@ -131,8 +131,8 @@ class Scales:
                 alike = np.array_equal(first.ravel(), other.ravel())
             if not alike:
                 raise ValueError(
-                    f"integer_weights is True, but {module_label(name, node.module)} adds up what "
-                    f"{node.sources[0]} and {source} answer, in units of different scales; accepted "
+                    f"integer_weights is True, but {module_label(name, node.module)} adds up the outputs "
+                    f"of {node.sources[0]} and {source}, which are in units of different scales; accepted "
                     "are layers of the same scales, or integer_weights=False"
                 )
         return None if first is None else first.reshape(node.input_shape)
@@ -169,7 +169,7 @@ class Scales:
             if self._scales[name] is not None:
                 what = module_label(name, self._edges.nodes[name].module)
                 raise ValueError(
-                    f"integer_weights is True, but what {what} answers reaches the output "
+                    f"integer_weights is True, but the output of {what} reaches the model's output "
                     "without a neuron that could take its scale; accepted are "
                     "heads that are not quantized (overrides={name: {'skip': True}}), or "
                     "integer_weights=False"

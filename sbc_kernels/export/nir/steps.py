@@ -21,7 +21,7 @@ Index = NDArray[np.int64]
 Shape = tuple[int, ...]
 
 _OTHER_STEP = (
-    "fed with what was answered at another time step, or to another sample; accepted is the same step: "
+    "fed with an output of another time step, or of another sample; accepted is the same step: "
     "NIR's edges have no delay, and recurrence is not exported"
 )
 
@@ -122,7 +122,7 @@ class StepTracker:
         most = 1 if has_one_leading_axis(facts, shape) else 2
         if len(shape) - len(own) > most or inner * facts.outer * facts.steps != rows:
             raise ValueError(
-                f"model has {what}, fed with {list(shape)}, of which {list(own)} is one answer of the "
+                f"model has {what}, fed with {list(shape)}, of which {list(own)} is one output of the "
                 "node before it; accepted are no axes but time and samples beside it: NIR has no layer "
                 "that is applied along another axis"
             )
