@@ -188,8 +188,8 @@ class _EdgeFinder(Tracker):
         if output.numel() != rows * math.prod(node.output_shape):
             raise ValueError(
                 f"model has {module_label(name, module)}, whose output is {list(output.shape)} for "
-                f"{rows} inputs of {list(node.input_shape)}; accepted is one output for each, always of one "
-                "shape"
+                f"{rows} inputs of {list(node.input_shape)}; accepted is one output "
+                "for each, always of one shape"
             )
         if name in self.neurons:
             _keep(node.outputs, output, times, node.output_shape)

@@ -131,9 +131,9 @@ class Scales:
                 alike = np.array_equal(first.ravel(), other.ravel())
             if not alike:
                 raise ValueError(
-                    f"integer_weights is True, but {module_label(name, node.module)} adds up the outputs "
-                    f"of {node.sources[0]} and {source}, which are in units of different scales; accepted "
-                    "are layers of the same scales, or integer_weights=False"
+                    f"integer_weights is True, but {module_label(name, node.module)} adds up the "
+                    f"outputs of {node.sources[0]} and {source}, which are in units of different "
+                    "scales; accepted are layers of the same scales, or integer_weights=False"
                 )
         return None if first is None else first.reshape(node.input_shape)
 
