@@ -1,13 +1,13 @@
-"""Batches from files: .npz, .npy, a folder of them, IDX images; or what a loader gives."""
+"""Batches from files (.npz, .npy, a folder of them, IDX images), or from the user's loader."""
 
 from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from ..demo.data import find_idx, read_idx
 from .objects import call, load_object
 
+if TYPE_CHECKING:
+    import torch
+
 Array = NDArray[Any]
-SINGLE_FILE = 64  # samples a batch of a file that is not one of a folder's
+SINGLE_FILE = 64  # samples per batch of a single file; a folder's files are one batch each
 INPUTS = ("x", "inputs", "data")
 LABELS = ("y", "labels", "targets")
 _IDX = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
@@ -25,7 +28,10 @@ _IDX = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
 
 @dataclass(frozen=True)
 class Cut:
-    """How files become batches; see the options of these names."""
+    """How files are cut into batches, by the options of these names.
+
+    `samples` is the largest number of samples to use; None uses all.
+    """
 
     batch_size: int | None = None
     batch_axis: int | None = None
@@ -34,89 +40,104 @@ class Cut:
     samples: int | None = None
 
     @classmethod
-    def of(cls, said: Mapping[str, Any], samples: int | None = None) -> Cut:
+    def of(cls, params: Mapping[str, Any], samples: int | None = None) -> Cut:
+        """Returns the cut that a command's parameters describe."""
         names = ("batch_size", "batch_axis", "time_steps", "dtype")
-        return cls(**{name: said[name] for name in names}, samples=samples)
+        return cls(**{name: params[name] for name in names}, samples=samples)
 
 
 _OPTIONS = {"samples": "num_calibration_samples"}
 
 
 def load_data(text: str, cut: Cut, param_hint: str) -> Iterable[Any]:
-    """Batches that can be gone through again and again: inputs, or (inputs, labels).
+    """Returns batches that can be iterated several times: inputs, or (inputs, labels).
 
-    Bad use where there is no such data, or it is not what it should be.
+    Parameters
+    ----------
+    text : a file, a folder, or ``file.py:name`` of a loader.
+    cut : how files are cut into batches. A loader makes its own batches and accepts no cut.
+    param_hint : the option that error messages name.
+
+    Raises
+    ------
+    typer.BadParameter : there is no such data, or it cannot be used.
     """
     path = Path(text)
     if not path.exists() and ":" in text:
-        if given := [
+        if changes := [
             field.name for field in fields(Cut) if getattr(cut, field.name) != field.default
         ]:
-            names = ", ".join("--" + _OPTIONS.get(n, n).replace("_", "-") for n in given)
+            names = ", ".join("--" + _OPTIONS.get(n, n).replace("_", "-") for n in changes)
             raise typer.BadParameter(
                 f"{text} makes its own batches; accepted with it is none of {names}",
                 param_hint=param_hint,
             )
-        return _loaded(text, param_hint)
+        return _from_loader(text, param_hint)
     try:
         return Files(path, cut)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise typer.BadParameter(str(error), param_hint=param_hint) from error
 
 
-def on_device(batches: Iterable[Any], device: Any) -> Iterable[Any]:
-    """The same batches on a torch device."""
-    return batches if device.type == "cpu" else _Moved(batches, device)
+def on_device(batches: Iterable[Any], device: torch.device) -> Iterable[Any]:
+    """Returns the batches with their tensors on a torch device."""
+    return batches if device.type == "cpu" else _OnDevice(batches, device)
 
 
-class _Moved:
-    """One at a time."""
+class _OnDevice:
+    """Batches that are copied to a device one at a time."""
 
-    def __init__(self, batches: Iterable[Any], device: Any) -> None:
+    def __init__(self, batches: Iterable[Any], device: torch.device) -> None:
         self.batches, self.device = batches, device
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
-            yield _moved(batch, self.device)
+            yield _to_device(batch, self.device)
 
 
-def _moved(batch: Any, device: Any) -> Any:
+def _to_device(batch: Any, device: torch.device) -> Any:
+    """Returns the batch with its tensors on a device; anything else in it stays as it is."""
     if isinstance(batch, (tuple, list)):
-        return type(batch)(_moved(part, device) for part in batch)
+        return type(batch)(_to_device(part, device) for part in batch)
     return batch.to(device) if hasattr(batch, "to") else batch
 
 
 # ---- loaders -----------------------------------------------------------------------------------
 
 
-def _loaded(text: str, param_hint: str) -> Iterable[Any]:
-    """A function's batches, or an iterable itself. A generator function is called for each pass."""
+def _from_loader(text: str, param_hint: str) -> Iterable[Any]:
+    """Returns the batches of a function or iterable.
+
+    A generator function is called again for each iteration.
+    """
     from torch import Tensor
 
-    found = load_object(text, param_hint)
-    batches = call(found, text) if callable(found) else found
+    loader = load_object(text, param_hint)
+    batches = call(loader, text) if callable(loader) else loader
     if isinstance(batches, Tensor):
         return [batches]
     if isinstance(batches, Iterator):
-        if not callable(found):
+        if not callable(loader):
             raise typer.BadParameter(
-                f"{text} can be gone through only once; accepted is a list, a DataLoader, or a "
-                "function that gives batches",
+                f"{text} can be iterated only once; accepted is a list, a DataLoader, or a function "
+                "that returns batches",
                 param_hint=param_hint,
             )
-        return _Again(found, text)
+        return _Repeated(loader, text)
     if isinstance(batches, (str, bytes, Mapping)) or not isinstance(batches, Iterable):
         raise typer.BadParameter(
-            f"{text} gives a {type(batches).__name__}; accepted are batches: a list, a DataLoader, a "
-            "generator",
+            f"{text} gives a {type(batches).__name__}; accepted is a list, a DataLoader or a generator "
+            "of batches",
             param_hint=param_hint,
         )
     return batches
 
 
 @dataclass(frozen=True)
-class _Again:
-    function: Any
+class _Repeated:
+    """A generator function that is called for each iteration."""
+
+    function: Callable[[], Iterable[Any]]
     text: str
 
     def __iter__(self) -> Iterator[Any]:
@@ -127,7 +148,7 @@ class _Again:
 
 
 class Files:
-    """Batches of one file, which is kept, or of a folder's files, read anew for each pass."""
+    """Batches of one file, which stays in memory, or of a folder's files, read in each iteration."""
 
     def __init__(self, path: Path, cut: Cut) -> None:
         if not path.exists():
@@ -138,22 +159,23 @@ class Files:
         self.cut = cut
         self.paths = _parts(path)
         self.single = self.paths == [path] or _is_idx(self.paths[0])
-        first = self._read(self.paths[0])  # what is wrong with it is said now
-        self._kept = first if self.single else None
+        first = self._read(self.paths[0])  # raises now if it cannot be used
+        self._single_file = first if self.single else None
 
     def __iter__(self) -> Iterator[Any]:
-        left = self.cut.samples
+        remaining = self.cut.samples
         for path in self.paths:
-            x, y = self._kept or self._read(path)
-            for batch, size in self._batches(path, x, y, left):
+            x, y = self._single_file or self._read(path)
+            for batch, size in self._batches(path, x, y, remaining):
                 yield batch
-                left = None if left is None else left - size
-            if left == 0:
+                remaining = None if remaining is None else remaining - size
+            if remaining == 0:
                 return
 
     def _batches(
         self, path: Path, x: Array, y: Array | None, most: int | None
     ) -> Iterator[tuple[Any, int]]:
+        """Yields the batches of a file with their sizes, at most `most` samples."""
         import torch
 
         axis = self._axis(path, x)
@@ -168,25 +190,27 @@ class Files:
             yield ((inputs, *labels) if labels else inputs), part.stop - part.start
 
     def _axis(self, path: Path, x: Array) -> int:
+        """Returns the axis of samples. ValueError if the array does not have it."""
         axis = self.cut.batch_axis
         if axis is None:
             axis = 0 if _is_idx(path) or self.cut.time_steps is not None else 1
         if axis >= x.ndim:
             raise ValueError(
                 f"{path} holds an array of shape {list(x.shape)}, which has no axis {axis} of "
-                "samples; --batch-axis says which it is (time first: 1), --time-steps that there is "
+                "samples; give it as --batch-axis (1 if time comes first), or --time-steps if there is "
                 "no time axis"
             )
         return axis
 
     def _inputs(self, path: Path, x: Array) -> Array:
+        """Returns inputs in the requested dtype; IDX images as [N, 1, h, w] in 0..1."""
         if _is_idx(path):
             x = np.divide(x[:, None], 255, dtype=np.float32)  # [N, 1, h, w]
         kind = x.dtype if self.cut.dtype == "keep" else np.dtype(self.cut.dtype)
-        return np.array(x, kind.newbyteorder("="), order="C")  # a copy: a model may write into it
+        return np.array(x, kind.newbyteorder("="), order="C")  # a copy, as a model may write to it
 
     def _read(self, path: Path) -> tuple[Array, Array | None]:
-        """Inputs and, where there are any, labels; checked."""
+        """Returns the inputs and, if there are any, the labels. ValueError if they do not match."""
         if _is_idx(path):
             x, y = read_idx(path, 3), _idx_labels(path)
         else:
@@ -209,28 +233,28 @@ def _is_idx(path: Path) -> bool:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files that hold batches."""
+    """Returns the files that hold batches. ValueError if there are none, or too many IDX images."""
     if not path.is_dir():
         if path.suffix not in (".npz", ".npy") and not _is_idx(path):
             raise ValueError(
-                f"{path} is no file of batches; accepted are .npz, .npy, IDX files called "
+                f"{path} is not a file of batches; accepted are .npz, .npy, IDX files called "
                 "...images-idx3-ubyte[.gz], a folder of them, and file.py:loader"
             )
         return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy") or _is_idx(p))
-    images = [p for p in found if _is_idx(p)]
-    if not found:
+    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy") or _is_idx(p))
+    images = [p for p in files if _is_idx(p)]
+    if not files:
         raise ValueError(f"{path} holds no .npz, no .npy and no IDX images (...images-idx3-ubyte)")
-    if images and len(found) > 1:
+    if images and len(files) > 1:
         raise ValueError(
-            f"{path} holds {', '.join(p.name for p in found[:4])}; name the one that is meant, such "
+            f"{path} holds {', '.join(p.name for p in files[:4])}; name one of them, such "
             f"as {images[-1]}"
         )
-    return found
+    return files
 
 
 def _idx_labels(images: Path) -> Array | None:
-    """The labels file that goes with an images file, if it lies beside it."""
+    """Returns the labels of an images file, from the file beside it; None if there is none."""
     name = images.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
     try:
         return read_idx(find_idx(images.parent, name), 1)
@@ -239,11 +263,11 @@ def _idx_labels(images: Path) -> Array | None:
 
 
 def _arrays(path: Path) -> tuple[Array, Array | None]:
-    """The inputs and labels of an .npz or .npy file."""
+    """Returns the inputs and labels of an .npz or .npy file. ValueError if it cannot be read."""
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False, mmap_mode="r"), None
-        # NumPy leaves a broken archive open where it opened it itself.
+        # NumPy does not close a broken archive that it opened itself.
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):

@@ -1,37 +1,44 @@
-"""What people see on the terminal."""
+"""Tables and sentences for the terminal."""
 
 from __future__ import annotations
 
 import io
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..report.format import count, duration, percent, points, ratio, si
 from ..report.schema import Comparison, Number, Report, Side
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..metrics import Measured
 
-WIDE = 200  # columns where the answer goes into a file or pipe
+Part: TypeAlias = "Table | str"
+WIDE = 200  # columns of the text if it goes to a file or pipe
 
 
-def render(*parts: Any) -> str:
-    """Tables and lines as text, as wide as the terminal is."""
+def render(*parts: Part) -> str:
+    """Returns tables and lines as text for the terminal's width."""
     from rich.console import Console
 
-    shown = sys.stdout.isatty()
+    terminal = sys.stdout.isatty()
+    buffer = io.StringIO()
     console = Console(
-        file=io.StringIO(), width=None if shown else WIDE, force_terminal=shown, highlight=False
+        file=buffer,
+        width=None if terminal else WIDE,
+        force_terminal=terminal,
+        highlight=False,
     )
     for part in parts:
         console.print(part, markup=False, soft_wrap=isinstance(part, str))
-    text = console.file.getvalue().replace("\xa0", " ")  # type: ignore[attr-defined]
+    text = buffer.getvalue().replace("\xa0", " ")
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
 
 
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A table of words: the first column flushed left, the others right."""
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Returns a table whose first column is aligned to the left and the others to the right."""
     from rich import box
     from rich.table import Table
 
@@ -49,8 +56,8 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     return table
 
 
-def report_parts(report: Report) -> list[Any]:
-    """A packed file's own report."""
+def report_parts(report: Report) -> list[Part]:
+    """Returns the tables and lines of a packed file's report."""
     layers = [
         (
             layer.name,
@@ -65,7 +72,7 @@ def report_parts(report: Report) -> list[Any]:
     ]
     head = ("layer", "weight", "sparsity", "bits", "error", "dense", "packed")
     notes = [f"{layer.name}: {note}" for layer in report.layers for note in layer.notes]
-    lines = [
+    lines: list[Part] = [
         f"{report.model}, compressed on {report.created:%Y-%m-%d %H:%M} UTC by sbc-kernels "
         f"{report.versions['sbc_kernels']} in {duration(report.seconds)}",
         "",
@@ -78,25 +85,27 @@ def report_parts(report: Report) -> list[Any]:
 
 
 def size_line(report: Report) -> str:
-    """What the file takes."""
+    """Returns the size of the file, and of the dense network."""
     times = ratio(report.dense_bytes, report.bytes)
     return f"{si(report.bytes, 'B')} of {si(report.dense_bytes, 'B')}" + (
         f", {times} smaller" if times else ""
     )
 
 
-def comparison_parts(comparison: Comparison, prices: tuple[float, float] = (0.9, 4.6)) -> list[Any]:
-    """Both networks side by side. Prices in pJ an accumulate and a multiply-accumulate."""
+def comparison_parts(
+    comparison: Comparison, prices: tuple[float, float] = (0.9, 4.6)
+) -> list[Part]:
+    """Returns both networks side by side; `prices` are pJ per accumulate and multiply-accumulate."""
     return [
         figures([("dense", comparison.dense), ("compressed", comparison.compressed)], prices),
         "",
-        f"{points(comparison.agreement)} of {comparison.samples:,} samples are given the same class by "
-        "both networks.",
+        f"Both networks predict the same class for {points(comparison.agreement)} of "
+        f"{comparison.samples:,} samples.",
     ]
 
 
-def figures(sides: Sequence[tuple[str, Side]], prices: tuple[float, float]) -> Any:
-    """Accuracy, operations and energy; with two networks also how many times less."""
+def figures(sides: Sequence[tuple[str, Side]], prices: tuple[float, float]) -> Table:
+    """Returns accuracy, operations and energy, with the ratio of two networks if there are two."""
     acs, macs, energy = (
         [side.acs for _, side in sides],
         [side.macs for _, side in sides],
@@ -104,17 +113,17 @@ def figures(sides: Sequence[tuple[str, Side]], prices: tuple[float, float]) -> A
     )
     rows = [
         ("accuracy", [points(side.accuracy) for _, side in sides], ""),
-        ("accumulates a sample", [count(v) for v in acs], _less(acs)),
-        ("multiply-accumulates a sample", [count(v) for v in macs], _less(macs)),
-        ("energy a sample (proxy)", [si(v, "J") for v in energy], _less(energy)),
+        ("accumulates per sample", [count(v) for v in acs], _less(acs)),
+        ("multiply-accumulates per sample", [count(v) for v in macs], _less(macs)),
+        ("energy per sample (proxy)", [si(v, "J") for v in energy], _less(energy)),
     ]
     one = len(sides) == 1
     head = ["", *(name for name, _ in sides), *([] if one else ["less"])]
     return grid(head, [[label, *shown, *([] if one else [less])] for label, shown, less in rows])
 
 
-def rates(sides: Sequence[tuple[str, Side]], van_rossum: dict[str, float] | None = None) -> Any:
-    """Spike rates by neuron."""
+def rates(sides: Sequence[tuple[str, Side]], van_rossum: dict[str, float] | None = None) -> Table:
+    """Returns spike rates by neuron, with the distance of the spike trains if it is given."""
     names = list(sides[0][1].spike_rates)
     rows = [
         [name]
@@ -123,30 +132,31 @@ def rates(sides: Sequence[tuple[str, Side]], van_rossum: dict[str, float] | None
         for name in names
     ]
     head = ["spike rate of", *(name for name, _ in sides)]
-    return grid(head + ([] if van_rossum is None else ["apart, in spikes"]), rows)
+    return grid(head + ([] if van_rossum is None else ["van Rossum distance"]), rows)
 
 
-def operations(sides: Sequence[tuple[str, Side]]) -> Any:
-    """Synaptic operations by layer."""
+def operations(sides: Sequence[tuple[str, Side]]) -> Table:
+    """Returns synaptic operations by layer."""
     rows = [
         [name, *(count(side.synops.get(name)) for _, side in sides)] for name in sides[0][1].synops
     ]
-    return grid(["operations a sample of", *(name for name, _ in sides)], rows)
+    return grid(["operations per sample of", *(name for name, _ in sides)], rows)
 
 
 def side_of(measured: Measured) -> Side:
-    """What a report's reader makes of the same figures."""
-    done = measured.operations
+    """Returns measurements in the type that a report holds."""
+    counts = measured.operations
     return Side(
         measured.accuracy,
-        {name: layer.macs + layer.acs for name, layer in done.layers.items()},
-        done.effective_macs,
-        done.effective_acs,
+        {name: layer.macs + layer.acs for name, layer in counts.layers.items()},
+        counts.effective_macs,
+        counts.effective_acs,
         dict(measured.spike_rates),
     )
 
 
 def _less(values: Sequence[Number]) -> str:
+    """Returns how many times smaller the last value is than the first."""
     return ratio(values[0], values[-1])
 
 

@@ -82,7 +82,7 @@ def test_idx_images(place: Path) -> None:
         assert float(first[0].max()) <= 1
         np.testing.assert_array_equal(second[1], labels[64:])
     write_idx(Path("idx/train-images-idx3-ubyte"), images)
-    with pytest.raises(Exception, match="name the one that is meant, such as idx/train-images"):
+    with pytest.raises(Exception, match="name one of them, such as idx/train-images"):
         batches_of("idx")
 
 
@@ -100,7 +100,7 @@ def test_loaders(place: Path) -> None:
         ({"x": np.array(["a", "b"])}, "holds an array of <U1"),
         ({"x": np.array([[1, None]], dtype=object)}, "cannot be used"),
         ({"x": np.zeros((3, 0, 2))}, "holds no samples"),
-        ({"x": np.zeros(3)}, "no axis 1 of samples; --batch-axis says which"),
+        ({"x": np.zeros(3)}, "no axis 1 of samples; give it as --batch-axis"),
         ({"y": np.zeros(3, int)}, "it holds y; accepted are inputs as the array x"),
         ({"x": np.zeros((2, 3)), "y": np.zeros(2, int)}, "labels int64 of shape [2] for 3 samples"),
         ({"x": np.zeros((2, 3)), "y": np.zeros(3)}, "labels float64 of shape [3]"),

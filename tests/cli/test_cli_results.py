@@ -52,8 +52,8 @@ def test_evaluate_two_networks(place: Path, packed: Path) -> None:
     assert told["compressed"]["connection_sparsity"] == pytest.approx(0.75, abs=0.01)
     assert told["van_rossum"] == found.van_rossum
     text = good(*arguments).output
-    assert "apart, in spikes" in text
-    assert f"{found.agreement:.2f} % of 20 samples are given the same class" in text
+    assert "van Rossum distance" in text
+    assert f"{found.agreement:.2f} % of 20 samples." in text
 
 
 def test_readout_and_forward_are_used(place: Path) -> None:
@@ -72,13 +72,13 @@ def test_report(place: Path, packed: Path) -> None:
     text = good("report", str(packed)).output
     for layer in carried["layers"]:
         assert f"{100 * layer['sparsity']:.2f} %" in text
-    assert "of 20 samples are given the same class" in text
+    assert "of 20 samples." in text
     good("report", str(packed), "--out", "deep/page.html")
     assert "</html>" in Path("deep/page.html").read_text()
     assert run("report", str(packed), "--out", "deep/page.html").exit_code == 2
     good("report", str(packed), "--out", "deep/page.html", "--force")
     save_packed("plain.safetensors", {"a": np.zeros(3)})
-    assert "carries no report" in said(run("report", "plain.safetensors"))
+    assert "holds no report" in said(run("report", "plain.safetensors"))
 
 
 def test_export_a_state_dict(place: Path, packed: Path) -> None:

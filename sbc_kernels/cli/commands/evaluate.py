@@ -1,4 +1,4 @@
-"""``sbc evaluate``: what a network costs to run and how often it is right, dense or compressed."""
+"""``sbc evaluate``: accuracy and operations of a network, dense or compressed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ..data import Cut, load_data, on_device
 from ..objects import load_compressed_model, load_device, load_model, load_object
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ...metrics import Measured
 
 
@@ -39,12 +41,12 @@ def evaluate(
     dtype: o.Dtype = "float32",
     pj_per_ac: Annotated[
         float,
-        typer.Option(rich_help_panel=o.RUN, metavar="PJ", min=0, help="Picojoules an accumulate."),
+        typer.Option(rich_help_panel=o.RUN, metavar="PJ", min=0, help="Picojoules per accumulate."),
     ] = 0.9,
     pj_per_mac: Annotated[
         float,
         typer.Option(
-            rich_help_panel=o.RUN, metavar="PJ", min=0, help="Picojoules a multiply-accumulate."
+            rich_help_panel=o.RUN, metavar="PJ", min=0, help="Picojoules per multiply-accumulate."
         ),
     ] = 4.6,
     device: o.Device = "cpu",
@@ -56,8 +58,8 @@ def evaluate(
 ) -> Answer:
     """Measure a network: accuracy, synaptic operations, energy, spike rates, sparsity.
 
-    With --compressed both are measured, the dense network as MODEL and --checkpoint
-    give it. Energy is a proxy: operations times their price (float32, 45 nm).
+    With --compressed both networks are measured; MODEL and --checkpoint give the dense
+    one. Energy is a proxy: operations times their price (float32, 45 nm).
 
     [bold]Examples[/bold]
 
@@ -69,58 +71,69 @@ def evaluate(
     from ... import metrics
     from ...metrics.passes import labels_of
     from ...network.batches import first_batch
-    from ...report.schema import Comparison as Told
-    from ..tables import comparison_parts, figures, operations, rates, render, side_of
+    from ...report.schema import Comparison
+    from ..tables import Part, comparison_parts, figures, operations, rates, render, side_of
 
-    how = {"forward": None if forward is None else load_object(forward, "--forward")}
-    read = {"readout": None if readout is None else load_object(readout, "--readout")}
-    place = load_device(device)
-    network = load_model(model, model_args, checkpoint).to(place)
-    batches = on_device(load_data(test, Cut.of(ctx.params), "--test"), place)
+    run = None if forward is None else load_object(forward, "--forward")
+    read = None if readout is None else load_object(readout, "--readout")
+    torch_device = load_device(device)
+    network = load_model(model, model_args, checkpoint).to(torch_device)
+    batches = on_device(load_data(test, Cut.of(ctx.params), "--test"), torch_device)
     prices = (pj_per_ac, pj_per_mac)
     if compressed is None:
-        labelled = labels_of(first_batch(batches)) is not None
+        has_labels = labels_of(first_batch(batches)) is not None
         measured = metrics.Measured(
-            metrics.synaptic_operations(network, batches, **how),
-            metrics.spike_rates(network, batches, **how),
-            metrics.accuracy(network, batches, **how, **read) if labelled else None,
+            metrics.synaptic_operations(network, batches, forward=run),
+            metrics.spike_rates(network, batches, forward=run),
+            metrics.accuracy(network, batches, forward=run, readout=read) if has_labels else None,
         )
-        told = {"samples": measured.operations.samples, **_told(measured, network, prices)}
+        samples = measured.operations.samples
+        values = {"samples": samples, **_values(measured, network, prices)}
         sides = [(model, side_of(measured))]
-        sparsity = f"{100 * told['connection_sparsity']:.2f} % of its weights are zero."
-        parts = [figures(sides, prices), "", operations(sides), "", rates(sides), "", sparsity]
-        return Answer(told, render(*parts))
-    small = load_compressed_model(model, model_args, compressed).to(place)
-    found = metrics.compare(network, small, batches, **how, **read)
-    told = {
-        **found.to_dict(),
-        "dense": _told(found.dense, network, prices),
-        "compressed": _told(found.compressed, small, prices),
+        sparsity = f"{100 * values['connection_sparsity']:.2f} % of its weights are zero."
+        parts: list[Part] = [
+            figures(sides, prices),
+            "",
+            operations(sides),
+            "",
+            rates(sides),
+            "",
+            sparsity,
+        ]
+        return Answer(values, render(*parts))
+    small = load_compressed_model(model, model_args, compressed).to(torch_device)
+    comparison = metrics.compare(network, small, batches, forward=run, readout=read)
+    values = {
+        **comparison.to_dict(),
+        "dense": _values(comparison.dense, network, prices),
+        "compressed": _values(comparison.compressed, small, prices),
     }
-    both = [("dense", side_of(found.dense)), ("compressed", side_of(found.compressed))]
-    page = Told(found.samples, found.agreement, both[0][1], both[1][1], {})
-    zeros = [100 * told[name]["connection_sparsity"] for name, _ in both]
+    dense_side, small_side = side_of(comparison.dense), side_of(comparison.compressed)
+    both = [("dense", dense_side), ("compressed", small_side)]
+    summary = Comparison(comparison.samples, comparison.agreement, dense_side, small_side, {})
+    zeros = [100 * values[name]["connection_sparsity"] for name, _ in both]
     parts = [
-        *comparison_parts(page, prices),
-        f"{zeros[1]:.2f} % of the compressed weights are zero, {zeros[0]:.2f} % of the dense.",
+        *comparison_parts(summary, prices),
+        f"{zeros[1]:.2f} % of the compressed weights are zero, {zeros[0]:.2f} % of the dense weights.",
         "",
         operations(both),
         "",
-        rates(both, found.van_rossum),
+        rates(both, comparison.van_rossum),
     ]
-    return Answer(told, render(*parts))
+    return Answer(values, render(*parts))
 
 
-def _told(measured: Measured, network: Any, prices: tuple[float, float]) -> dict[str, Any]:
+def _values(measured: Measured, network: nn.Module, prices: tuple[float, float]) -> dict[str, Any]:
+    """Returns the measurements of one network as JSON holds them."""
     from ...metrics import connection_sparsity
 
-    done = measured.operations
+    counts = measured.operations
     return {
         "accuracy": measured.accuracy,
-        "effective_macs": done.effective_macs,
-        "effective_acs": done.effective_acs,
-        "energy": done.energy(*prices),
+        "effective_macs": counts.effective_macs,
+        "effective_acs": counts.effective_acs,
+        "energy": counts.energy(*prices),
         "connection_sparsity": connection_sparsity(network),
         "spike_rates": measured.spike_rates,
-        "operations": done.to_dict(),
+        "operations": counts.to_dict(),
     }

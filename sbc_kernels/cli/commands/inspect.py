@@ -1,4 +1,4 @@
-"""``sbc inspect``: what is found in a network, before anything is done to it."""
+"""``sbc inspect``: the layers and neurons of a network, before it is compressed."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def inspect(
     config: o.Config = None,
     save_config: o.SaveConfig = None,
 ) -> Answer:
-    """Show what sbc compress would work on: a network's layers and neurons.
+    """Show the layers and neurons that sbc compress would work on.
 
-    One batch is sent through the network. A row for each weight layer tells its input,
+    One batch is run through the network. For each weight layer, a row shows its input,
     the time steps T, the BatchNorms behind it, the neurons that integrate its output,
-    and their impulse response: the Hessian.
+    and the impulse response from which its Hessian is built.
 
     [bold]Examples[/bold]
 
@@ -56,11 +56,12 @@ def inspect(
         overrides=layer_options(overrides),
         ignore=ignore or (),
     )
-    done, size = plan.compressed, sum(layer.size for layer in plan.compressed)
+    size = sum(layer.size for layer in plan.compressed)
     summary = (
-        f"{len(done)} of {len(plan.layers)} weight layers, {size:,} weights, would be compressed."
-        if done
-        else "No weight layer here can be compressed. A neuron class of your own is made known with "
-        "sbc_kernels.register_neuron, in the factory's file."
+        f"{len(plan.compressed)} of {len(plan.layers)} weight layers with {size:,} weights would be "
+        "compressed."
+        if plan.compressed
+        else "No weight layer of this network can be compressed. If it has a neuron class of its own, "
+        "call sbc_kernels.register_neuron in the factory's file."
     )
     return Answer(json_module.loads(plan.to_json()), f"{plan}\n\n{summary}")

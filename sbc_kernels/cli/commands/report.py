@@ -1,4 +1,4 @@
-"""``sbc report``: what a compressed file tells of itself."""
+"""``sbc report``: the report that a compressed file holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def report(
     file: o.Packed,
     out: Annotated[
         Path | None,
-        typer.Option(rich_help_panel=o.OUTPUT, metavar="FILE.html", help="Write the page here."),
+        typer.Option(
+            rich_help_panel=o.OUTPUT, metavar="FILE.html", help="Write the HTML page to this file."
+        ),
     ] = None,
     force: o.Force = False,
     json: o.Json = False,
@@ -25,7 +27,7 @@ def report(
     config: o.Config = None,
     save_config: o.SaveConfig = None,
 ) -> Answer:
-    """Show the report that a compressed file carries; no network is needed.
+    """Show the report stored in a compressed file. The network itself is not needed.
 
     [bold]Examples[/bold]
 
@@ -34,22 +36,22 @@ def report(
       sbc report small/model.safetensors --json | jq .layers[].sparsity[/cyan]
     """
     need("sbc report", {m: m for m in ("safetensors", "jinja2", "matplotlib")})
-    found = read_report(file)
+    values = read_report(file)
     from ...report.parsing import parse_report
     from ..tables import render, report_parts
 
     if out is None:
-        return Answer(found, render(*report_parts(parse_report(found))))
+        return Answer(values, render(*report_parts(parse_report(values))))
     from ...report import write_html
 
     require_absent(ctx, [out], force)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_html(out, found)
-    return Answer(found, f"{out} is written.")
+    write_html(out, values)
+    return Answer(values, f"Wrote {out}.")
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """The report in a file's header. Bad use where there is none."""
+    """Returns the report in a file's header. Raises typer.BadParameter if there is none."""
     from ...files import read_metadata
 
     try:
@@ -58,8 +60,8 @@ def read_report(path: Path) -> dict[str, Any]:
         raise typer.BadParameter(str(error), param_hint="FILE") from error
     if not isinstance(metadata.get("report"), dict):
         raise typer.BadParameter(
-            f"{path} carries no report; accepted is what sbc compress or CompressedModel.save wrote",
+            f"{path} holds no report; accepted is a file of sbc compress or CompressedModel.save",
             param_hint="FILE",
         )
-    found: dict[str, Any] = metadata["report"]
-    return found
+    report: dict[str, Any] = metadata["report"]
+    return report
