@@ -7,7 +7,7 @@
 #include "bind.h"
 #include "common/cuda_devices.h"
 #include "obs_order/cuda_panel.h"
-#include "spike_gram/cuda_bytes.h"
+#include "spike_gram/bytes_cuda.h"
 
 namespace py = pybind11;
 

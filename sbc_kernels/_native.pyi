@@ -54,19 +54,54 @@ def assemble_conv(
     sums: list[Any], blocks: list[Any], factor: float, matrix: Any, threads: int
 ) -> None: ...
 def mirror_upper(matrix: Any, factor: float, threads: int) -> None: ...
-def spike_gram(
+
+# One entry an algorithm, called after its stem in csrc/spike_gram. Positions, neighbours and sums are
+# lists by region, each of the sums float64 [groups, num_shifts, channels, channels].
+def gram_tables(
     spikes: Any,
-    first_channel: int,
-    channels: int,
-    pair_weights: Any | None,
-    matched_filter: Any | None,
+    groups: int,
+    triangle: bool,
+    matched_filter: Any,
     lane_bytes: int,
     planes: int,
+    is_signed: bool,
+    max_term: int,
+    positions: list[Any],
+    neighbours: list[Any],
+    sums: list[Any],
+    isa: str,
+    threads: int,
+) -> None: ...
+def gram_pair_tables(
+    spikes: Any,
+    groups: int,
+    triangle: bool,
+    pair_weights: Any,
+    positions: list[Any],
+    neighbours: list[Any],
+    sums: list[Any],
+    isa: str,
+    threads: int,
+) -> None: ...
+def gram_counts(
+    spikes: Any,
+    pair_weights: Any,
+    finish: float,
+    positions: Any,
+    neighbours: Any,
+    sums: Any,
+    isa: str,
+    threads: int,
+) -> None: ...
+def gram_bytes(
+    spikes: Any,
+    groups: int,
+    triangle: bool,
+    filter: Any,
     digits: int,
     is_signed: bool,
     squared: bool,
     max_term: int,
-    triangle: bool,
     finish: float,
     positions: list[Any],
     neighbours: list[Any],

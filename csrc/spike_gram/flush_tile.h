@@ -1,8 +1,9 @@
-// From a kernel's sums to the answer. Included by cpu*.cpp files only.
+// From a kernel's sums to the answer. Included by *_cpu.cpp files only.
 #pragma once
 
+#include <cstdint>
+
 #include "common/simd.h"
-#include "spike_gram/params.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -40,9 +41,9 @@ static inline void end_flush() {
 #endif
 }
 
-// out += tile, or with `overwrite` out = tile; with `finish` times GramParams::finish, and the same
+// out += tile, or with `overwrite` out = tile; with `finish` times `finish_factor`, and the same
 // in the mirror image. The tile holds what was written then.
-static inline void flush_tile(const GramParams& params, const TilePlace& place, bool overwrite,
+static inline void flush_tile(double finish_factor, const TilePlace& place, bool overwrite,
                               bool finish, double tile[kFlushSide][kFlushSide]) {
   const int64_t below = place.channels - place.row, beside = place.channels - place.column;
   const int64_t rows = below < kFlushSide ? below : kFlushSide;
@@ -50,7 +51,7 @@ static inline void flush_tile(const GramParams& params, const TilePlace& place, 
   const bool whole = rows == kFlushSide && columns == kFlushSide;
   const bool past_cache = overwrite && finish && whole && place.channels % 8 == 0 &&
                           reinterpret_cast<uintptr_t>(place.out) % 64 == 0;
-  const double factor = finish ? params.finish : 1;
+  const double factor = finish ? finish_factor : 1;
   const bool diagonal = place.row == place.column;
   for (int64_t r = 0; r < rows; ++r) {
     double* to = place.out + (place.row + r) * place.channels + place.column;

@@ -1,4 +1,4 @@
-// Spikes of bytes to bits. Included by cpu*.cpp files only.
+// Spikes of bytes to bits. Included by *_cpu.cpp files only.
 #pragma once
 
 #include "common/simd.h"

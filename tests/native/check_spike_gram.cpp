@@ -1,20 +1,24 @@
-// spike_gram against its definition in params.h, integer for integer.
+// The Gram kernels against their definition in input.h, integer for integer.
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 
 #include "check.h"
-#include "spike_gram/spike_gram.h"
+#include "spike_gram/bytes.h"
+#include "spike_gram/counts.h"
+#include "spike_gram/tables.h"
 
 namespace sbc::check {
 namespace {
 
-constexpr int64_t kPassTerms = 36;  // so many terms must fit in a lane (params.h)
+constexpr int64_t kPassTerms = 36;  // so many terms must fit in a lane (tables.h)
 
 struct Shape {
   int64_t T, N, P, first_channel, channels, more_channels;
   int64_t regions, shifts;
-  int64_t C() const { return first_channel + channels + more_channels; }
+  int64_t groups = 1;  // of `channels` channels each
+  int64_t C() const { return first_channel + groups * channels + more_channels; }
 };
 
 // How wide a lane is, and how large the values that enter it may then be. No bytes: by pairs.
@@ -69,10 +73,12 @@ enum class Fill { random, saturated, silent };
 constexpr const char* kFillName[] = {"", ", saturated", ", silent"};
 
 struct Problem {
-  GramParams params{};
+  GramInput input{};
   std::vector<int8_t> spikes;
-  std::vector<int64_t> filter;
+  std::vector<int64_t> filter;  // or else pair_weights
   std::vector<double> pair_weights;
+  bool squared = false;
+  double finish = 0;
   std::vector<std::vector<int32_t>> positions, neighbours;
   std::vector<std::vector<double>> before, out;
   std::vector<GramRegion> regions;
@@ -91,7 +97,8 @@ void draw_regions(Random& random, const Shape& shape, Problem& problem) {
       const bool stays = shape.shifts == 1;
       neighbours[i] = static_cast<int32_t>(stays ? i : random.integer(-1, shape.P - 1));
     }
-    auto& before = problem.before.emplace_back(shape.shifts * shape.channels * shape.channels);
+    auto& before =
+        problem.before.emplace_back(shape.groups * shape.shifts * shape.channels * shape.channels);
     for (double& value : before)
       value = static_cast<double>(random.integer(-1000, 1000));  // sums add to what is there
   }
@@ -154,18 +161,19 @@ Problem draw_shaped(Random& random, const Shape& shape, bool triangle) {
   Problem problem;
   problem.spikes.resize(shape.T * shape.N * shape.P * shape.C());
   draw_regions(random, shape, problem);
-  GramParams& params = problem.params;
-  params.spikes = problem.spikes.data();
-  params.T = shape.T, params.N = shape.N, params.P = shape.P, params.C = shape.C();
-  params.first_channel = shape.first_channel, params.channels = shape.channels;
-  params.triangle = triangle;
-  params.regions = problem.regions.data(), params.num_regions = shape.regions;
+  GramInput& input = problem.input;
+  input.spikes = problem.spikes.data();
+  input.T = shape.T, input.N = shape.N, input.P = shape.P, input.C = shape.C();
+  input.first_channel = shape.first_channel, input.channels = shape.channels;
+  input.groups = shape.groups;
+  input.triangle = triangle;
+  input.regions = problem.regions.data(), input.num_regions = shape.regions;
   return problem;
 }
 
-Problem draw(Random& random, const Shape& shape, const Width& width, Fill fill, bool triangle) {
-  Problem problem = draw_shaped(random, shape, triangle);
-  const int64_t T = shape.T, largest = width.largest_spike();
+// Binary spikes, or as many planes of them as fit.
+void draw_spikes(Random& random, const Width& width, Fill fill, Problem& problem) {
+  const int64_t largest = width.largest_spike();
   const int64_t low = width.is_signed ? -largest : 0;
   const int64_t high =
       width.is_signed ? std::min(largest, (int64_t{1} << (width.planes - 1)) - 1) : largest;
@@ -173,26 +181,19 @@ Problem draw(Random& random, const Shape& shape, const Width& width, Fill fill, 
     const int64_t extreme = width.is_signed ? low : high;
     spike = static_cast<int8_t>(fill == Fill::saturated ? extreme : random.integer(low, high));
   }
-  GramParams& params = problem.params;
-  params.planes = width.planes, params.is_signed = width.is_signed;
-  if (width.by_pairs()) {
-    draw_pair_weights(random, T, fill, problem.pair_weights);
-    params.pair_weights = problem.pair_weights.data();
-    params.lane_bytes = 1, params.max_term = 1;
-  } else {
-    const int64_t row_sum = draw_filter(random, T, width.value_bound() / largest,
-                                        width.lane_bytes > 1, fill, problem.filter);
-    params.matched_filter = problem.filter.data();
-    params.lane_bytes = width.lane_bytes;
-    params.max_term = (std::max<int64_t>(row_sum, 1) * largest) << (width.planes - 1);
-  }
-  return problem;
+}
+
+// An algorithm's params around the problem's input.
+template <class Params>
+Params params_of(const Problem& problem) {
+  Params params{};
+  static_cast<GramInput&>(params) = problem.input;
+  return params;
 }
 
 // Signed: channels at either end of the range in turns, or a filter below 0 for spikes above it.
-Problem draw_by_bytes(Random& random, const Shape& shape, const Bytes& bytes, Fill fill,
-                      bool triangle, double finish) {
-  Problem problem = draw_shaped(random, shape, triangle);
+void draw_by_bytes(Random& random, const Shape& shape, const Bytes& bytes, Fill fill,
+                   Problem& problem) {
   const int64_t largest = bytes.largest_spike, row_sum = bytes.bound / largest;
   const bool below_zero = bytes.is_signed && (bytes.as_it_is || random.chance(0.7));
   const int64_t low = below_zero ? -largest : 0, high = std::min(largest, int64_t{127});
@@ -211,23 +212,17 @@ Problem draw_by_bytes(Random& random, const Shape& shape, const Bytes& bytes, Fi
   if (bytes.is_signed && !below_zero) {
     for (int64_t& value : problem.filter) value = -std::abs(value);
   }
-  GramParams& params = problem.params;
-  params.matched_filter = problem.filter.data();
-  params.lane_bytes = params.planes = 1;
-  params.digits = bytes.digits(), params.max_term = bytes.bound;
-  params.is_signed = bytes.is_signed, params.squared = bytes.squared;
-  params.finish = finish;
-  return problem;
 }
 
 // out[s, c, z] += sum over t, n, p of x[t, n, p + s, c] * (K x)[t, n, p, z]; where squared, of
 // (M x)[t, n, p, c] * (M x)[t, n, p, z].
-void add_naive_sum(const GramParams& g, const GramRegion& region, double* out) {
+void add_naive_sum(const Problem& problem, const GramRegion& region, int64_t group, double* out) {
+  const GramInput& g = problem.input;
   const auto x = [&](int64_t t, int64_t n, int64_t p, int64_t c) -> double {
-    return g.spikes[((t * g.N + n) * g.P + p) * g.C + g.first_channel + c];
+    return g.spikes[((t * g.N + n) * g.P + p) * g.C + g.first_channel + group * g.channels + c];
   };
   const auto K = [&](int64_t t, int64_t u) -> double {
-    return g.pair_weights ? g.pair_weights[t * g.T + u] : g.matched_filter[t * g.T + u];
+    return problem.filter.empty() ? problem.pair_weights[t * g.T + u] : problem.filter[t * g.T + u];
   };
   std::vector<double> filtered(g.channels);
   for (int64_t n = 0; n < g.N; ++n) {
@@ -242,7 +237,7 @@ void add_naive_sum(const GramParams& g, const GramRegion& region, double* out) {
           const int64_t there = region.neighbours[s * g.P + p];
           for (int64_t c = 0; c < g.channels && there >= 0; ++c) {
             double* row = out + (s * g.channels + c) * g.channels;
-            const double spike = g.squared ? filtered[c] : x(t, n, there, c);
+            const double spike = problem.squared ? filtered[c] : x(t, n, there, c);
             for (int64_t z = 0; z < g.channels; ++z) row[z] += spike * filtered[z];
           }
         }
@@ -252,33 +247,37 @@ void add_naive_sum(const GramParams& g, const GramRegion& region, double* out) {
 }
 
 // `way` says how, for the failures' sake.
-void run(Problem& problem, Isa isa, const Shape& shape, const std::string& way,
+void run(Problem& problem, const Shape& shape, const std::string& way,
          const std::vector<int>& thread_counts, Tally& tally,
-         decltype(&spike_gram) gram = &spike_gram) {
-  const GramParams& params = problem.params;
+         const std::function<void(int)>& gram) {
+  const GramInput& input = problem.input;
+  const double finish = problem.finish;
   std::vector<std::vector<double>> expected = problem.before;
   for (int64_t r = 0; r < shape.regions; ++r) {
-    if (params.finish != 0) expected[r].assign(expected[r].size(), 0.0);
-    add_naive_sum(params, problem.regions[r], expected[r].data());
-    for (double& value : expected[r]) value *= params.finish != 0 ? params.finish : 1;
+    if (finish != 0) expected[r].assign(expected[r].size(), 0.0);
+    for (int64_t group = 0; group < shape.groups; ++group) {
+      const int64_t size = shape.shifts * shape.channels * shape.channels;
+      add_naive_sum(problem, problem.regions[r], group, expected[r].data() + group * size);
+    }
+    for (double& value : expected[r]) value *= finish != 0 ? finish : 1;
   }
   for (const int threads : thread_counts) {
     Case test(tally, join("T ", shape.T, ", N ", shape.N, ", P ", shape.P, ", channels ",
-                          shape.first_channel, "+", shape.channels, " of ", shape.C(), ", regions ",
-                          shape.regions, ", shifts ", shape.shifts, ", ", way,
-                          params.triangle ? ", triangle" : "", params.finish != 0 ? ", finish" : "",
+                          shape.first_channel, "+", shape.groups, " x ", shape.channels, " of ",
+                          shape.C(), ", regions ", shape.regions, ", shifts ", shape.shifts, ", ",
+                          way, input.triangle ? ", triangle" : "", finish != 0 ? ", finish" : "",
                           ", threads ", threads));
     for (int64_t r = 0; r < shape.regions; ++r) {
       std::copy(problem.before[r].begin(), problem.before[r].end(), problem.out[r].begin());
-      if (params.finish != 0) std::fill(problem.out[r].begin(), problem.out[r].end(), kNaN<double>);
+      if (finish != 0) std::fill(problem.out[r].begin(), problem.out[r].end(), kNaN<double>);
     }
-    gram(params, isa, threads);
+    gram(threads);
     for (int64_t r = 0; r < shape.regions; ++r) {
       for (size_t i = 0; i < expected[r].size(); ++i) {
         if (problem.out[r][i] == expected[r][i]) continue;
         const int64_t row = static_cast<int64_t>(i) / shape.channels;
         const int64_t z = static_cast<int64_t>(i) % shape.channels;
-        if (params.triangle && params.finish == 0 && row > z) continue;  // left undefined
+        if (input.triangle && finish == 0 && row > z) continue;  // left undefined
         test.expect(false, join("region ", r, ", row ", row, ", column ", z, " is ",
                                 problem.out[r][i], ", expected is ", expected[r][i]));
         break;
@@ -287,22 +286,44 @@ void run(Problem& problem, Isa isa, const Shape& shape, const std::string& way,
   }
 }
 
+void check_pairs(Random& random, Isa isa, const Shape& shape, Fill fill, bool triangle,
+                 Tally& tally) {
+  Problem problem = draw_shaped(random, shape, triangle);
+  draw_spikes(random, kPairs, fill, problem);
+  draw_pair_weights(random, shape.T, fill, problem.pair_weights);
+  PairTablesParams tables = params_of<PairTablesParams>(problem);
+  tables.pair_weights = problem.pair_weights.data();
+  run(problem, shape, join("pair tables", kFillName[static_cast<int>(fill)]), {1, 2}, tally,
+      [&](int threads) { gram_pair_tables(tables, isa, threads); });
+  if (!triangle) return;
+  // What is to be finished is exact before: weights are eighths.
+  for (const double finish : {0.0, 2.0 / 3}) {
+    problem.finish = finish;
+    CountsParams counts = params_of<CountsParams>(problem);
+    counts.pair_weights = problem.pair_weights.data(), counts.finish = finish;
+    run(problem, shape, join("counts", kFillName[static_cast<int>(fill)]), {2}, tally,
+        [&](int threads) { gram_counts(counts, isa, threads); });
+  }
+}
+
 void check(Random& random, Isa isa, const Shape& shape, const Width& width, Fill fill,
            bool triangle, Tally& tally) {
+  if (width.by_pairs()) return check_pairs(random, isa, shape, fill, triangle, tally);
   if (width.value_bound() < 1) return;
-  Problem problem = draw(random, shape, width, fill, triangle);
-  run(problem, isa, shape,
-      join("lane bytes ", width.lane_bytes, width.by_pairs() ? " (pairs)" : "", ", planes ",
-           width.planes, width.is_signed ? ", signed" : "", kFillName[static_cast<int>(fill)]),
-      {1, 2}, tally);
-  if (!width.by_pairs() || !triangle) return;
-  // spike_gram counts only where the processor counts whole vectors. What it must finish is exact
-  // before: weights are eighths.
-  for (const double finish : {0.0, 2.0 / 3}) {
-    problem.params.finish = finish;
-    run(problem, isa, shape, join("by counts", kFillName[static_cast<int>(fill)]), {2}, tally,
-        &sum_counts);
-  }
+  Problem problem = draw_shaped(random, shape, triangle);
+  draw_spikes(random, width, fill, problem);
+  const int64_t largest = width.largest_spike();
+  const int64_t row_sum = draw_filter(random, shape.T, width.value_bound() / largest,
+                                      width.lane_bytes > 1, fill, problem.filter);
+  TablesParams params = params_of<TablesParams>(problem);
+  params.matched_filter = problem.filter.data();
+  params.lane_bytes = width.lane_bytes, params.planes = width.planes;
+  params.is_signed = width.is_signed;
+  params.max_term = (std::max<int64_t>(row_sum, 1) * largest) << (width.planes - 1);
+  run(problem, shape,
+      join("tables, lane bytes ", width.lane_bytes, ", planes ", width.planes,
+           width.is_signed ? ", signed" : "", kFillName[static_cast<int>(fill)]),
+      {1, 2}, tally, [&](int threads) { gram_tables(params, isa, threads); });
 }
 
 // With fewer samples where more would leave the 53 bits of a double.
@@ -313,14 +334,22 @@ void check(Random& random, Isa isa, Shape shape, const Bytes& bytes, Fill fill,
   shape.T = std::min(shape.T, most);
   shape.N = std::min(shape.N, most / shape.T);
   shape.P = std::min(shape.P, most / (shape.T * shape.N));
-  const bool triangle = shape.shifts == 1 && (bytes.squared || random.chance(0.7));
+  const bool triangle =
+      shape.shifts == 1 && shape.groups == 1 && (bytes.squared || random.chance(0.7));
   const double finish = triangle && random.chance(0.5) ? 2.0 / 3 : 0.0;
-  Problem problem = draw_by_bytes(random, shape, bytes, fill, triangle, finish);
-  run(problem, isa, shape,
-      join("digits ", bytes.digits(), ", bound ", bytes.bound, bytes.is_signed ? ", signed" : "",
-           bytes.squared ? ", squared" : "", ", spikes to ", bytes.largest_spike,
-           kFillName[static_cast<int>(fill)]),
-      thread_counts, tally);
+  Problem problem = draw_shaped(random, shape, triangle);
+  problem.squared = bytes.squared, problem.finish = finish;
+  draw_by_bytes(random, shape, bytes, fill, problem);
+  BytesParams params = params_of<BytesParams>(problem);
+  params.filter = problem.filter.data();
+  params.digits = bytes.digits(), params.max_term = bytes.bound;
+  params.is_signed = bytes.is_signed, params.squared = bytes.squared;
+  params.finish = finish;
+  run(problem, shape,
+      join("bytes, digits ", bytes.digits(), ", bound ", bytes.bound,
+           bytes.is_signed ? ", signed" : "", bytes.squared ? ", squared" : "", ", spikes to ",
+           bytes.largest_spike, kFillName[static_cast<int>(fill)]),
+      thread_counts, tally, [&](int threads) { gram_bytes(params, isa, threads); });
 }
 
 Shape draw_shape(Random& random, int64_t channels, bool conv) {
@@ -423,6 +452,24 @@ void check_by_bytes(Isa isa, bool quick, Tally& tally) {
   check(random, isa, shifted, Bytes{200, false, false}, Fill::random, {2}, tally);
 }
 
+// Groups of few channels are summed together: as many as fit in a tile, one more, and one too wide.
+void check_groups(Random& random, Isa isa, bool quick, Tally& tally) {
+  for (const int64_t channels : {1, 2, 5, 17, 70}) {
+    for (const int64_t groups : {2, 3, quick ? 20 : 67}) {
+      if (channels * groups > 400) continue;
+      Shape shape = draw_shape(random, channels, true);
+      shape.groups = groups;
+      for (const int lane_bytes : {1, 2, 4, 8}) {
+        const Width width{lane_bytes, 1, lane_bytes > 1 && random.chance(0.5)};
+        check(random, isa, shape, width, Fill::random, false, tally);
+      }
+      check(random, isa, shape, kPairs, Fill::random, false, tally);
+      const Bytes bytes{random.integer(200, 1 << 20), random.chance(0.5), false};
+      check(random, isa, shape, bytes, Fill::random, {2}, tally);
+    }
+  }
+}
+
 }  // namespace
 
 void check_spike_gram(Isa isa, bool quick, Tally& tally) {
@@ -458,6 +505,7 @@ void check_spike_gram(Isa isa, bool quick, Tally& tally) {
   }
   check(random, isa, draw_shape(random, 20, false), Width{1, 1, false}, Fill::silent, true, tally);
   check_by_bytes(isa, quick, tally);
+  check_groups(random, isa, quick, tally);
   if (quick) return;
   // What a block holds is 16384 samples, and 9252 fill the second sums of one-byte lanes.
   const Shape linear{1, 20000, 1, 0, 3, 0, 1, 1}, conv{2, 1100, 8, 1, 2, 1, 2, 3};

@@ -1,11 +1,11 @@
-// What spike_gram needs around it, the same on every instruction set: spikes to int8 with the
-// channels last, a matrix completed from its upper triangle, and one put together from the sums of
-// a convolution.
+// What the Gram kernels need around them, the same on every instruction set: spikes to int8 with
+// the channels last, a matrix completed from its upper triangle, and one put together from the sums
+// of a convolution.
 
 #include <algorithm>
 
 #include "check.h"
-#include "spike_gram/spike_gram.h"
+#include "spike_gram/layout.h"
 
 namespace sbc::check {
 namespace {
@@ -134,19 +134,28 @@ void check_assemble_conv(Tally& tally) {
           }
         }
       }
+      // Group g has g + 1 times the sums of the first one.
+      const int64_t groups = random.integer(1, 3);
       std::vector<ConvRegion> regions;
       for (size_t r = 0; r < sums.size(); ++r) {
+        const int64_t size = shifts * square;
+        sums[r].resize(groups * size);
+        for (int64_t i = size; i < groups * size; ++i) {
+          sums[r][i] = static_cast<double>(i / size + 1) * sums[r][i % size];
+        }
         regions.push_back(
-            {sums[r].data(), blocks[r].data(), static_cast<int64_t>(blocks[r].size() / 3)});
+            {sums[r].data(), shifts, blocks[r].data(), static_cast<int64_t>(blocks[r].size() / 3)});
       }
       for (const int threads : {1, 2, 5}) {
-        Case test(tally, join("channels ", channels, ", taps ", taps, ", threads ", threads));
-        std::vector<double> matrix(d * d, kNaN<double>);
-        assemble_conv(regions.data(), static_cast<int64_t>(regions.size()), channels, taps, 0.75,
-                      matrix.data(), threads);
-        for (int64_t i = 0; i < d * d; ++i) {
-          if (matrix[i] != 0.75 * expected[i])
-            test.expect(false, join("entry ", i / d, ", ", i % d));
+        Case test(tally, join("groups ", groups, ", channels ", channels, ", taps ", taps,
+                              ", threads ", threads));
+        std::vector<double> matrix(groups * d * d, kNaN<double>);
+        assemble_conv(regions.data(), static_cast<int64_t>(regions.size()), groups, channels, taps,
+                      0.75, matrix.data(), threads);
+        for (int64_t i = 0; i < groups * d * d; ++i) {
+          const int64_t row = i / d % d;
+          if (matrix[i] != 0.75 * static_cast<double>(i / (d * d) + 1) * expected[i % (d * d)])
+            test.expect(false, join("group ", i / (d * d), ", entry ", row, ", ", i % d));
         }
       }
     }

@@ -1,4 +1,4 @@
-#include "spike_gram/cpu_bytes.h"
+#include "spike_gram/bytes_cpu.h"
 
 #include "spike_gram/flush_tile.h"
 
@@ -45,7 +45,7 @@ inline Spikes16 load_spikes(const int8_t* from, int64_t live) {
 // First spike of a place at time 0; silence past the last place and where `neighbours` leave the
 // map.
 inline const int8_t* place_row(const ByteBlock& block, int64_t place, const int32_t* neighbours) {
-  const GramParams& g = *block.params;
+  const BytesParams& g = *block.params;
   const GramRegion& region = *block.region;
   if (place >= block.num_places) return nullptr;
   const int64_t at = block.first_place + place;
@@ -122,7 +122,7 @@ void pack_tile(const int8_t* const* rows, int64_t at, int64_t live, char* to) {
 // X shifted, one step: left tiles from `left_tile` on, and right ones where `right` is given.
 void pack_step(const ByteBlock& block, int64_t step, const int32_t* neighbours, int64_t first_tile,
                int64_t last_tile, int64_t left_tile, const ByteOperand* right) {
-  const GramParams& params = *block.params;
+  const BytesParams& params = *block.params;
   const int64_t time_stride = params.N * params.P * params.C;
   int64_t quad = step * 16 / params.T, time = step * 16 % params.T;
   const int8_t *rows[kStepSamples], *places[4] = {};
@@ -230,7 +230,7 @@ inline void store_digits(const Sixteen<double> sums[4], int digits, bool in_word
 template <class Real>
 void filter_unit(const ByteBlock& block, const Real* weights, int64_t unit, int64_t tile,
                  const ByteScratch& scratch) {
-  const GramParams& params = *block.params;
+  const BytesParams& params = *block.params;
   const int64_t T = params.T, at = tile * kByteColumns, live = params.channels - at;
   const int64_t time_stride = params.N * params.P * params.C, quads = block.unit_places / 4;
   const bool in_words = params.max_term < int64_t{1} << 31;
@@ -355,7 +355,7 @@ void multiply_panels(const char* left, const char* right, char* sums, int64_t st
 
 #endif
 
-// What a flush does with the answer, see GramParams::finish.
+// What a flush does with the answer, see BytesParams::finish.
 struct Flush {
   double weight;
   bool overwrite, finish;
@@ -376,7 +376,7 @@ void flush_sums(const ByteBlock& block, int64_t left_panel, int64_t right_panel,
     for (int i = 0; i < 256; ++i) tile[i / 16][i % 16] = flush.weight * sum[i];
     double* out = block.region->out + shift * channels * channels;
     const TilePlace place{out, channels, row_tile % tiles * 16, column_tile * 16};
-    flush_tile(*block.params, place, flush.overwrite, flush.finish, tile);
+    flush_tile(block.params->finish, place, flush.overwrite, flush.finish, tile);
   }
 }
 
@@ -420,11 +420,11 @@ void multiply_digit(const ByteBlock& block, const ByteTask& task, const ByteScra
 
 void pack_bytes(const ByteBlock& block, int64_t unit, int64_t first_tile, int64_t last_tile,
                 const ByteScratch& scratch) {
-  const GramParams& params = *block.params;
+  const BytesParams& params = *block.params;
   const int64_t unit_steps = block.unit_places * params.T / kStepSamples;
   const int64_t first = unit * unit_steps;
   const int64_t last = first + unit_steps < block.num_steps ? first + unit_steps : block.num_steps;
-  const bool plain = params.squared && params.T == 1 && params.matched_filter[0] == 1;  // Z = X
+  const bool plain = params.squared && params.T == 1 && params.filter[0] == 1;  // Z = X
   const int64_t shifts = params.squared && !plain ? 0 : block.region->num_shifts;
   for (int64_t shift = 0; shift < shifts; ++shift) {
     const int32_t* neighbours = block.region->neighbours + shift * params.P;
@@ -447,7 +447,7 @@ void pack_bytes(const ByteBlock& block, int64_t unit, int64_t first_tile, int64_
 }
 
 void multiply_bytes(const ByteBlock& block, const ByteTask& task, const ByteScratch& scratch) {
-  const GramParams& params = *block.params;
+  const BytesParams& params = *block.params;
   begin_tiles();
   // From the highest digit down: no sum on the way leaves the range of the last one by much.
   for (int digit = params.digits - 1; digit >= 0; --digit) {

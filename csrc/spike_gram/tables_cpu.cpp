@@ -1,4 +1,4 @@
-#include "spike_gram/cpu.h"
+#include "spike_gram/tables_cpu.h"
 
 #include "spike_gram/pack_bits.h"
 
@@ -9,7 +9,7 @@ namespace {
 // Image and position of one place after the other, without the divisions.
 class Places {
  public:
-  explicit Places(const GramBlock& block) : region_(block.region), image_(block.first_image) {}
+  explicit Places(const TablesBlock& block) : region_(block.region), image_(block.first_image) {}
   int64_t image() const { return image_; }
   int64_t position() const { return region_->positions[at_]; }
   void next() {
@@ -21,7 +21,7 @@ class Places {
   int64_t image_, at_ = 0;
 };
 
-inline const int8_t* spike_row(const GramParams& params, int64_t time, int64_t image,
+inline const int8_t* spike_row(const GramInput& params, int64_t time, int64_t image,
                                int64_t position) {
   return params.spikes + ((time * params.N + image) * params.P + position) * params.C +
          params.first_channel;
@@ -72,15 +72,15 @@ constexpr int kPassSamples = Shape<Lane>::group_samples * Shape<Lane>::pass_grou
 template <class Lane>
 constexpr int64_t kTableBytes = int64_t{kTileBytes} << Shape<Lane>::group_samples;
 
-inline int64_t live_columns(const GramBlock& block, const GramTile& tile, int columns) {
+inline int64_t live_columns(const TablesBlock& block, const TablesTile& tile, int columns) {
   const int64_t left = block.params->channels - tile.first_column;
   return left < columns ? left : columns;
 }
 
 // Z = K X for one tile of columns, every sample of the block; Lane x Lane, time by time.
 template <class Lane>
-void filter_values(const GramBlock& block, const GramTile& tile, Lane* values) {
-  const GramParams& params = *block.params;
+void filter_values(const TablesParams& params, const TablesBlock& block, const TablesTile& tile,
+                   Lane* values) {
   constexpr int lanes = Shape<Lane>::columns;
   const int64_t T = params.T, live = live_columns(block, tile, lanes);
   Places place(block), ahead(block);
@@ -111,8 +111,8 @@ void filter_values(const GramBlock& block, const GramTile& tile, Lane* values) {
 }
 
 // Columns c and c + 64 of the tile in one byte, at one time step.
-void pair_values(const GramBlock& block, const GramTile& tile, int64_t time, uint8_t* values) {
-  const GramParams& params = *block.params;
+void pair_values(const TablesBlock& block, const TablesTile& tile, int64_t time, uint8_t* values) {
+  const GramInput& params = *block.params;
   const int64_t live = live_columns(block, tile, 128);
   Places place(block), ahead(block);
   for (int i = 0; i < kPrefetchPlaces; ++i) ahead.next();
@@ -157,7 +157,7 @@ void build_table(const char* values, char* table) {
 
 // Z times what the next bit plane of X weighs beside the last one: 2, -2 or -1.
 template <class Lane>
-void scale_values(const GramBlock& block, const GramTile& tile, Lane factor) {
+void scale_values(const TablesBlock& block, const TablesTile& tile, Lane factor) {
   Lane* values = reinterpret_cast<Lane*>(tile.values);
   const int64_t count = block.num_samples * (kTileBytes / sizeof(Lane));
   for (int64_t i = 0; i < count; ++i) values[i] = static_cast<Lane>(values[i] * factor);
@@ -238,8 +238,8 @@ void flush(char* from, char* to, int64_t count) {
 }
 
 template <class Wide>
-void flush_to_output(const GramBlock& block, const GramTile& tile, const Wide* sums, int columns,
-                     double weight = 1.0) {
+void flush_to_output(const TablesBlock& block, const TablesTile& tile, const Wide* sums,
+                     int columns, double weight = 1.0) {
   const int64_t channels = block.params->channels, live = live_columns(block, tile, columns);
   for (int64_t row = tile.first_row; row < tile.last_row; ++row, sums += columns) {
     double* out = block.region->out + row * channels + tile.first_column;
@@ -256,7 +256,7 @@ class Passes {
   typedef typename S::Sum Sum;
   typedef typename Wider<Sum>::type Wide;
 
-  Passes(const GramTile& tile, int64_t max_term, Drain drain) : tile_(tile), drain_(drain) {
+  Passes(const TablesTile& tile, int64_t max_term, Drain drain) : tile_(tile), drain_(drain) {
     const int64_t bound = kPassSamples<Lane> * max_term;
     passes_per_flush_ = Wider<Sum>::max / bound;
     flushes_per_drain_ = Wider<Sum>::wide_max / (bound * passes_per_flush_);
@@ -265,7 +265,7 @@ class Passes {
   }
 
   // All samples of one layer: tables of `values`, looked up by `words` [num_passes, all_rows].
-  void add(const GramBlock& block, const char* values, const uint64_t* words) {
+  void add(const TablesBlock& block, const char* values, const uint64_t* words) {
     const int64_t all_rows = block.region->num_shifts * block.params->channels;
     words += tile_.first_row;
     for (int64_t pass = 0; pass < block.num_passes; ++pass, words += all_rows) {
@@ -297,29 +297,28 @@ class Passes {
     flushes_ = 0;
   }
 
-  const GramTile& tile_;
+  const TablesTile& tile_;
   const Drain drain_;
   int64_t passes_per_flush_, flushes_per_drain_;
   int64_t passes_ = 0, flushes_ = 0;
 };
 
 template <class Lane>
-void clear_silence(const GramBlock& block, char* values) {
+void clear_silence(const TablesBlock& block, char* values) {
   const int64_t all = block.num_passes * kPassSamples<Lane>;
   __builtin_memset(values + block.num_samples * kTileBytes, 0,
                    (all - block.num_samples) * kTileBytes);
 }
 
 template <class Lane>
-void run_by_filter(const GramBlock& block, const GramTile& tile) {
+void run_lanes(const TablesParams& params, const TablesBlock& block, const TablesTile& tile) {
   typedef typename Wider<Lane>::type Wide;
-  const GramParams& params = *block.params;
   const int64_t layer = block.num_passes * block.region->num_shifts * params.channels;
   const auto drain = [&](const Wide* wide, int64_t) {
     flush_to_output(block, tile, wide, Shape<Lane>::columns);
   };
   clear_silence<Lane>(block, tile.values);
-  filter_values<Lane>(block, tile, reinterpret_cast<Lane*>(tile.values));
+  filter_values<Lane>(params, block, tile, reinterpret_cast<Lane*>(tile.values));
   Passes<Lane, decltype(drain)> passes(tile, params.max_term, drain);
   for (int plane = 0; plane < params.planes; ++plane) {
     const bool negative = params.is_signed && plane == params.planes - 1;
@@ -331,10 +330,54 @@ void run_by_filter(const GramBlock& block, const GramTile& tile) {
   passes.finish();
 }
 
+}  // namespace
+
+void build_index(const TablesBlock& block, int64_t first, int64_t last) {
+  const GramInput& params = *block.params;
+  const TablesShape& shape = *block.shape;
+  const GramRegion& region = *block.region;
+  const int64_t all_rows = region.num_shifts * params.channels;
+  const int64_t pass_samples = shape.pass_samples, times = shape.place_samples;
+  for (int64_t slot = first; slot < last; ++slot) {  // layer * num_passes + pass
+    const int64_t layer = slot / block.num_passes, pass = slot % block.num_passes;
+    const int64_t start = pass * pass_samples, left = block.num_samples - start;
+    const int live = static_cast<int>(left < pass_samples ? left : pass_samples);
+    int64_t image[64], position[64], time[64];
+    for (int bit = 0; bit < live; ++bit) {
+      const int64_t place = (start + bit) / times;
+      image[bit] = block.first_image + place / region.num_positions;
+      position[bit] = region.positions[place % region.num_positions];
+      time[bit] = layer + (start + bit) % times;  // one of the two is 0
+    }
+    for (int64_t shift = 0; shift < region.num_shifts; ++shift) {
+      const int32_t* neighbours = region.neighbours + shift * params.P;
+      const int8_t* rows[64];
+      for (int bit = 0; bit < 64; ++bit) {
+        const int32_t to = bit < live ? neighbours[position[bit]] : -1;
+        rows[bit] = to < 0 ? block.zero_row : spike_row(params, time[bit], image[bit], to);
+      }
+      uint64_t* to = block.index + slot * all_rows + shift * params.channels;
+      for (int64_t plane = 0; plane < shape.planes; ++plane) {
+        pack_words(rows, static_cast<uint8_t>(1 << plane), params.channels,
+                   to + plane * block.num_passes * all_rows);
+      }
+    }
+  }
+}
+
+void run_tables(const TablesParams& params, const TablesBlock& block, const TablesTile& tile) {
+  switch (params.lane_bytes) {
+    case 1: return run_lanes<uint8_t>(params, block, tile);
+    case 2: return run_lanes<int16_t>(params, block, tile);
+    case 4: return run_lanes<int32_t>(params, block, tile);
+    default: return run_lanes<int64_t>(params, block, tile);
+  }
+}
+
 // sum over t <= u of K[t, u] (X_u' Z_t + X_t' Z_u), once where t = u. The weighted total of the
 // tile stays in second-level cache over all pairs.
-void run_by_pairs(const GramBlock& block, const GramTile& tile) {
-  const GramParams& params = *block.params;
+void run_pair_tables(const PairTablesParams& params, const TablesBlock& block,
+                     const TablesTile& tile) {
   const int64_t T = params.T, cells = (tile.last_row - tile.first_row) * 128;
   const int64_t layer = block.num_passes * block.region->num_shifts * params.channels;
   const int64_t values_bytes = block.num_passes * kPassSamples<NibblePair> * kTileBytes;
@@ -360,52 +403,6 @@ void run_by_pairs(const GramBlock& block, const GramTile& tile) {
     }
   }
   if (T > 1) flush_to_output(block, tile, total, 128);
-}
-
-}  // namespace
-
-void build_index(const GramBlock& block, int64_t first, int64_t last) {
-  const GramParams& params = *block.params;
-  const GramRegion& region = *block.region;
-  const int64_t all_rows = region.num_shifts * params.channels;
-  const int pass_samples = gram_shape(params).pass_samples;
-  const int64_t times = by_pairs(params) ? 1 : params.T;  // of a sample's place
-  const int planes = by_pairs(params) ? 1 : params.planes;
-  for (int64_t slot = first; slot < last; ++slot) {  // by pairs: layer * num_passes + pass
-    const int64_t pass = slot % block.num_passes;
-    const int64_t start = pass * pass_samples, left = block.num_samples - start;
-    const int live = static_cast<int>(left < pass_samples ? left : pass_samples);
-    int64_t image[64], position[64], time[64];
-    for (int bit = 0; bit < live; ++bit) {
-      const int64_t place = (start + bit) / times;
-      image[bit] = block.first_image + place / region.num_positions;
-      position[bit] = region.positions[place % region.num_positions];
-      time[bit] = by_pairs(params) ? slot / block.num_passes : (start + bit) % times;
-    }
-    for (int64_t shift = 0; shift < region.num_shifts; ++shift) {
-      const int32_t* neighbours = region.neighbours + shift * params.P;
-      const int8_t* rows[64];
-      for (int bit = 0; bit < 64; ++bit) {
-        const int32_t to = bit < live ? neighbours[position[bit]] : -1;
-        rows[bit] = to < 0 ? block.zero_row : spike_row(params, time[bit], image[bit], to);
-      }
-      uint64_t* to = block.index + slot * all_rows + shift * params.channels;
-      for (int plane = 0; plane < planes; ++plane) {
-        pack_words(rows, static_cast<uint8_t>(1 << plane), params.channels,
-                   to + plane * block.num_passes * all_rows);
-      }
-    }
-  }
-}
-
-void run_tile(const GramBlock& block, const GramTile& tile) {
-  if (by_pairs(*block.params)) return run_by_pairs(block, tile);
-  switch (block.params->lane_bytes) {
-    case 1: return run_by_filter<uint8_t>(block, tile);
-    case 2: return run_by_filter<int16_t>(block, tile);
-    case 4: return run_by_filter<int32_t>(block, tile);
-    default: return run_by_filter<int64_t>(block, tile);
-  }
 }
 
 }  // namespace SBC_ISA

@@ -1,5 +1,5 @@
 // Gram matrices as products of bytes, for processors that multiply tiles of them (AMX). VNNI's
-// products of vectors were tried: they are no faster than looking up subset sums (cpu.h).
+// products of vectors were tried: they are no faster than looking up subset sums (tables_cpu.h).
 //
 // X' Z with Z = F X: Z is split into digits of base 256, and each digit is one product of bytes,
 // summed in 32-bit integers. Where M X itself fits in a byte, F = M and the product is Z' Z.
@@ -10,7 +10,7 @@
 #pragma once
 
 #include "common/isa.h"
-#include "spike_gram/params.h"
+#include "spike_gram/bytes.h"
 
 namespace sbc {
 
@@ -39,7 +39,7 @@ struct ByteOperand {
 // quartet; the quartets of four places follow each other in time. Places are packed in units of so
 // many that a unit is a whole number of steps. Past the last place is silence.
 struct ByteBlock {
-  const GramParams* params;
+  const BytesParams* params;
   const GramRegion* region;
   int64_t first_place, num_places;
   bool is_first, is_last;

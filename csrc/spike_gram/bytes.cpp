@@ -1,11 +1,14 @@
+#include "spike_gram/bytes.h"
+
 #include <algorithm>
 #include <numeric>
+#include <vector>
 
 #include "common/aligned.h"
 #include "common/integers.h"
 #include "common/threads.h"
-#include "spike_gram/cpu_bytes.h"
-#include "spike_gram/spike_gram.h"
+#include "spike_gram/bytes_cpu.h"
+#include "spike_gram/joined_groups.h"
 
 namespace sbc {
 namespace {
@@ -45,7 +48,22 @@ struct Kernels {
   decltype(&portable::multiply_bytes) multiply;
 };
 
-void sum_region(const GramParams& params, const GramRegion& region, Kernels kernels, int threads) {
+// Bytes of a sample in a block: its left and right tiles.
+int64_t sample_bytes(const BytesParams& params, const GramRegion& region, int64_t channels) {
+  const int64_t tiles = byte_tiles(channels);
+  return 2 * kByteColumns *
+         (ceil_div(region.num_shifts * tiles, 2) + params.digits * ceil_div(tiles, 2));
+}
+
+// How many samples a block has beyond its first unit, for groups of so many channels.
+int64_t most_samples(const BytesParams& params, const GramRegion& region, int64_t channels) {
+  return std::min(kMaxSamples, kPackedBytes / sample_bytes(params, region, channels));
+}
+
+// Blocks are cut as for one group of `group_channels`: where sums are rounded, past 2^53, joined
+// groups round alike.
+void sum_region(const BytesParams& params, const GramRegion& region, int64_t group_channels,
+                Kernels kernels, int threads) {
   const int64_t T = params.T, tiles = byte_tiles(params.channels);
   ByteBlock block{};
   block.params = &params;
@@ -55,12 +73,10 @@ void sum_region(const GramParams& params, const GramRegion& region, Kernels kern
   const int64_t right_panels = ceil_div(tiles, 2);
 
   const int64_t unit_samples = block.unit_places * T;
-  const int64_t sample_bytes =
-      2 * kByteColumns * (block.left.panels + params.digits * right_panels);
   const int64_t places = params.N * region.num_positions;
   const int64_t units = ceil_div(places, block.unit_places);
   const int64_t most_units =
-      std::max<int64_t>(1, std::min(kMaxSamples, kPackedBytes / sample_bytes) / unit_samples);
+      std::max<int64_t>(1, most_samples(params, region, group_channels) / unit_samples);
   const int64_t block_units = ceil_div(units, ceil_div(units, most_units));  // blocks of one size
   const auto steps_of = [&](int64_t num_places) {
     return ceil_div(ceil_div(num_places, 4) * T, 16);
@@ -74,9 +90,9 @@ void sum_region(const GramParams& params, const GramRegion& region, Kernels kern
   std::vector<double> weights64(narrow ? 0 : T * T);
   for (int64_t i = 0; i < T * T; ++i) {
     if (narrow) {
-      weights32[i] = static_cast<float>(params.matched_filter[i]);
+      weights32[i] = static_cast<float>(params.filter[i]);
     } else {
-      weights64[i] = static_cast<double>(params.matched_filter[i]);
+      weights64[i] = static_cast<double>(params.filter[i]);
     }
   }
   block.weights32 = narrow ? weights32.data() : nullptr;
@@ -129,12 +145,20 @@ void sum_region(const GramParams& params, const GramRegion& region, Kernels kern
 
 }  // namespace
 
-void sum_bytes(const GramParams& params, Isa isa, int threads) {
+void gram_bytes(const BytesParams& params, Isa isa, int threads) {
   const Kernels kernels{SBC_SELECT_ISA_OR(amx, isa, pack_bytes),
                         SBC_SELECT_ISA_OR(amx, isa, multiply_bytes)};
-  for (int64_t r = 0; r < params.num_regions; ++r) {
-    sum_region(params, params.regions[r], kernels, threads);
-  }
+  // A panel has columns for so many groups; packed they must not take more room than one block may.
+  const auto most_groups = [&](const GramRegion& region) {
+    const int64_t groups = 2 * kByteColumns / params.channels;
+    const int64_t bytes =
+        most_samples(params, region, params.channels) *
+        sample_bytes(params, region, std::max<int64_t>(1, groups) * params.channels);
+    return bytes <= kPackedBytes ? groups : 1;
+  };
+  for_joined_groups(params, most_groups, [&](const BytesParams& part, const GramRegion& region) {
+    sum_region(part, region, params.channels, kernels, threads);
+  });
 }
 
 }  // namespace sbc

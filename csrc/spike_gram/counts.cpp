@@ -1,8 +1,12 @@
+#include "spike_gram/counts.h"
+
+#include <algorithm>
+#include <vector>
+
 #include "common/aligned.h"
 #include "common/integers.h"
 #include "common/threads.h"
-#include "spike_gram/cpu_counts.h"
-#include "spike_gram/spike_gram.h"
+#include "spike_gram/counts_cpu.h"
 
 namespace sbc {
 namespace {
@@ -11,7 +15,7 @@ constexpr int64_t kBitsBytes = 32 << 20;  // of one block
 
 }  // namespace
 
-void sum_counts(const GramParams& params, Isa isa, int threads) {
+void gram_counts(const CountsParams& params, Isa isa, int threads) {
   const auto pack_counts = SBC_SELECT_ISA_OR(vpopcnt, isa, pack_counts);
   const auto count_pairs = SBC_SELECT_ISA_OR(vpopcnt, isa, count_pairs);
   const GramRegion& region = params.regions[0];

@@ -21,7 +21,7 @@
 #include <stdexcept>
 
 #include "common/cuda_check.h"
-#include "spike_gram/cuda_bytes.h"
+#include "spike_gram/bytes_cuda.h"
 
 namespace sbc {
 namespace {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/isa.h"
-#include "spike_gram/params.h"
+#include "spike_gram/counts.h"
 
 namespace sbc {
 
@@ -15,7 +15,7 @@ constexpr int64_t kCountGroup = 8;     // words of a panel that are packed at on
 constexpr int64_t kCountBytes = 16 << 10;
 
 struct CountBlock {
-  const GramParams* params;
+  const CountsParams* params;
   const GramRegion* region;
   int64_t first_place, num_places;
   bool is_first, is_last;

@@ -1,4 +1,4 @@
-#include "spike_gram/cpu_counts.h"
+#include "spike_gram/counts_cpu.h"
 
 #include "spike_gram/flush_tile.h"
 #include "spike_gram/pack_bits.h"
@@ -59,7 +59,7 @@ inline void count_block(const uint64_t* x, const uint64_t* z, const uint64_t* z_
 
 void pack_counts(const CountBlock& block, int64_t time, int64_t group) {
   constexpr int64_t kSlice = 512;  // channels whose words stay in first-level cache
-  const GramParams& params = *block.params;
+  const CountsParams& params = *block.params;
   const int64_t num_positions = block.region->num_positions;
   const int64_t first_word = group * kCountGroup, left_words = block.words - first_word;
   const int64_t num_words = left_words < kCountGroup ? left_words : kCountGroup;
@@ -93,7 +93,7 @@ void pack_counts(const CountBlock& block, int64_t time, int64_t group) {
 }
 
 void count_pairs(const CountBlock& block, const CountTask& task, double* totals) {
-  const GramParams& params = *block.params;
+  const CountsParams& params = *block.params;
   const int64_t T = params.T;
   const auto end_of = [&](int64_t first) {
     return first + kCountTask < params.channels ? first + kCountTask : params.channels;
@@ -130,7 +130,7 @@ void count_pairs(const CountBlock& block, const CountTask& task, double* totals)
         __builtin_memcpy(tile[r], counted + r * kCountTask, sizeof(tile[r]));
       }
       const TilePlace place{block.region->out, params.channels, row, column};
-      flush_tile(params, place, overwrite, finish, tile);
+      flush_tile(params.finish, place, overwrite, finish, tile);
     }
   }
   end_flush();
