@@ -3,21 +3,29 @@
 ``sum_n Y_n' Y_n`` with ``Y_n = M X_n`` is ``sum_n X_n' (M'M) X_n``. Where X and M'M are integers (IF;
 any LIF whose decay is dyadic, scaled), so is the sum, and the kernels compute it without an error.
 Where M'M is not, it is rounded to integers of 31 or 38 bits first.
+
+Each algorithm has one stem, which runs through every layer: a plan type here (`TablesPlan`), an entry of
+the native module (``_native.gram_tables``), a params struct and the kernel (``csrc/spike_gram/tables*``).
+To add one, write a plan type with a ``plan`` and a ``cost``, name it in `ALGORITHMS` and in the
+algorithms of the backends that run it, and call its entry in ``native/gram.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import cached_property, lru_cache
 from math import gcd
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..neurons import Neuron, impulse_response
 
-PASS_SAMPLES = 36  # of csrc/spike_gram/cpu.h: sums of so many terms must fit in a lane
+TimePairs: TypeAlias = NDArray[np.int64]  # [T, T]
+
+PASS_SAMPLES = 36  # of csrc/spike_gram/tables.h: sums of so many terms must fit in a lane
 EXACT_BITS = 48  # of a row sum of M'M that is summed as it is
 FIXED_POINT_BITS = 38  # of a row sum of M'M that has to be rounded, to be looked up in lanes
 BYTES_FIXED_POINT_BITS = 31  # the same for products of bytes: four of them, with a sign
@@ -36,15 +44,28 @@ class MatchedFilter:
     exact : whether nothing was rounded.
     bits : of the largest row sum, where something was.
     membrane : int64 [T, T], M with ``M'M = integers``; None where M'M was rounded.
+    response : float64 [T], the neuron's impulse response.
     """
 
-    integers: NDArray[np.int64]
+    integers: TimePairs
     factor: float
     exact: bool
     bits: int
-    membrane: NDArray[np.int64] | None
+    membrane: TimePairs | None
+    response: NDArray[np.float64]
+
+    @cached_property
+    def pair_weights(self) -> NDArray[np.float64]:
+        """M'M in units of `pair_factor`, float64 [T, T]: integers if exact, else rounded to float64."""
+        if self.exact:
+            return self.integers.astype(np.float64)
+        return _autocorrelation(self.response)
 
     @property
+    def pair_factor(self) -> float:
+        return self.factor if self.exact else 1.0
+
+    @cached_property
     def largest_row_sum(self) -> int:
         """Bound on ``|M'M x|`` for inputs of at most 1."""
         return _row_sum(self.integers)
@@ -73,7 +94,7 @@ def matched_filter(neuron: Neuron | None, T: int, bits: int = FIXED_POINT_BITS) 
 @lru_cache(maxsize=64)
 def _identity(T: int, bits: int) -> MatchedFilter:
     identity = np.eye(T, dtype=np.int64)
-    return MatchedFilter(identity, 1.0, True, bits, identity)
+    return MatchedFilter(identity, 1.0, True, bits, identity, np.eye(T)[0])
 
 
 @lru_cache(maxsize=64)
@@ -89,15 +110,15 @@ def _matched(response: bytes, bits: int) -> MatchedFilter:
             from scipy.linalg import toeplitz  # SciPy is a third of the package's import
 
             membrane = toeplitz(np.array(integers, dtype=np.int64), np.zeros(T, dtype=np.int64))
-            return MatchedFilter(exact.astype(np.int64), factor * factor, True, bits, membrane)
+            return MatchedFilter(exact.astype(np.int64), factor * factor, True, bits, membrane, k)
     values = _autocorrelation(k).astype(np.float64)
     largest = float(np.abs(values).sum(axis=1).max())
     if largest == 0.0:
         nothing = np.zeros((T, T), dtype=np.int64)
-        return MatchedFilter(nothing, 1.0, True, bits, nothing)
+        return MatchedFilter(nothing, 1.0, True, bits, nothing, k)
     exponent = bits - int(np.ceil(np.log2(largest)))
     integers64 = np.rint(np.ldexp(values, exponent)).astype(np.int64)
-    return MatchedFilter(integers64, float(np.ldexp(1.0, -exponent)), False, bits, None)
+    return MatchedFilter(integers64, float(np.ldexp(1.0, -exponent)), False, bits, None, k)
 
 
 def _autocorrelation(k: NDArray[Any]) -> NDArray[Any]:
@@ -113,175 +134,315 @@ def _autocorrelation(k: NDArray[Any]) -> NDArray[Any]:
     return matrix
 
 
-@dataclass(frozen=True, eq=False)
-class GramPlan:
-    """What the kernel is told, see csrc/spike_gram/params.h. By bytes, the same filter has the same.
+class Arithmetic(Enum):
+    """What the numbers of a sum are."""
+
+    INTEGERS = "exact integers"
+    FIXED_POINT = "fixed point"
+    WEIGHTED_COUNTS = "counts weighted in float64"
+    FLOAT64 = "float64 matrix products"
+    SPLIT_FLOAT32 = "float32 products in two parts, summed in float64"
+
+
+@dataclass(frozen=True)
+class GramPath:
+    """How a batch was summed: a record, and only for users a sentence.
 
     Attributes
     ----------
-    pair_weights : float64 [T, T], to count by pairs; or None.
-    integers : int64 [T, T], to filter; or None. M'M, or where squared M.
-    digits : of base 256, by bytes; else 0.
-    sum_bound : bound on what one row of X adds to an entry.
-    path : the same in words.
+    arithmetic : what the numbers are.
+    algorithm : the plan type's stem; None where floats are multiplied.
+    size : what the algorithm's kernel is for: bits of a lane, or bytes of a number.
+    bits : of a row sum of M'M where that is rounded to integers, else 0.
+    reason : why floats are multiplied, else None.
     """
 
-    pair_weights: NDArray[np.float64] | None
-    integers: NDArray[np.int64] | None
+    arithmetic: Arithmetic
+    algorithm: str | None = None
+    size: int = 0
+    bits: int = 0
+    reason: str | None = None
+
+    def text(self, *, beyond_53_bits: bool = False) -> str:
+        """One line. `beyond_53_bits`: float64 does not hold every integer of the sum any more."""
+        numbers = self.arithmetic.value
+        if self.arithmetic is Arithmetic.INTEGERS and beyond_53_bits:
+            numbers = "integers of over 53 bits"
+        if self.arithmetic is Arithmetic.FIXED_POINT:
+            numbers += f" ({self.bits} bits of M'M)"
+        ways = {
+            None: "",
+            "tables": f" in {self.size}-bit lanes",
+            "pair_tables": ", by pairs of times",
+            "counts": ", by pairs of times",
+            "bytes": f", products of {self.size} byte(s)",
+        }
+        reason = "" if self.reason is None else f" (spikes are not {self.reason})"
+        return numbers + ways[self.algorithm] + reason
+
+
+class SpikeRange(NamedTuple):
+    """What a plan may ask about the spikes: integers from `minimum` <= 0 to `maximum` >= 0.
+
+    `shifted`: whether the products are of different positions, as a convolution's are.
+    """
+
+    minimum: int
+    maximum: int
+    shifted: bool
+
+    @property
+    def is_binary(self) -> bool:
+        return self.minimum >= 0 and self.maximum <= 1
+
+    @property
+    def largest(self) -> int:
+        return max(-self.minimum, self.maximum, 1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GramPlan:
+    """How one algorithm sums spikes of one range, filtered by one neuron. The same for the same ones.
+
+    The fields of each plan type are the arguments of the native entry called after its stem, beside
+    those here.
+
+    Attributes
+    ----------
+    factor : one unit of the sums.
+    sum_bound : bound on what one row of X adds to an entry, in that unit.
+    exact : whether nothing is rounded.
+    path : for users.
+    """
+
+    stem: ClassVar[str]
+    can_finish: ClassVar[bool] = False
+    """Whether the native kernel can write a Linear layer's whole matrix, scaled, in one go."""
+
     factor: float
+    sum_bound: float
+    exact: bool
+    path: GramPath
+
+    @classmethod
+    def plan(cls, filter_: MatchedFilter, spikes: SpikeRange) -> GramPlan | None:
+        """The plan for such spikes, or None where the algorithm cannot sum them."""
+        raise NotImplementedError
+
+    def cost(self, channels: int) -> float:
+        """Time a sample of so many channels, in units of one pair of times that is looked up."""
+        raise NotImplementedError
+
+    def arguments(self) -> dict[str, Any]:
+        """The algorithm's own arguments."""
+        common = {field.name for field in fields(GramPlan)}
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in common
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PairTablesPlan(GramPlan):
+    """Counts of coincidences of each pair of times, looked up in tables, times M'M: binary spikes.
+
+    Attributes
+    ----------
+    pair_weights : float64 [T, T], M'M.
+    """
+
+    stem: ClassVar[str] = "pair_tables"
+
+    pair_weights: NDArray[np.float64]
+
+    @classmethod
+    def plan(cls, filter_: MatchedFilter, spikes: SpikeRange) -> GramPlan | None:
+        if not spikes.is_binary:
+            return None
+        weights, exact = filter_.pair_weights, filter_.exact
+        return cls(
+            pair_weights=weights,
+            factor=filter_.pair_factor,
+            sum_bound=float(np.abs(weights).sum()),
+            exact=exact,
+            path=GramPath(
+                Arithmetic.INTEGERS if exact else Arithmetic.WEIGHTED_COUNTS, cls.stem
+            ),
+        )
+
+    def cost(self, channels: int) -> float:
+        T = len(self.pair_weights)  # one step has one pair: nothing is as fast
+        return 0.0 if T == 1 else float(T * _padded(channels, 128))  # a tile has 128 columns
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CountsPlan(PairTablesPlan):
+    """The same by population counts of whole vectors: Linear layers."""
+
+    stem: ClassVar[str] = "counts"
+    can_finish: ClassVar[bool] = True
+
+    @classmethod
+    def plan(cls, filter_: MatchedFilter, spikes: SpikeRange) -> GramPlan | None:
+        return None if spikes.shifted else super().plan(filter_, spikes)
+
+    def cost(self, channels: int) -> float:
+        T = len(self.pair_weights)
+        return 0.0 if T == 1 else 0.5 * T * channels
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TablesPlan(GramPlan):
+    """Spikes filtered with M'M in the narrowest integer lanes that cannot overflow, subset sums looked
+    up in tables.
+
+    Attributes
+    ----------
+    matched_filter : int64 [T, T], M'M.
+    lane_bytes : 1, 2, 4 or 8.
+    planes : bits of a spike; the last one is the sign where `is_signed`.
+    is_signed : whether spikes may be negative.
+    max_term : bound on a filtered value times a plane's weight.
+    """
+
+    stem: ClassVar[str] = "tables"
+    _LANE_COST: ClassVar[dict[int, float]] = {1: 2.0, 2: 4.0, 4: 8.0, 8: 16.0}
+
+    matched_filter: TimePairs
     lane_bytes: int
     planes: int
+    is_signed: bool
+    max_term: int
+
+    @classmethod
+    def plan(cls, filter_: MatchedFilter, spikes: SpikeRange) -> GramPlan | None:
+        is_signed = spikes.minimum < 0
+        if is_signed:
+            planes = max((-spikes.minimum - 1).bit_length(), spikes.maximum.bit_length()) + 1
+        else:
+            planes = max(spikes.maximum.bit_length(), 1)
+        value = max(filter_.largest_row_sum, 1) * spikes.largest
+        max_term = value << (planes - 1)
+        negative = is_signed or bool((filter_.integers < 0).any())
+        for lane_bytes, bits in zip((1, 2, 4, 8), _LANE_BITS, strict=True):
+            if lane_bytes == 1 and negative:
+                continue
+            if PASS_SAMPLES * max_term < 1 << bits:
+                return cls(
+                    matched_filter=filter_.integers,
+                    lane_bytes=lane_bytes,
+                    planes=planes,
+                    is_signed=is_signed,
+                    max_term=max_term,
+                    factor=filter_.factor,
+                    sum_bound=float(value * spikes.largest),
+                    exact=filter_.exact,
+                    path=_filtered_path(filter_, cls.stem, 8 * lane_bytes),
+                )
+        return None
+
+    def cost(self, channels: int) -> float:
+        return self._LANE_COST[self.lane_bytes] * _padded(channels, 64 // self.lane_bytes)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BytesPlan(GramPlan):
+    """Products of bytes: X times as few digits of base 256 as hold M'M X. Or squares of M X where that
+    is one byte; only where no products of different positions are needed.
+
+    Attributes
+    ----------
+    filter : int64 [T, T], M'M, or where squared M.
+    digits : of base 256; the last one is signed where `is_signed`.
+    is_signed, squared : as said.
+    max_term : bound on a filtered value.
+    """
+
+    stem: ClassVar[str] = "bytes"
+    can_finish: ClassVar[bool] = True
+
+    filter: TimePairs
     digits: int
     is_signed: bool
     squared: bool
     max_term: int
-    sum_bound: float
-    exact: bool
-    path: str
+
+    @classmethod
+    def plan(cls, filter_: MatchedFilter, spikes: SpikeRange) -> GramPlan | None:
+        largest = spikes.largest
+        is_signed = spikes.minimum < 0
+        matrix, squared = filter_.integers, False
+        if filter_.membrane is not None and not spikes.shifted:
+            value = _row_sum(filter_.membrane) * largest
+            if value <= (127 if is_signed or (filter_.membrane < 0).any() else 255):
+                matrix, squared = filter_.membrane, True
+        is_signed = is_signed or bool((matrix < 0).any())
+        value = max(_row_sum(matrix), 1) * largest
+        if value > _DOUBLE_INTEGERS:
+            return None
+        as_it_is = matrix.size == 1 and int(matrix[0, 0]) == 1  # -128 fits as well
+        digits = 1 if as_it_is else -(-(value.bit_length() + is_signed) // 8)
+        # Digits below a signed one add up before it is whole: at most as much again as one of its
+        # units.
+        term = value * value if squared else (value + (is_signed << 8 * (digits - 1))) * largest
+        return cls(
+            filter=matrix,
+            digits=digits,
+            is_signed=is_signed,
+            squared=squared,
+            max_term=value,
+            factor=filter_.factor,
+            sum_bound=float(term),
+            exact=filter_.exact,
+            path=_filtered_path(filter_, cls.stem, digits),
+        )
+
+    def cost(self, channels: int) -> float:
+        return 0.5 * self.digits * channels
 
 
-# What a time step of a row costs, where counting one pair of times by look-up costs 1.
-_LANE_COST = {1: 2.0, 2: 4.0, 4: 8.0, 8: 16.0}
-_COUNT_COST = 0.5  # by population counts
-_DIGIT_COST = 0.5  # by products of bytes
-
-
-def _padded(channels: int, columns: int) -> int:
-    return -(-channels // columns) * columns
+# Every algorithm; of two that cost as much the first one is taken.
+ALGORITHMS: dict[str, type[GramPlan]] = {
+    plan.stem: plan for plan in (CountsPlan, PairTablesPlan, TablesPlan, BytesPlan)
+}
+LOOK_UP = frozenset({"tables", "pair_tables"})  # what every processor is fast at
 
 
 def plan_gram(
-    neuron: Neuron | None,
     filter_: MatchedFilter,
     minimum: int,
     maximum: int,
     channels: int,
     *,
     shifted: bool = False,
-    skills: frozenset[str] = frozenset(),
+    algorithms: frozenset[str] = LOOK_UP,
 ) -> GramPlan | None:
-    """The cheapest way for spikes in [minimum, maximum]; None where no lane is wide enough.
+    """The cheapest plan for spikes in [minimum, maximum]; None where no lane is wide enough.
 
-    `shifted`: a convolution. `skills`: of the backend, see `protocol.GramEngine`.
+    `shifted`: a convolution. `algorithms`: stems of those to choose from, see `protocol.GramEngine`.
     """
-    T = len(filter_.integers)
-    filtered: GramPlan | None
-    if "bytes" in skills:
-        filtered = _plan_bytes(filter_, minimum, maximum, shifted)
-        by_filter = 0.0 if filtered is None else _DIGIT_COST * filtered.digits * channels
-    else:
-        filtered = _plan_lanes(filter_, minimum, maximum)
-        by_filter = 0.0
-        if filtered is not None:
-            lanes = filtered.lane_bytes
-            by_filter = _LANE_COST[lanes] * _padded(channels, 64 // lanes)
-    if "bytes" in skills and "counts" not in skills:
-        return filtered  # a GPU: nothing is looked up or counted there
-    if "counts" in skills and not shifted:
-        by_pairs = _COUNT_COST * T * channels
-    else:
-        by_pairs = float(T * _padded(channels, 128))  # a tile has 128 columns
-    if minimum >= 0 and maximum <= 1 and (filtered is None or T == 1 or by_pairs <= by_filter):
-        return _plan_pairs(neuron, filter_)
-    return filtered
-
-
-def _plan_pairs(neuron: Neuron | None, filter_: MatchedFilter) -> GramPlan:
-    """Counts of coincidences times M'M, for binary spikes."""
-    if filter_.exact:
-        weights, factor = filter_.integers.astype(np.float64), filter_.factor
-    else:
-        assert neuron is not None
-        k = impulse_response(neuron, len(filter_.integers))
-        weights, factor = _autocorrelation(k), 1.0
-    kind = "exact integers" if filter_.exact else "counts weighted in float64"
-    return GramPlan(
-        weights,
-        None,
-        factor,
-        lane_bytes=1,
-        planes=1,
-        digits=0,
-        is_signed=False,
-        squared=False,
-        max_term=1,
-        sum_bound=float(np.abs(weights).sum()),
-        exact=filter_.exact,
-        path=f"{kind}, by pairs of times",
-    )
-
-
-def _plan_lanes(filter_: MatchedFilter, minimum: int, maximum: int) -> GramPlan | None:
-    """The narrowest lanes that cannot overflow."""
-    is_signed = minimum < 0
-    largest = max(-minimum, maximum, 1)
-    if is_signed:
-        planes = max((-minimum - 1).bit_length(), maximum.bit_length()) + 1
-    else:
-        planes = max(maximum.bit_length(), 1)
-    value = max(filter_.largest_row_sum, 1) * largest
-    max_term = value << (planes - 1)
-    negative = is_signed or bool((filter_.integers < 0).any())
-    for lane_bytes, bits in zip((1, 2, 4, 8), _LANE_BITS, strict=True):
-        if lane_bytes == 1 and negative:
-            continue
-        if PASS_SAMPLES * max_term < 1 << bits:
-            kind = (
-                "exact integers" if filter_.exact else f"fixed point ({filter_.bits} bits of M'M)"
-            )
-            return GramPlan(
-                None,
-                filter_.integers,
-                filter_.factor,
-                lane_bytes=lane_bytes,
-                planes=planes,
-                digits=0,
-                is_signed=is_signed,
-                squared=False,
-                max_term=max_term,
-                sum_bound=float(value * largest),
-                exact=filter_.exact,
-                path=f"{kind} in {8 * lane_bytes}-bit lanes",
-            )
-    return None
+    plans = _plans(filter_, SpikeRange(minimum, maximum, shifted), algorithms)
+    return min(plans, key=lambda plan: plan.cost(channels), default=None)
 
 
 @lru_cache(maxsize=256)
-def _plan_bytes(
-    filter_: MatchedFilter, minimum: int, maximum: int, shifted: bool
-) -> GramPlan | None:
-    """As few digits of base 256 as hold M'M X, or M X where that is one; a convolution needs M'M."""
-    largest = max(-minimum, maximum, 1)
-    is_signed = minimum < 0
-    matrix, squared = filter_.integers, False
-    if filter_.membrane is not None and not shifted:
-        value = _row_sum(filter_.membrane) * largest
-        if value <= (127 if is_signed or (filter_.membrane < 0).any() else 255):
-            matrix, squared = filter_.membrane, True
-    is_signed = is_signed or bool((matrix < 0).any())
-    value = max(_row_sum(matrix), 1) * largest
-    if value > _DOUBLE_INTEGERS:
-        return None
-    as_it_is = matrix.size == 1 and int(matrix[0, 0]) == 1  # -128 fits as well
-    digits = 1 if as_it_is else -(-(value.bit_length() + is_signed) // 8)
-    # Digits below a signed one add up before it is whole: at most as much again as one of its units.
-    term = value * value if squared else (value + (is_signed << 8 * (digits - 1))) * largest
-    kind = "exact integers" if filter_.exact else f"fixed point ({filter_.bits} bits of M'M)"
-    return GramPlan(
-        None,
-        matrix,
-        filter_.factor,
-        lane_bytes=1,
-        planes=1,
-        digits=digits,
-        is_signed=is_signed,
-        squared=squared,
-        max_term=value,
-        sum_bound=float(term),
-        exact=filter_.exact,
-        path=f"{kind}, products of {digits} byte(s)",
-    )
+def _plans(
+    filter_: MatchedFilter, spikes: SpikeRange, algorithms: frozenset[str]
+) -> tuple[GramPlan, ...]:
+    plans = (kind.plan(filter_, spikes) for stem, kind in ALGORITHMS.items() if stem in algorithms)
+    return tuple(plan for plan in plans if plan is not None)
 
 
-def _row_sum(matrix: NDArray[np.int64]) -> int:
+def _filtered_path(filter_: MatchedFilter, stem: str, size: int) -> GramPath:
+    if filter_.exact:
+        return GramPath(Arithmetic.INTEGERS, stem, size)
+    return GramPath(Arithmetic.FIXED_POINT, stem, size, filter_.bits)
+
+
+def _padded(channels: int, columns: int) -> int:
+    return -(-channels // columns) * columns
+
+
+def _row_sum(matrix: TimePairs) -> int:
     return max(sum(abs(int(v)) for v in row) for row in matrix)
