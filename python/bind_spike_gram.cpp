@@ -16,17 +16,24 @@ namespace py = pybind11;
 namespace sbc::python {
 namespace {
 
-// Returns (integral, minimum, maximum).
-py::tuple narrow_spikes(const py::object& spikes, const py::object& to, int threads) {
-  const Tensor from(spikes, "spikes"), narrow(to, "to", Access::write);
+// Returns (integral, minimum, maximum). Without `to` bytes are only looked through.
+py::tuple narrow_spikes(const py::object& spikes, const std::optional<py::object>& to,
+                        int threads) {
+  const Tensor from(spikes, "spikes");
   from.expect(from.dtype().c_str(), {-1, -1, -1});
   const int64_t outer = from.size(0), C = from.size(1), P = from.size(2);
-  narrow.expect("int8", {outer, P, C});
+  std::optional<Tensor> narrow;
+  if (to) {
+    narrow.emplace(*to, "to", Access::write);
+    narrow->expect("int8", {outer, P, C});
+  }
   NarrowResult result{};
   const auto run = [&](auto zero) {
     using T = decltype(zero);
+    if (!narrow && sizeof(T) > 1) throw std::invalid_argument("to is None; spikes are no bytes");
     py::gil_scoped_release unlocked;
-    result = sbc::narrow_spikes<T>(from.data<T>(), outer, C, P, narrow.data<int8_t>(), threads);
+    int8_t* bytes = narrow ? narrow->data<int8_t>() : nullptr;
+    result = sbc::narrow_spikes<T>(from.data<T>(), outer, C, P, bytes, threads);
   };
   const std::string& dtype = from.dtype();
   if (dtype == "bool")
@@ -163,14 +170,16 @@ void gram_pair_tables(const py::object& spikes, int64_t groups, bool triangle,
   sbc::gram_pair_tables(params, which, threads);
 }
 
-void gram_counts(const py::object& spikes, const py::object& pair_weights, double finish,
-                 const py::object& positions, const py::object& neighbours, const py::object& sums,
+void gram_counts(const py::object& spikes, int64_t groups, bool triangle,
+                 const py::object& pair_weights, double finish,
+                 const std::vector<py::object>& positions,
+                 const std::vector<py::object>& neighbours, const std::vector<py::object>& sums,
                  const std::string& isa, int threads) {
   CountsParams params{};
-  Input input(spikes, 1, true, {positions}, {neighbours}, {sums}, params);
+  Input input(spikes, groups, triangle, positions, neighbours, sums, params);
   params.pair_weights = input.times<double>(pair_weights, "pair_weights");
   params.finish = finish;
-  require(params.num_regions == 1, "positions or neighbours is empty");
+  require(triangle && params.num_regions == 1, "counts are for a triangle and one region");
   require(threads >= 1, "threads is out of range");
   const Isa which = parse_isa(isa);
   py::gil_scoped_release unlocked;
@@ -245,9 +254,9 @@ void bind_spike_gram(py::module_& module) {
   module.def("gram_pair_tables", &gram_pair_tables, py::arg("spikes"), py::arg("groups"),
              py::arg("triangle"), py::arg("pair_weights"), py::arg("positions"),
              py::arg("neighbours"), py::arg("sums"), py::arg("isa"), py::arg("threads"));
-  module.def("gram_counts", &gram_counts, py::arg("spikes"), py::arg("pair_weights"),
-             py::arg("finish"), py::arg("positions"), py::arg("neighbours"), py::arg("sums"),
-             py::arg("isa"), py::arg("threads"));
+  module.def("gram_counts", &gram_counts, py::arg("spikes"), py::arg("groups"), py::arg("triangle"),
+             py::arg("pair_weights"), py::arg("finish"), py::arg("positions"),
+             py::arg("neighbours"), py::arg("sums"), py::arg("isa"), py::arg("threads"));
   module.def("gram_bytes", &gram_bytes, py::arg("spikes"), py::arg("groups"), py::arg("triangle"),
              py::arg("filter"), py::arg("digits"), py::arg("is_signed"), py::arg("squared"),
              py::arg("max_term"), py::arg("finish"), py::arg("positions"), py::arg("neighbours"),

@@ -49,7 +49,7 @@ def order_panel(
     stream: int,
 ) -> None: ...
 def measure_skew(matrix: Any, threads: int) -> tuple[float, float]: ...
-def narrow_spikes(spikes: Any, to: Any, threads: int) -> tuple[bool, int, int]: ...
+def narrow_spikes(spikes: Any, to: Any | None, threads: int) -> tuple[bool, int, int]: ...
 def assemble_conv(
     sums: list[Any], blocks: list[Any], factor: float, matrix: Any, threads: int
 ) -> None: ...
@@ -85,11 +85,13 @@ def gram_pair_tables(
 ) -> None: ...
 def gram_counts(
     spikes: Any,
+    groups: int,
+    triangle: bool,
     pair_weights: Any,
     finish: float,
-    positions: Any,
-    neighbours: Any,
-    sums: Any,
+    positions: list[Any],
+    neighbours: list[Any],
+    sums: list[Any],
     isa: str,
     threads: int,
 ) -> None: ...

@@ -11,6 +11,7 @@ from .arrays import to_array
 from .backends.gram_plan import (
     BYTES_FIXED_POINT_BITS,
     FIXED_POINT_BITS,
+    GramPath,
     GramPlan,
     MatchedFilter,
     matched_filter,
@@ -82,7 +83,7 @@ class SpikeHessian:
         self._restore: Any = None
         self._only_batch = False
         self._finished: Any = None  # the answer, where a kernel gave it
-        self._paths: dict[str, int] = {}
+        self._paths: dict[GramPath, int] = {}
         given = in_features if conv is None else in_channels
         if given is not None:
             name = "in_features" if conv is None else "in_channels"
@@ -118,7 +119,7 @@ class SpikeHessian:
         steps = 1 if self.neuron is None else T
         filter_ = self._filters.get(steps)
         if filter_ is None:  # its response may be too short: before anything is kept
-            bits = BYTES_FIXED_POINT_BITS if "bytes" in engine.skills else FIXED_POINT_BITS
+            bits = BYTES_FIXED_POINT_BITS if "bytes" in engine.algorithms else FIXED_POINT_BITS
             filter_ = self._filters[steps] = matched_filter(self.neuron, steps, bits)
         narrow = engine.narrow(values, self.conv)
         if self._channels is None:
@@ -128,7 +129,7 @@ class SpikeHessian:
             per_group = narrow[0].shape[-1] // self.groups
             shifted = self.conv is not None and not engine.squares_convolutions
             plan = plan_gram(
-                self.neuron, filter_, *narrow[1:], per_group, shifted=shifted, skills=engine.skills
+                filter_, *narrow[1:], per_group, shifted=shifted, algorithms=engine.algorithms
             )
         if narrow is not None and plan is not None:
             small = narrow[0].reshape(steps, -1, *narrow[0].shape[2:])
@@ -138,7 +139,7 @@ class SpikeHessian:
         else:
             self._add_floats(values)
             why = "integers in [-128, 127]" if narrow is None else "small enough for 64-bit sums"
-            self._note(f"{engine.float_path(values)} (spikes are not {why})")
+            self._note(GramPath(engine.float_arithmetic(values), reason=why))
         self.num_samples += N
         self._restore = restore
         return self
@@ -205,12 +206,11 @@ class SpikeHessian:
     def paths(self) -> list[str]:
         """Which ways the batches went, with their number. "exact integers" is said only while the
         whole sum is below 2^53, where float64 holds every integer."""
-        said = self._paths.items()
-        if self._bound >= _EXACT_SUM:
-            said = {
-                p.replace("exact integers", "integers of over 53 bits"): n for p, n in said
-            }.items()
-        return [f"{path}: {batches} batch(es)" for path, batches in said]
+        beyond = self._bound >= _EXACT_SUM
+        return [
+            f"{path.text(beyond_53_bits=beyond)}: {batches} batch(es)"
+            for path, batches in self._paths.items()
+        ]
 
     # ---- input ---------------------------------------------------------------------------------
 
@@ -280,23 +280,15 @@ class SpikeHessian:
         per_group = self._channels // self.groups
         parts = self._regions(map_size)
         key = (T, plan.factor, map_size)
-        finish = 2.0 / num_samples * plan.factor
-        linear = self.conv is None
-        if self._only_batch and linear and self._engine.can_finish(plan) and finish != 0.0:
-            self._finished = self._engine.empty(1, per_group, per_group)
-            self._sums[key] = [self._finished]
-        else:
-            finish = 0.0  # the kernel adds to what is there
-        if key not in self._sums:
-            self._sums[key] = [
-                self._engine.zeros(len(part.neighbours), per_group, per_group)
-                for _ in range(self.groups)
-                for part in parts
-            ]
         self._bound += plan.sum_bound * T * N * P
-        self._engine.add_integers(
-            narrow, plan, self.conv, self.groups, parts, self._sums[key], finish=finish
-        )
+        if self._only_batch and self.conv is None:
+            factor = 2.0 / num_samples * plan.factor
+            self._finished = self._engine.finished(narrow, plan, parts, factor)
+            if self._finished is not None:
+                return
+        if key not in self._sums:
+            self._sums[key] = self._engine.zero_sums(parts, self.groups, per_group)
+        self._engine.add_integers(narrow, plan, self.conv, self.groups, parts, self._sums[key])
 
     def _regions(self, map_size: tuple[int, ...]) -> tuple[Region, ...]:
         return linear_regions() if self.conv is None else regions(self.conv, map_size)
@@ -315,21 +307,15 @@ class SpikeHessian:
     def _scaled(self, scale: float, consume: bool = False) -> Any:
         """``scale * sum_n Y_n' Y_n`` [groups, d, d]. `consume` spares a copy and ends the stream."""
         self._seen()
-        d, engine = self.in_features, self._engine
-        assert d is not None
+        engine = self._engine
         assert engine is not None
+        assert self._channels is not None
+        per_group = self._channels // self.groups
         answers = [] if self._total is None else [scale * self._total]
         for (_, unit, map_size), sums in self._sums.items():
-            factor = scale * unit
             parts = self._regions(map_size)
-            stack = []
-            for group in range(self.groups):
-                mine = sums[group * len(parts) : (group + 1) * len(parts)]
-                if self.conv is None:
-                    stack.append(engine.mirrored(mine[0][0], factor, consume))
-                else:
-                    stack.append(engine.assembled(parts, mine, factor, d, self.conv.taps))
-            answers.append(stack[0][None] if self.groups == 1 else engine.stack(stack))
+            factor = scale * unit
+            answers.append(engine.matrix(sums, parts, self.conv, per_group, factor, consume))
         if consume:
             self._sums.clear()
         return sum(answers[1:], start=answers[0])
@@ -353,5 +339,5 @@ class SpikeHessian:
         matrix = stack if self.groups > 1 else stack[0]
         return matrix if self._restore is None else self._restore(matrix)
 
-    def _note(self, path: str) -> None:
+    def _note(self, path: GramPath) -> None:
         self._paths[path] = self._paths.get(path, 0) + 1

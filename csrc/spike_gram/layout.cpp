@@ -115,8 +115,9 @@ NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, i
   parallel_for(slices, threads, [&](int64_t slice, int worker) {
     Range range = ranges[worker];
     for (int64_t o = outer * slice / slices; o < outer * (slice + 1) / slices; ++o) {
+      if (!range.integral) break;
       const T* image = from + o * C * P;
-      int8_t* out = to + o * C * P;
+      int8_t* out = to == nullptr ? nullptr : to + o * C * P;
       if (sizeof(T) == 1) {
         T minimum = 0, maximum = 0;
         for (int64_t i = 0; i < C * P; ++i) {
@@ -126,7 +127,18 @@ NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, i
         range.minimum = std::min(range.minimum, minimum);
         range.maximum = std::max(range.maximum, maximum);
         range.integral &= range.maximum <= T(127);
-        transpose_image(reinterpret_cast<const int8_t*>(image), C, P, out);
+        if (to != nullptr) transpose_image(reinterpret_cast<const int8_t*>(image), C, P, out);
+        continue;
+      }
+      const auto take = [&](T value, int8_t* byte) {
+        const bool fits = value >= T(-128 * std::is_signed<T>::value) && value <= T(127);
+        *byte = static_cast<int8_t>(fits ? value : T(0));
+        range.integral &= fits && static_cast<T>(*byte) == value;
+        range.minimum = std::min(range.minimum, static_cast<T>(*byte));
+        range.maximum = std::max(range.maximum, static_cast<T>(*byte));
+      };
+      if (C == 1 || P == 1) {  // nothing to transpose
+        for (int64_t i = 0; i < C * P; ++i) take(image[i], &out[i]);
         continue;
       }
       // 64 x 64 blocks: both sides of the transposition stay in the first-level cache.
@@ -136,13 +148,7 @@ NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, i
           const int64_t c1 = std::min(C, c0 + 64);
           for (int64_t p = p0; p < p1; ++p) {
             for (int64_t c = c0; c < c1; ++c) {
-              const T value = image[c * P + p];
-              const bool fits = value >= T(-128 * std::is_signed<T>::value) && value <= T(127);
-              const int8_t byte = static_cast<int8_t>(fits ? value : T(0));
-              range.integral &= fits && static_cast<T>(byte) == value;
-              range.minimum = std::min(range.minimum, static_cast<T>(byte));
-              range.maximum = std::max(range.maximum, static_cast<T>(byte));
-              out[p * C + c] = byte;
+              take(image[c * P + p], &out[p * C + c]);
             }
           }
         }

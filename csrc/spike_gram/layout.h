@@ -28,7 +28,8 @@ struct NarrowResult {
   int minimum, maximum;  // of the values and 0
 };
 
-// from [outer, C, P] of type T to int8 [outer, P, C].
+// from [outer, C, P] of type T to int8 [outer, P, C], in one pass that ends at the first value that
+// does not fit. Bytes may come without `to` (null): then they are only looked through.
 template <class T>
 NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, int8_t* to,
                            int threads);

@@ -4,10 +4,11 @@
 any LIF whose decay is dyadic, scaled), so is the sum, and the kernels compute it without an error.
 Where M'M is not, it is rounded to integers of 31 or 38 bits first.
 
-Each algorithm has one stem, which runs through every layer: a plan type here (`TablesPlan`), an entry of
-the native module (``_native.gram_tables``), a params struct and the kernel (``csrc/spike_gram/tables*``).
-To add one, write a plan type with a ``plan`` and a ``cost``, name it in `ALGORITHMS` and in the
-algorithms of the backends that run it, and call its entry in ``native/gram.py``.
+Each algorithm has one stem, which runs through every layer: a plan type here (`TablesPlan`), an entry
+of the native module (``_native.gram_tables``), its params struct and kernel
+(``csrc/spike_gram/tables*``). To add one, write a plan type with a ``plan`` and a ``cost``, name it in
+`ALGORITHMS` and in the algorithms of the backends that run it (``registry.BACKENDS``), and its entry in
+``native/gram.py``.
 """
 
 from __future__ import annotations
@@ -200,6 +201,13 @@ class SpikeRange(NamedTuple):
         return max(-self.minimum, self.maximum, 1)
 
 
+def one_byte_type(minimum: int, maximum: int) -> str:
+    """The dtype that tells most of a range within [-128, 127]: a bool needs no second look."""
+    if minimum < 0:
+        return "int8"
+    return "bool" if maximum <= 1 else "uint8"
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GramPlan:
     """How one algorithm sums spikes of one range, filtered by one neuron. The same for the same ones.
@@ -266,9 +274,7 @@ class PairTablesPlan(GramPlan):
             factor=filter_.pair_factor,
             sum_bound=float(np.abs(weights).sum()),
             exact=exact,
-            path=GramPath(
-                Arithmetic.INTEGERS if exact else Arithmetic.WEIGHTED_COUNTS, cls.stem
-            ),
+            path=GramPath(Arithmetic.INTEGERS if exact else Arithmetic.WEIGHTED_COUNTS, cls.stem),
         )
 
     def cost(self, channels: int) -> float:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 from ..conv import Conv, Region
 from ..grid import Grid
 from ..sparsity import Pattern
-from .gram_plan import GramPlan
+from .gram_plan import Arithmetic, GramPlan
 
 # NumPy arrays on a backend for CPU memory, torch tensors on one for a GPU. d is d_in.
 Array: TypeAlias = Any
@@ -57,7 +57,7 @@ class GramEngine(Protocol):
     ----------
     backend : whose engine this is.
     device : where its arrays lie; `place` is that in words.
-    skills : what the kernels are fast at, see `gram_plan.plan_gram`.
+    algorithms : stems of those that its kernels run fast, see `gram_plan.ALGORITHMS`.
     squares_convolutions : whether a convolution's sum may be that of squares, see `plan_gram`.
     """
 
@@ -68,15 +68,29 @@ class GramEngine(Protocol):
     @property
     def place(self) -> str: ...
     @property
-    def skills(self) -> frozenset[str]: ...
+    def algorithms(self) -> frozenset[str]: ...
     @property
     def squares_convolutions(self) -> bool: ...
 
-    def narrow(self, values: Array, conv: Conv | None) -> tuple[Array, int, int] | None: ...
-    def can_finish(self, plan: GramPlan) -> bool: ...
-    def float_path(self, values: Array) -> str: ...
-    def zeros(self, *shape: int) -> Array: ...
-    def empty(self, *shape: int) -> Array: ...
+    def narrow(self, values: Array, conv: Conv | None) -> tuple[Array, int, int] | None:
+        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
+
+        The values are looked through once; bools, whose range is known, not at all. Raises ValueError
+        where a value is NaN or infinite.
+        """
+
+    def bytes_of(self, values: Array) -> Array | None:
+        """The values as bool, uint8 or int8, whichever tells most of their range; None as `narrow`."""
+
+    def float_arithmetic(self, values: Array) -> Arithmetic:
+        """What `add_floats` computes in."""
+
+    def zeros(self, *shape: int) -> Array:
+        """float64."""
+
+    def zero_sums(self, parts: tuple[Region, ...], groups: int, channels: int) -> list[Array]:
+        """What `add_integers` adds to, in a layout of the engine's own; `channels` of one group."""
+
     def add_integers(
         self,
         narrow: Array,
@@ -85,15 +99,33 @@ class GramEngine(Protocol):
         groups: int,
         parts: tuple[Region, ...],
         sums: list[Array],
-        *,
-        finish: float,
-    ) -> None: ...
-    def add_floats(self, values: Array, membrane: Any, conv: Conv | None, total: Array) -> None: ...
-    def stack(self, matrices: list[Array]) -> Array: ...
-    def mirrored(self, total: Array, factor: float, consume: bool) -> Array: ...
-    def assembled(
-        self, parts: tuple[Region, ...], sums: list[Array], factor: float, d: int, taps: int
-    ) -> Array: ...
+    ) -> None:
+        """Adds a batch to the sums."""
+
+    def finished(
+        self, narrow: Array, plan: GramPlan, parts: tuple[Region, ...], factor: float
+    ) -> Array | None:
+        """``factor`` times the sum of one batch of a Linear layer [1, d, d].
+
+        None where no kernel writes it in one go.
+        """
+
+    def add_floats(self, values: Array, membrane: Any, conv: Conv | None, total: Array) -> None:
+        """Adds the products of filtered floats to the total, float64 [groups, d, d]."""
+
+    def matrix(
+        self,
+        sums: list[Array],
+        parts: tuple[Region, ...],
+        conv: Conv | None,
+        channels: int,
+        factor: float,
+        consume: bool,
+    ) -> Array:
+        """``factor`` times what `add_integers` has summed [groups, d, d]; `channels` of one group.
+
+        `consume` spares a copy; the sums are no more then.
+        """
 
 
 @runtime_checkable

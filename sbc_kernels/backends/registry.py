@@ -15,6 +15,7 @@ from ..arrays import is_numpy
 from ..errors import ParameterError
 from ..threads import thread_count
 from .cuda.backend import CudaBackend
+from .gram_plan import LOOK_UP
 from .native.backend import NativeBackend
 from .protocol import OPS, Backend, QuantizedRows
 from .triton.backend import TritonBackend
@@ -40,12 +41,12 @@ BACKENDS: dict[str, Backend] = {
         NativeBackend(
             "amx",
             "C++ for AMX tiles of bytes (spike_gram); population counts as vpopcnt, the rest as avx512",
-            skills=frozenset({"bytes", "counts"}),
+            algorithms=frozenset({"bytes", "counts", "pair_tables"}),
         ),
         NativeBackend(
             "vpopcnt",
             "C++ for AVX-512 VPOPCNTDQ (spike_gram), the rest as avx512",
-            skills=frozenset({"counts"}),
+            algorithms=LOOK_UP | {"counts"},
         ),
         NativeBackend("avx512", "C++ for AVX-512 F, BW, DQ, VL"),
         NativeBackend("avx2", "C++ for AVX2 and FMA"),

@@ -46,11 +46,11 @@ NEURONS: dict[str, Neuron | None] = {
 
 def plan_of(
     neuron: Neuron | None, T: int, low: int, high: int, shifted: bool = False
-) -> gram_plan.GramPlan:
+) -> gram_plan.BytesPlan:
     filter_ = gram_plan.matched_filter(neuron, T, gram_plan.BYTES_FIXED_POINT_BITS)
-    skills = frozenset({"bytes"})
-    plan = gram_plan.plan_gram(neuron, filter_, low, high, 1, shifted=shifted, skills=skills)
-    assert plan is not None
+    algorithms = frozenset({"bytes"})
+    plan = gram_plan.plan_gram(filter_, low, high, 1, shifted=shifted, algorithms=algorithms)
+    assert isinstance(plan, gram_plan.BytesPlan)
     return plan
 
 
@@ -78,7 +78,7 @@ def zeros(parts: Sequence[Region], channels: int, groups: int = 1) -> list[torch
     ]
 
 
-def linear_sums(spikes: np.ndarray, plan: gram_plan.GramPlan, **options: Any) -> np.ndarray:
+def linear_sums(spikes: np.ndarray, plan: gram_plan.BytesPlan, **options: Any) -> np.ndarray:
     """Of [T, N, d], mirrored and in the plan's unit."""
     part = linear_regions()[0]
     sums = zeros([part], spikes.shape[2])
@@ -94,10 +94,9 @@ def linear_sums(spikes: np.ndarray, plan: gram_plan.GramPlan, **options: Any) ->
     return module.mirror_upper(sums[0], plan.factor)[0].cpu().numpy()
 
 
-def integer_sum(spikes: np.ndarray, plan: gram_plan.GramPlan) -> np.ndarray:
+def integer_sum(spikes: np.ndarray, plan: gram_plan.BytesPlan) -> np.ndarray:
     """``X' K X`` of the plan's own integers, whether exact or rounded."""
-    assert plan.integers is not None
-    matrix = plan.integers.astype(object)
+    matrix = plan.filter.astype(object)
     K = matrix.T @ matrix if plan.squared else matrix
     X = spikes.astype(object)
     total = sum(K[t, u] * (X[t].T @ X[u]) for t in range(len(K)) for u in range(len(K)))
@@ -228,23 +227,17 @@ def test_what_spikes_may_be() -> None:
 
 
 def native_sums(
-    spikes: np.ndarray, plan: gram_plan.GramPlan, parts: Sequence[Region], groups: int
+    spikes: np.ndarray, plan: gram_plan.BytesPlan, parts: Sequence[Region], groups: int
 ) -> list[np.ndarray]:
     """The same plan in C++. spikes: [T, N, P, C]."""
     per_group = spikes.shape[3] // groups
-    found = [
-        np.zeros((len(part.neighbours), per_group, per_group))
-        for _ in range(groups)
-        for part in parts
-    ]
-    for group in range(groups):
-        _native.spike_gram(
-            spikes, group * per_group, per_group, None, plan.integers, plan.lane_bytes, plan.planes,
-            plan.digits, plan.is_signed, plan.squared, plan.max_term, False, 0.0,
-            [part.positions for part in parts], [part.neighbours for part in parts],
-            found[group * len(parts) : (group + 1) * len(parts)], "portable", 1,
-        )  # fmt: skip
-    return found
+    sums = [np.zeros((groups, len(part.neighbours), per_group, per_group)) for part in parts]
+    _native.gram_bytes(
+        spikes=spikes, groups=groups, triangle=False, **plan.arguments(), finish=0.0,
+        positions=[part.positions for part in parts],
+        neighbours=[part.neighbours for part in parts], sums=sums, isa="portable", threads=1,
+    )  # fmt: skip
+    return [total[group] for group in range(groups) for total in sums]
 
 
 def assert_same_sums(
@@ -339,9 +332,9 @@ def test_assembled_is_the_hessian(conv: sbc.Conv, size: tuple[int, ...], channel
     parts, per_group = regions(conv, size), channels // conv.groups
     rng = np.random.default_rng(1)
     sums = [rng.standard_normal((len(part.neighbours), per_group, per_group)) for part in parts]
-    wanted = np.empty((per_group, conv.taps, per_group, conv.taps))
+    wanted = np.empty((1, per_group, conv.taps, per_group, conv.taps))
     blocks = [np.asarray(part.blocks, dtype=np.int32) for part in parts]
-    _native.assemble_conv(sums, blocks, 0.75, wanted, 1)
+    _native.assemble_conv([total[None] for total in sums], blocks, 0.75, wanted, 1)
     d = per_group * conv.taps
     made = module.assemble_conv(
         [torch.from_numpy(total).to(DEVICE) for total in sums],
@@ -511,9 +504,9 @@ def test_what_is_not_accepted(change: dict[str, Any], error: type[Exception], me
 
 def test_plans_that_are_not_of_bytes() -> None:
     filter_ = gram_plan.matched_filter(sbc.IF(), 3)
-    plan = gram_plan.plan_gram(sbc.IF(), filter_, 0, 1, 4)
+    plan: Any = gram_plan.plan_gram(filter_, 0, 1, 4)
     part = linear_regions()[0]
-    with pytest.raises(ValueError, match="accepted is one of products of bytes"):
+    with pytest.raises(ValueError, match="plan is a TablesPlan; accepted is a BytesPlan"):
         module.add_integers(
             spikes=torch.zeros((3, 5, 1, 4), dtype=torch.bool), first_channel=0, channels=4,
             plan=plan, sums=zeros([part], 4), **on_cpu([part]),
@@ -528,7 +521,7 @@ def plain_multiply_bytes(
     slots: int,
     channels: int,
 ) -> None:
-    """What csrc/spike_gram/cuda_bytes.cu does."""
+    """What csrc/spike_gram/bytes_cuda.cu does."""
     height, width = partials.shape[1:]
     rows = torch.cat([made, made.new_zeros(width, made.shape[1])]).double()
     for left, right, first_pair, count, first, last, slot, _ in units.tolist():
@@ -604,8 +597,7 @@ class TestOnAGpu:
                 multiply_bytes=multiply_bytes if native else None, **on_cpu([part]),
             )  # fmt: skip
         assert kernels == {"spike_gram": "cuda" if native else "triton"}
-        assert plan.integers is not None
-        F = torch.from_numpy(plan.integers).double().to(DEVICE)
+        F = torch.from_numpy(plan.filter).double().to(DEVICE)
         X = spikes[:, :, 0].double()
         Z = torch.tensordot(F, X, dims=1).reshape(-1, d)
         wanted = (Z if plan.squared else X.reshape(-1, d)).T @ Z  # exact: below 2^53

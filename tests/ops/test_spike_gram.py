@@ -137,8 +137,8 @@ def test_lanes_filled_to_the_brim(backend: str, width: int, signed: bool) -> Non
             # M'M of k = (a, 1) has a largest row sum of a^2 + a + 1.
             neuron = sbc.Kernel([float(a), 1.0])
             filter_ = gram_plan.matched_filter(neuron, 2)
-            plan = gram_plan.plan_gram(neuron, filter_, low, high, 5) if filter_.exact else None
-            if plan is None or plan.integers is None or plan.sum_bound * 2 * N >= 2**53:
+            plan = gram_plan.plan_gram(filter_, low, high, 5) if filter_.exact else None
+            if not isinstance(plan, gram_plan.TablesPlan) or plan.sum_bound * 2 * N >= 2**53:
                 continue
             if plan.lane_bytes * 8 == width:
                 fitting = a

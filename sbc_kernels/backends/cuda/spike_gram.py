@@ -1,4 +1,4 @@
-"""Products of planes of bytes on Hopper's tensor cores: csrc/spike_gram/cuda_bytes.cu."""
+"""Products of planes of bytes on Hopper's tensor cores: csrc/spike_gram/bytes_cuda.cu."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ... import _native
 from ...grid import Grid
 from ...sparsity import Pattern
+from ..gram_plan import LOOK_UP
 from ..protocol import (
     Array,
     Columns,
@@ -25,14 +26,15 @@ from .isas import kernel_of
 
 @dataclass(frozen=True)
 class NativeBackend:
-    """One instruction set. `skills`: what its spike_gram is fast at, see `gram_plan.plan_gram`.
+    """One instruction set. `algorithms`: those that its spike_gram chooses from, by the stems of
+    `gram_plan.ALGORITHMS`.
 
     `isa` is the instruction set of the kernels, the backend's name unless a test says otherwise.
     """
 
     name: str
     description: str
-    skills: frozenset[str] = frozenset()
+    algorithms: frozenset[str] = LOOK_UP
     isa: str = ""
     device: str = "cpu"
 
@@ -49,7 +51,7 @@ class NativeBackend:
         return self.isa if op == "spike_gram" else kernel_of(self.isa, op)
 
     def gram(self, device: Device) -> GramEngine:
-        return CpuGram(self, self.isa, self.skills)
+        return CpuGram(self, self.isa, self.algorithms)
 
     def obs_order(
         self,

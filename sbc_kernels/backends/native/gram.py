@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,73 +11,75 @@ from ... import _native
 from ...arrays import Array, exportable, require_finite
 from ...conv import Conv, Region
 from ...threads import thread_count
-from ..gram_plan import GramPlan
+from ..gram_plan import Arithmetic, GramPlan, one_byte_type
 from ..kernels import note_kernel
 from ..protocol import Backend
 from .isas import kernel_of
 
 _HUGE_PAGE = 2 << 20
 _UNFOLD_BYTES = 64 << 20  # of one chunk of an analog convolution's input
+_ONE_BYTE = (np.bool_, np.uint8, np.int8)
+
+# The entry of each algorithm, by the stem of its plan type: see gram_plan.ALGORITHMS.
+_ENTRIES: dict[str, Callable[..., None]] = {
+    "tables": _native.gram_tables,
+    "pair_tables": _native.gram_pair_tables,
+    "counts": _native.gram_counts,
+    "bytes": _native.gram_bytes,
+}
 
 
 class CpuGram:
-    """The sums of one stream, on the host."""
+    """The sums of one stream, on the host: a `protocol.GramEngine`."""
 
     device = "cpu"
     place = "CPU memory"
-    squares_convolutions = False  # see gram_plan.plan_gram
+    squares_convolutions = False  # see gram_plan.SpikeRange
 
-    def __init__(self, backend: Backend, isa: str, skills: frozenset[str]) -> None:
+    def __init__(self, backend: Backend, isa: str, algorithms: frozenset[str]) -> None:
         self.backend = backend
         self.isa = isa
-        self.skills = skills
+        self.algorithms = algorithms
 
     def narrow(self, values: Array, conv: Conv | None) -> tuple[Array, int, int] | None:
         """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
 
-        Raises ValueError where one is NaN or infinite.
+        Looks through the values once; through bools, whose range is known, only to lay them out.
+        Raises ValueError where a value is NaN or infinite.
         """
-        require_finite(values, "spikes")
         T, N = values.shape[:2]
         if conv is None:
             C, P = values.shape[-1], 1
             N = values.size // (T * C)
         else:
             C, P = values.shape[2], int(np.prod(values.shape[3:]))
-        if P == 1 and values.dtype in (np.bool_, np.uint8, np.int8) and values.flags.c_contiguous:
+        if P == 1 and values.dtype in _ONE_BYTE and values.flags.c_contiguous:
             # Already in the kernels' layout: no copy.
             small = values.view(np.int8).reshape(T, N, 1, C)
             if values.dtype == np.bool_:
                 return small, 0, 1
-            minimum, maximum = min(int(values.min()), 0), max(int(values.max()), 0)
-            return (small, minimum, maximum) if maximum <= 127 else None
+            low_high = _range_of(values)
+            return None if low_high is None else (small, *low_high)
         narrow = np.empty((T, N, P, C), dtype=np.int8)
         source = np.ascontiguousarray(values)
         integral, minimum, maximum = _native.narrow_spikes(
             exportable(source.reshape(T * N, C, P)), narrow.reshape(T * N, P, C), thread_count()
         )
-        return (narrow, minimum, maximum) if integral else None
+        if integral:
+            return narrow, minimum, maximum
+        require_finite(values, "spikes")
+        return None
 
-    def can_finish(self, plan: GramPlan) -> bool:
-        """Whether `add_integers` can write a Linear layer's whole matrix, scaled, in one go."""
-        by_counts = plan.pair_weights is not None and "counts" in self.skills
-        return bool(plan.digits) or by_counts
-
-    def float_path(self, values: Array) -> str:
-        """What `add_floats` does, in words."""
-        return "float64 matrix products"
+    def float_arithmetic(self, values: Array) -> Arithmetic:
+        """What `add_floats` computes in."""
+        return Arithmetic.FLOAT64
 
     def zeros(self, *shape: int) -> Array:
         return np.zeros(shape)
 
-    def empty(self, *shape: int) -> NDArray[np.float64]:
-        """Uninitialised, from the start of a cache line on: the kernels can then write past the cache.
-        A large one starts a 2 MiB page: where the system has such pages, it is made of them alone."""
-        size = int(np.prod(shape))
-        alignment = _HUGE_PAGE if size * 8 >= 2 * _HUGE_PAGE else 64
-        memory = np.empty(size + alignment // 8 - 1)
-        first = -memory.ctypes.data % alignment // 8
-        return memory[first : first + size].reshape(shape)
+    def zero_sums(self, parts: tuple[Region, ...], groups: int, channels: int) -> list[Array]:
+        """What `add_integers` adds to: by region, [groups, num_shifts, channels, channels]."""
+        return [np.zeros((groups, len(part.neighbours), channels, channels)) for part in parts]
 
     def add_integers(
         self,
@@ -85,37 +89,48 @@ class CpuGram:
         groups: int,
         parts: tuple[Region, ...],
         sums: list[Array],
-        *,
+    ) -> None:
+        """Adds a batch to the sums."""
+        self._run(narrow, plan, conv is None, groups, parts, sums, 0.0)
+
+    def finished(
+        self, narrow: Array, plan: GramPlan, parts: tuple[Region, ...], factor: float
+    ) -> Array | None:
+        """``factor`` times the whole sum of one batch of a Linear layer, [1, d, d].
+
+        None where the algorithm's kernel does not write it in one go.
+        """
+        if not plan.can_finish or factor == 0.0:
+            return None
+        d = narrow.shape[3]
+        matrix = _aligned(1, d, d)
+        self._run(narrow, plan, True, 1, parts, [matrix[None]], factor)
+        return matrix
+
+    def _run(
+        self,
+        narrow: Array,
+        plan: GramPlan,
+        triangle: bool,
+        groups: int,
+        parts: tuple[Region, ...],
+        sums: list[Array],
         finish: float,
     ) -> None:
-        """Adds a batch to the sums, by group and region. With `finish` the one sum of a Linear layer is
-        written, times that, and mirrored."""
-        isa = self.isa
-        by_counts = plan.pair_weights is not None and conv is None
-        stem = "bytes" if plan.digits else "counts" if by_counts else "tables"
-        note_kernel("spike_gram", kernel_of(isa, stem))
-        channels = narrow.shape[3] // groups
-        for group in range(groups):
-            _native.spike_gram(
-                spikes=exportable(narrow),
-                first_channel=group * channels,
-                channels=channels,
-                pair_weights=plan.pair_weights,
-                matched_filter=plan.integers,
-                lane_bytes=plan.lane_bytes,
-                planes=plan.planes,
-                digits=plan.digits,
-                is_signed=plan.is_signed,
-                squared=plan.squared,
-                max_term=plan.max_term,
-                triangle=conv is None,
-                finish=finish,
-                positions=[part.positions for part in parts],
-                neighbours=[part.neighbours for part in parts],
-                sums=sums[group * len(parts) : (group + 1) * len(parts)],
-                isa=isa,
-                threads=thread_count(),
-            )
+        """The algorithm's kernel. With `finish` the sum is written, times that, and mirrored."""
+        note_kernel("spike_gram", kernel_of(self.isa, plan.stem))
+        _ENTRIES[plan.stem](
+            spikes=exportable(narrow),
+            groups=groups,
+            triangle=triangle,
+            **plan.arguments(),
+            **({"finish": finish} if plan.can_finish else {}),
+            positions=[part.positions for part in parts],
+            neighbours=[part.neighbours for part in parts],
+            sums=sums,
+            isa=self.isa,
+            threads=thread_count(),
+        )
 
     def add_floats(
         self, values: Array, membrane: Array | None, conv: Conv | None, total: Array
@@ -136,29 +151,71 @@ class CpuGram:
                 part = np.tensordot(membrane, part, axes=1)
             shaped = part.reshape(T * part.shape[1], *values.shape[2:])
             for group in range(groups):
-                rows = unfold(shaped, conv, group) if conv else shaped.reshape(-1, d)
+                rows = _unfold(shaped, conv, group) if conv else shaped.reshape(-1, d)
                 total[group] += rows.T @ rows
 
-    def stack(self, matrices: list[Array]) -> Array:
-        return np.stack(matrices)
+    def matrix(
+        self,
+        sums: list[Array],
+        parts: tuple[Region, ...],
+        conv: Conv | None,
+        channels: int,
+        factor: float,
+        consume: bool,
+    ) -> Array:
+        """[groups, d, d], ``factor`` times what `add_integers` has summed; `channels` of one group.
 
-    def mirrored(self, total: Array, factor: float, consume: bool) -> Array:
-        """``factor`` times a symmetric matrix of which the upper triangle is there."""
-        matrix = total if consume else total.copy()
-        _native.mirror_upper(matrix, factor, thread_count())
-        return matrix
-
-    def assembled(
-        self, parts: tuple[Region, ...], sums: list[Array], factor: float, d: int, taps: int
-    ) -> NDArray[np.float64]:
-        """[d, d], ``factor`` times the sums of the regions [num_shifts, C, C], which are X' Z."""
-        matrix = np.empty((d // taps, taps, d // taps, taps))
+        `consume` spares a copy; the sums are no more then.
+        """
+        if conv is None:
+            matrix: Array = sums[0][0] if consume else sums[0][0].copy()
+            _native.mirror_upper(matrix[0], factor, thread_count())
+            return matrix
+        groups, d = conv.groups, channels * conv.taps
+        matrix = np.empty((groups, channels, conv.taps, channels, conv.taps))
         blocks = [np.asarray(part.blocks, dtype=np.int32) for part in parts]
         _native.assemble_conv(sums, blocks, factor, matrix, thread_count())
-        return matrix.reshape(d, d)
+        return matrix.reshape(groups, d, d)
+
+    def bytes_of(self, values: Array) -> Array | None:
+        """The values in one byte, bool where they are 0 and 1, else uint8 or int8; None where they are
+        no integers in [-128, 127]. In one pass, in the layout that they have."""
+        if values.size == 0:
+            return values.astype(np.bool_)
+        axes = sorted(range(values.ndim), key=lambda axis: -values.strides[axis])
+        source = np.ascontiguousarray(values.transpose(axes))
+        narrow = np.empty(source.shape, dtype=np.int8)
+        rows = (len(source) if source.ndim else 1, -1, 1)
+        integral, minimum, maximum = _native.narrow_spikes(
+            exportable(source.reshape(rows)), narrow.reshape(rows), thread_count()
+        )
+        if not integral:
+            return None
+        return narrow.view(one_byte_type(minimum, maximum)).transpose(np.argsort(axes))
 
 
-def unfold(maps: Array, conv: Conv, group: int) -> Array:
+def _range_of(values: Array) -> tuple[int, int] | None:
+    """(least, greatest) of bytes and 0 in one pass; None where one is past 127."""
+    rows = (values.shape[0] * values.shape[1], -1, 1)
+    integral, minimum, maximum = _native.narrow_spikes(
+        exportable(values.reshape(rows)), None, thread_count()
+    )
+    return (minimum, maximum) if integral else None
+
+
+def _aligned(*shape: int) -> NDArray[np.float64]:
+    """Uninitialised, from the start of a cache line on: the kernels can then write past the cache.
+
+    A large one starts a 2 MiB page: where the system has such pages, it is made of them alone.
+    """
+    size = int(np.prod(shape))
+    alignment = _HUGE_PAGE if size * 8 >= 2 * _HUGE_PAGE else 64
+    memory = np.empty(size + alignment // 8 - 1)
+    first = -memory.ctypes.data % alignment // 8
+    return memory[first : first + size].reshape(shape)
+
+
+def _unfold(maps: Array, conv: Conv, group: int) -> Array:
     """[S, C, *map] to [S * outputs, d_in] of one group."""
     per_group = maps.shape[1] // conv.groups
     maps = maps[:, group * per_group : (group + 1) * per_group]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...arrays import require_finite
 from ...conv import Conv, Region, regions
-from ..gram_plan import GramPlan
+from ..gram_plan import Arithmetic, BytesPlan, GramPlan, one_byte_type
 from ..protocol import Backend
 from . import spike_gram
 from .spike_gram_launch import MultiplyBytes
@@ -23,11 +23,10 @@ from .value_range import value_range
 
 
 class GpuGram:
-    """The sums of one stream, on one device."""
+    """The sums of one stream, on one device: a `protocol.GramEngine`."""
 
-    squares_convolutions = True  # see gram_plan.plan_gram
-
-    skills = frozenset({"bytes"})
+    squares_convolutions = True  # see gram_plan.SpikeRange
+    algorithms = frozenset({"bytes"})
 
     def __init__(
         self,
@@ -45,36 +44,51 @@ class GpuGram:
 
         Raises ValueError where one is NaN or infinite.
         """
-        if values.dtype in (torch.uint16, torch.uint32):  # which few kernels know
-            values = values.to(torch.int64)
-        elif values.dtype == torch.uint64:  # of which int64 does not hold all
-            values = values.to(torch.float64)
+        values = _known(values)
         if conv is None:
             shaped = values.reshape(len(values), -1, 1, values.shape[-1])
         else:  # as the network has it: the kernels take any strides
             shaped = values.flatten(3).transpose(2, 3)
         if values.dtype == torch.bool:
             return shaped.view(torch.int8), 0, 1
-        integral, minimum, maximum = value_range(values)
-        if not (isfinite(minimum) and isfinite(maximum)):
+        values_are = value_range(values)
+        if not all(map(isfinite, values_are[1:])):
             require_finite(values, "spikes")
-        if not integral or minimum < -128 or maximum > 127:
+        low_high = _byte_range(*values_are)
+        return None if low_high is None else (shaped.to(torch.int8), *low_high)
+
+    def bytes_of(self, values: Tensor) -> Tensor | None:
+        """The values in one byte, bool where they are 0 and 1, else uint8 or int8; None where they are
+        no integers in [-128, 127]."""
+        if values.numel() == 0:
+            return values.bool()
+        low_high = _byte_range(*value_range(_known(values)))
+        if low_high is None:
             return None
-        return shaped.to(torch.int8), min(int(minimum), 0), max(int(maximum), 0)
+        dtype: torch.dtype = getattr(torch, one_byte_type(*low_high))
+        return values.to(dtype)
 
-    def can_finish(self, plan: GramPlan) -> bool:
-        return False
-
-    def float_path(self, values: Tensor) -> str:
-        """What `add_floats` does, in words."""
+    def float_arithmetic(self, values: Tensor) -> Arithmetic:
+        """What `add_floats` computes in."""
         if spike_gram.float_precision(values) == torch.float32:
-            return "float32 products in two parts, summed in float64"
-        return "float64 matrix products"
+            return Arithmetic.SPLIT_FLOAT32
+        return Arithmetic.FLOAT64
 
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
 
-    empty = zeros
+    def zero_sums(self, parts: tuple[Region, ...], groups: int, channels: int) -> list[Tensor]:
+        """What `add_integers` adds to: by group and region, [num_shifts, channels, channels]."""
+        return [
+            self.zeros(len(part.neighbours), channels, channels)
+            for _ in range(groups)
+            for part in parts
+        ]
+
+    def finished(
+        self, narrow: Tensor, plan: GramPlan, parts: tuple[Region, ...], factor: float
+    ) -> None:
+        """No kernel writes a whole matrix in one go: `matrix` mirrors it."""
 
     def add_integers(
         self,
@@ -84,11 +98,9 @@ class GpuGram:
         groups: int,
         parts: tuple[Region, ...],
         sums: list[Tensor],
-        *,
-        finish: float,
     ) -> None:
-        """Adds a batch to the sums, by group and region. `finish` is 0: `mirrored` finishes."""
-        assert finish == 0.0
+        """Adds a batch to the sums."""
+        assert isinstance(plan, BytesPlan)
         positions, neighbours = _tables_of(parts)
         spike_gram.add_integers(
             spikes=narrow,
@@ -117,13 +129,9 @@ class GpuGram:
             return
         parts = regions(conv, tuple(values.shape[3:]))
         positions, neighbours = _tables_of(parts)
-        groups, d, _ = total.shape
+        groups = len(total)
         channels = values.shape[2] // groups
-        sums = [
-            self.zeros(len(part.neighbours), channels, channels)
-            for _ in range(groups)
-            for part in parts
-        ]
+        sums = self.zero_sums(parts, groups, channels)
         maps = values.flatten(3).reshape(steps, -1, values.shape[2], values[0, 0, 0].numel())
         spike_gram.add_floats_conv(
             values=maps.transpose(2, 3),
@@ -133,22 +141,47 @@ class GpuGram:
             sums=sums,
             groups=groups,
         )
-        for group in range(groups):
-            mine = sums[group * len(parts) : (group + 1) * len(parts)]
-            total[group] += self.assembled(parts, mine, 1.0, d, conv.taps)
+        total += self.matrix(sums, parts, conv, channels, 1.0, True)
 
-    def stack(self, matrices: list[Tensor]) -> Tensor:
-        return torch.stack(matrices)
-
-    def mirrored(self, total: Tensor, factor: float, consume: bool) -> Tensor:
-        """``factor`` times a symmetric matrix of which the upper triangle is there."""
-        return spike_gram.mirror_upper(total if consume else total.clone(), factor)
-
-    def assembled(
-        self, parts: tuple[Region, ...], sums: list[Tensor], factor: float, d: int, taps: int
+    def matrix(
+        self,
+        sums: list[Tensor],
+        parts: tuple[Region, ...],
+        conv: Conv | None,
+        channels: int,
+        factor: float,
+        consume: bool,
     ) -> Tensor:
-        """[d, d], ``factor`` times the sums of the regions [num_shifts, C, C], which are X' Z."""
-        return spike_gram.assemble_conv(sums, [part.blocks for part in parts], factor, d, taps)
+        """[groups, d, d], ``factor`` times what `add_integers` has summed; `channels` of one group.
+
+        `consume` spares a copy; the sums are no more then.
+        """
+        if conv is None:
+            return spike_gram.mirror_upper(sums[0] if consume else sums[0].clone(), factor)
+        d, blocks = channels * conv.taps, [part.blocks for part in parts]
+        if not parts:  # no output sees any input
+            return self.zeros(conv.groups, d, d)
+        stack = [
+            spike_gram.assemble_conv(sums[first : first + len(parts)], blocks, factor, d, conv.taps)
+            for first in range(0, len(sums), len(parts))
+        ]
+        return stack[0][None] if len(stack) == 1 else torch.stack(stack)
+
+
+def _known(values: Tensor) -> Tensor:
+    """In a type that the kernels know."""
+    if values.dtype in (torch.uint16, torch.uint32):  # which few kernels know
+        return values.to(torch.int64)
+    if values.dtype == torch.uint64:  # of which int64 does not hold all
+        return values.to(torch.float64)
+    return values
+
+
+def _byte_range(integral: bool, minimum: float, maximum: float) -> tuple[int, int] | None:
+    """(least, greatest) of the values and 0; None where one is no integer in [-128, 127]."""
+    if not (integral and minimum >= -128 and maximum <= 127):
+        return None
+    return min(int(minimum), 0), max(int(maximum), 0)
 
 
 def _tables_of(parts: tuple[Region, ...]) -> tuple[list[Tensor], list[Tensor]]:

@@ -31,7 +31,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..gram_plan import GramPlan
+from ...errors import ParameterTypeError
+from ..gram_plan import BytesPlan
 from .device import has_fast_float64, kept_alive
 from .factor import launching
 from .spike_gram_kernels import assemble, mirror
@@ -57,7 +58,7 @@ def add_integers(
     spikes: Tensor,
     first_channel: int,
     channels: int,
-    plan: GramPlan,
+    plan: BytesPlan,
     positions: Sequence[Tensor],
     neighbours: Sequence[Tensor],
     sums: Sequence[Tensor],
@@ -74,7 +75,7 @@ def add_integers(
         strides; fast where channels or positions are contiguous: a convolution's [T, N, C, P] comes as
         ``spikes.movedim(2, 3)``, without a copy.
     first_channel, channels : the slice of C.
-    plan : of `gram_plan.plan_gram` with the skill "bytes". A convolution may be `squared` as well
+    plan : of `gram_plan.plan_gram` for the algorithm "bytes". A convolution may be `squared` as well
         (``shifted=False``), which is faster.
     positions, neighbours : int32 [P_r] and [num_shifts_r, P] for each region, best on the CPU. What
         follows from them is kept while these very tensors live.
@@ -93,13 +94,13 @@ def add_integers(
     """
     if spikes.dtype not in (torch.int8, torch.uint8, torch.bool):
         raise TypeError(f"spikes is {spikes.dtype}; accepted are int8, uint8 and bool")
-    if plan.integers is None or plan.digits < 1:
-        raise ValueError(f"plan is {plan.path!r}; accepted is one of products of bytes")
+    if not isinstance(plan, BytesPlan):
+        raise ParameterTypeError("plan", plan, "a BytesPlan", shown=f"a {type(plan).__name__}")
     last = first_channel + groups * channels
-    if spikes.ndim != 4 or last > spikes.shape[3] or len(plan.integers) != spikes.shape[0]:
+    if spikes.ndim != 4 or last > spikes.shape[3] or len(plan.filter) != spikes.shape[0]:
         raise ValueError(
             f"spikes has shape {list(spikes.shape)}; accepted is [T, N, P, C] with T = "
-            f"{len(plan.integers)} and at least {last} channels"
+            f"{len(plan.filter)} and at least {last} channels"
         )
     values = spikes.view(torch.int8)[..., first_channel:last]
     geometry = geometry_of(positions, neighbours)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..gram_plan import GramPlan
+from ..gram_plan import BytesPlan
 from .device import kept_alive
 
 __all__ = ["PARTIAL", "ROW_BYTES", "Planes", "planes_of_floats", "planes_of_integers"]
@@ -60,7 +60,7 @@ class Planes:
         return _MOST_STEPS[self.dtype]
 
 
-def planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
+def planes_of_integers(plan: BytesPlan, device: torch.device) -> Planes:
     """``Z = M X`` alone where it is squared, X alone where M'M is 1, else X and the digits of M'M X."""
     planes = _planes_of_integers(plan, device)
     kept_alive(planes.weights)
@@ -68,9 +68,8 @@ def planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
 
 
 @lru_cache(maxsize=64)
-def _planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
-    assert plan.integers is not None
-    plain = plan.integers.shape == (1, 1) and int(plan.integers[0, 0]) == 1
+def _planes_of_integers(plan: BytesPlan, device: torch.device) -> Planes:
+    plain = plan.filter.shape == (1, 1) and int(plan.filter[0, 0]) == 1
     alone = plain or plan.squared
     digits = 0 if plain else plan.digits
     # The highest digit fits as it is where it is signed, or too small to need its highest bit.
@@ -78,7 +77,7 @@ def _planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
     biased = max(0, digits - 1 if plan.is_signed or highest <= 127 else digits)
     bias = sum(128 << 8 * digit for digit in range(biased))
     wide = plan.max_term >= 1 << 31
-    weights = plan.integers.astype(np.int64 if wide else np.int32)
+    weights = plan.filter.astype(np.int64 if wide else np.int32)
     return Planes(
         dtype=torch.int8,
         weights=torch.from_numpy(weights).to(device),
@@ -86,7 +85,7 @@ def _planes_of_integers(plan: GramPlan, device: torch.device) -> Planes:
         keep=plain or not plan.squared,
         digits=digits,
         biased=biased,
-        causal=bool((np.triu(plan.integers, 1) == 0).all()),
+        causal=bool((np.triu(plan.filter, 1) == 0).all()),
         planes=1 if alone else 1 + digits,
         right_plane=0 if alone else 1,
         fold=1,

@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 class Tile(NamedTuple):
     """What one program of `multiply_rows` sums, and how. With `tma` the tiles come by descriptor.
 
-    With `native` it is a cluster of csrc/spike_gram/cuda_bytes.cu, of 256 rows and columns of bytes.
+    With `native` it is a cluster of csrc/spike_gram/bytes_cuda.cu, of 256 rows and columns of bytes.
     """
 
     rows: int
