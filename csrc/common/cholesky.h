@@ -1,6 +1,6 @@
 // Left-looking Cholesky factorisation, A = U'U, on a tiled triangle. A tile receives all of its
 // updates in one visit, with the sums in registers: the triangle is read many times (once per tile
-// row) but written once. Included by cpu.cpp files only.
+// row) but written once. Included by *cpu.cpp files only.
 #pragma once
 
 #include "common/scalar_math.h"

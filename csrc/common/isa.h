@@ -22,7 +22,7 @@ Isa parse_isa(const std::string& name);
 
 }  // namespace sbc
 
-// Each cpu.cpp is compiled once per instruction set, into the namespace of that name. VPOPCNT and
+// Each *cpu.cpp is compiled once per instruction set, into the namespace of that name. VPOPCNT and
 // AMX have functions of their own where that helps, and otherwise run those of AVX-512.
 #define SBC_FOR_EACH_ISA(DECLARE) DECLARE(portable) DECLARE(avx2) DECLARE(avx512)
 

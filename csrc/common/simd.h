@@ -1,4 +1,4 @@
-// Vectors of the instruction set this file is being compiled for. Included by cpu.cpp files only.
+// Vectors of the instruction set this file is being compiled for. Included by *cpu.cpp files only.
 //
 // Those files are compiled with instructions that the processor may not have. Nothing that they
 // define may therefore be shared with other files: SBC_ISA names their namespace, and they use no

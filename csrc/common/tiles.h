@@ -1,5 +1,5 @@
 // Symmetric matrices as square tiles of their upper triangle, and the one inner loop that all dense
-// work of this package goes through. Included by cpu.cpp files only.
+// work of this package goes through. Included by *cpu.cpp files only.
 #pragma once
 
 #include "common/simd.h"

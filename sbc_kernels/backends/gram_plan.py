@@ -6,9 +6,8 @@ Where M'M is not, it is rounded to integers of 31 or 38 bits first.
 
 Each algorithm has one stem, which runs through every layer: a plan type here (`TablesPlan`), an entry
 of the native module (``_native.gram_tables``), its params struct and kernel
-(``csrc/spike_gram/tables*``). To add one, write a plan type with a ``plan`` and a ``cost``, name it in
-`ALGORITHMS` and in the algorithms of the backends that run it (``registry.BACKENDS``), and its entry in
-``native/gram.py``.
+(``csrc/spike_gram/tables*``). To add one, write a plan type with a ``plan`` and a ``cost``, and name it
+in `ALGORITHMS` and in the algorithms of the backends that run it (``registry.BACKENDS``).
 """
 
 from __future__ import annotations
@@ -171,15 +170,9 @@ class GramPath:
             numbers = "integers of over 53 bits"
         if self.arithmetic is Arithmetic.FIXED_POINT:
             numbers += f" ({self.bits} bits of M'M)"
-        ways = {
-            None: "",
-            "tables": f" in {self.size}-bit lanes",
-            "pair_tables": ", by pairs of times",
-            "counts": ", by pairs of times",
-            "bytes": f", products of {self.size} byte(s)",
-        }
+        way = "" if self.algorithm is None else ALGORITHMS[self.algorithm].wording
         reason = "" if self.reason is None else f" (spikes are not {self.reason})"
-        return numbers + ways[self.algorithm] + reason
+        return numbers + way.format(size=self.size) + reason
 
 
 class SpikeRange(NamedTuple):
@@ -224,6 +217,8 @@ class GramPlan:
     """
 
     stem: ClassVar[str]
+    wording: ClassVar[str]
+    """How `GramPath.text` says it, with the path's size."""
     can_finish: ClassVar[bool] = False
     """Whether the native kernel can write a Linear layer's whole matrix, scaled, in one go."""
 
@@ -261,6 +256,7 @@ class PairTablesPlan(GramPlan):
     """
 
     stem: ClassVar[str] = "pair_tables"
+    wording: ClassVar[str] = ", by pairs of times"
 
     pair_weights: NDArray[np.float64]
 
@@ -313,6 +309,7 @@ class TablesPlan(GramPlan):
     """
 
     stem: ClassVar[str] = "tables"
+    wording: ClassVar[str] = " in {size}-bit lanes"
     _LANE_COST: ClassVar[dict[int, float]] = {1: 2.0, 2: 4.0, 4: 8.0, 8: 16.0}
 
     matched_filter: TimePairs
@@ -366,6 +363,7 @@ class BytesPlan(GramPlan):
     """
 
     stem: ClassVar[str] = "bytes"
+    wording: ClassVar[str] = ", products of {size} byte(s)"
     can_finish: ClassVar[bool] = True
 
     filter: TimePairs

@@ -17,6 +17,7 @@ import sbc_kernels as sbc
 from sbc_kernels import _native
 from sbc_kernels.backends import protocol, registry
 from sbc_kernels.backends.cuda import backend as cuda_backend
+from sbc_kernels.backends.gram_plan import ALGORITHMS
 from sbc_kernels.backends.kernels import note_kernel, recorded_kernels
 from sbc_kernels.backends.native.backend import NativeBackend
 from sbc_kernels.backends.native.isas import kernel_of
@@ -158,8 +159,9 @@ def native_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
 
         return spy
 
-    for op in NATIVE:
-        monkeypatch.setattr(_native, op, spied(op, getattr(_native, op)))
+    entries = {f"gram_{stem}": "spike_gram" for stem in ALGORITHMS}  # one an algorithm
+    for entry, op in (entries | {op: op for op in NATIVE[1:]}).items():
+        monkeypatch.setattr(_native, entry, spied(op, getattr(_native, entry)))
     return calls
 
 

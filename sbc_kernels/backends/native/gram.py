@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,14 +17,6 @@ from .isas import kernel_of
 _HUGE_PAGE = 2 << 20
 _UNFOLD_BYTES = 64 << 20  # of one chunk of an analog convolution's input
 _ONE_BYTE = (np.bool_, np.uint8, np.int8)
-
-# The entry of each algorithm, by the stem of its plan type: see gram_plan.ALGORITHMS.
-_ENTRIES: dict[str, Callable[..., None]] = {
-    "tables": _native.gram_tables,
-    "pair_tables": _native.gram_pair_tables,
-    "counts": _native.gram_counts,
-    "bytes": _native.gram_bytes,
-}
 
 
 class CpuGram:
@@ -119,7 +109,7 @@ class CpuGram:
     ) -> None:
         """The algorithm's kernel. With `finish` the sum is written, times that, and mirrored."""
         note_kernel("spike_gram", kernel_of(self.isa, plan.stem))
-        _ENTRIES[plan.stem](
+        getattr(_native, f"gram_{plan.stem}")(
             spikes=exportable(narrow),
             groups=groups,
             triangle=triangle,
