@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import re
 import shlex
 import sys
 import traceback
@@ -19,6 +18,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ..errors import ParameterError
 from .config import save_config
 
 INSTALL = "pip install 'sbc-kernels[cli]'"
@@ -86,11 +86,10 @@ class Command(TyperCommand):
         raise typer.Exit(1 if name is None else 2) from error
 
     def _blamed(self, ctx: Any, error: Exception) -> str | None:
-        """The parameter that a check of this package found wrong: messages begin with its name."""
-        if not isinstance(error, (TypeError, ValueError)) or not _is_ours(error):
+        """The option of this command that holds the parameter which the error is about."""
+        if not isinstance(error, ParameterError):
             return None
-        begin = re.match(r"(?:layer '[^']*': )?([a-z_]+)[\[ ]", str(error))
-        name = _ALSO.get(begin[1], begin[1]) if begin else None
+        name = _ALSO.get(error.parameter, error.parameter)
         return name if name in ctx.params else None
 
 

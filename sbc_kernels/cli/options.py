@@ -1,4 +1,7 @@
-"""Every option once: its name, what it takes, and the line of help. Commands put them together."""
+"""Options of the command line alone: networks, data, output. Commands put them together.
+
+Those of the package stand in its records: see package_options.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..backends.registry import BACKENDS, available_backends
 from .config import load_config
 
 WHAT = "What to do"
@@ -209,170 +211,8 @@ Dtype = Annotated[
     ),
 ]
 
-# ---- what to do --------------------------------------------------------------------------------
-
-Sparsity = Annotated[
-    Any,
-    _option(
-        WHAT,
-        parser=fraction_or_pattern,
-        metavar="FRACTION|N:M",
-        help="Fraction 0..1 of all weights to prune, or N:M, N of every M are kept. Default: 0.9 "
-        "where no --bits are asked for.",
-    ),
-]
-Bits = Annotated[
-    int | None,
-    _option(
-        WHAT,
-        metavar="N",
-        min=1,
-        max=8,
-        help="Quantize to so many bits; with --sparsity, what survives it.",
-    ),
-]
-Allocation = Annotated[
-    Any,
-    _option(
-        WHAT,
-        parser=name_or_table,
-        metavar="HOW",
-        autocompletion=_one_of("lamp", "uniform", "measured"),
-        help="How a sparsity is shared out over the layers: lamp, uniform, measured, or a table of "
-        "layers and sparsities (a TOML or JSON file, or JSON). Default: lamp; of a pattern uniform.",
-    ),
-]
-Overrides = Annotated[
-    Any,
-    _option(
-        WHAT,
-        parser=table,
-        metavar="FILE|JSON",
-        help="Options of single layers by name or regular expression: a TOML or JSON file, or JSON "
-        'such as \'{"layer3.*": {"bits": 8}}\'. Neurons are written as LIF(tau=2.0).',
-    ),
-]
-Ignore = Annotated[
-    list[str] | None,
-    _option(
-        WHAT,
-        metavar="LAYER",
-        help="A layer to leave alone, by name or regular expression; as often as needed.",
-    ),
-]
-Fold = Annotated[
-    bool,
-    _option(
-        SWITCHES,
-        "--fold/--no-fold",
-        metavar="",
-        help="Fold each BatchNorm into the layer before it.",
-    ),
-]
-HessianKind = Annotated[
-    Literal["smp", "current"],
-    _option(
-        WHAT, metavar="KIND", help="smp: of what the neurons integrate. current: ExactOBS and GPTQ."
-    ),
-]
-Method = Annotated[
-    Literal["exact", "blocked", "magnitude", "rtn"],
-    _option(
-        WHAT,
-        metavar="NAME",
-        help="exact; blocked is SparseGPT's order, far cheaper; magnitude and rtn are baselines.",
-    ),
-]
-
-# ---- the method --------------------------------------------------------------------------------
-
-CalibrationMode = Annotated[
-    Literal["parallel", "sequential"] | None,
-    _option(
-        METHOD,
-        metavar="MODE",
-        help="sequential: layer by layer on what the compressed layers before it produce. parallel: "
-        "all from the dense network. Default: sequential; of baselines parallel.",
-    ),
-]
-TargetDamping = Annotated[
-    float,
-    _option(
-        METHOD,
-        metavar="X",
-        help="Of the refit in sequential mode, relative to the Hessian's mean diagonal.",
-    ),
-]
-BnReestimate = Annotated[
-    bool | None,
-    _option(
-        SWITCHES,
-        "--bn-reestimate/--no-bn-reestimate",
-        metavar="",
-        help="Let the BatchNorms' statistics follow. Default: yes; of baselines no.",
-    ),
-]
-BiasCorrection = Annotated[
-    bool | None,
-    _option(
-        SWITCHES,
-        "--bias-correction/--no-bias-correction",
-        metavar="",
-        help="Let the biases take part. Default: yes; of baselines no.",
-    ),
-]
-GridKind = Annotated[
-    Literal["mse", "absmax"] | None,
-    _option(
-        METHOD,
-        metavar="KIND",
-        help="How levels are chosen: mse or absmax. Default: mse; of baselines absmax.",
-    ),
-]
-Sym = Annotated[
-    bool, _option(SWITCHES, "--sym/--no-sym", metavar="", help="Levels symmetric about 0.")
-]
-GroupSize = Annotated[
-    int,
-    _option(
-        METHOD, metavar="N", help="Consecutive inputs that share a scale; -1 is the whole row."
-    ),
-]
-ActOrder = Annotated[
-    bool | None,
-    _option(
-        SWITCHES,
-        "--act-order/--no-act-order",
-        metavar="",
-        help="Quantize the strongest inputs first. Default: yes; no for N:M with method blocked.",
-    ),
-]
-BlockSize = Annotated[
-    int,
-    _option(
-        METHOD,
-        metavar="N",
-        min=1,
-        help="Columns that choose their mask together, of method blocked.",
-    ),
-]
-DampPercent = Annotated[
-    float,
-    _option(METHOD, metavar="X", help="Of the Hessian's mean diagonal, added to the diagonal."),
-]
-
 # ---- the run -----------------------------------------------------------------------------------
 
-Backend = Annotated[
-    str | None,
-    _option(
-        RUN,
-        metavar="NAME",
-        autocompletion=lambda incomplete: _one_of(*available_backends())(incomplete),
-        help=f"Kernels to run: {', '.join(BACKENDS)}. Default: the fastest of this machine, see sbc "
-        "info.",
-    ),
-]
 Device = Annotated[
     str,
     _option(
@@ -380,43 +220,6 @@ Device = Annotated[
         metavar="DEVICE",
         autocompletion=lambda incomplete: _one_of("cpu", "cuda")(incomplete),
         help="Where network and data are taken: cpu, cuda, cuda:1.",
-    ),
-]
-MaxMemory = Annotated[
-    Any,
-    _option(
-        RUN,
-        parser=number_of_bytes,
-        metavar="BYTES",
-        help="For the Hessians that are gathered at once: bytes, or 4GiB. Default: half of this "
-        "machine's.",
-    ),
-]
-CheckpointDir = Annotated[
-    Path | None,
-    _option(
-        RUN,
-        metavar="DIR",
-        help="Where finished layers wait for the rest. Default: the folder unfinished in --out, "
-        "removed at the end.",
-    ),
-]
-Inplace = Annotated[
-    bool,
-    _option(
-        SWITCHES,
-        "--inplace/--no-inplace",
-        metavar="",
-        help="Do without one copy of the network in memory; not with --test.",
-    ),
-]
-Progress = Annotated[
-    bool | None,
-    _option(
-        SWITCHES,
-        "--progress/--no-progress",
-        metavar="",
-        help="Bars with the time left. Default: on a terminal; elsewhere a line a layer.",
     ),
 ]
 Readout = Annotated[

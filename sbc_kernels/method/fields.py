@@ -8,8 +8,10 @@ its types and choices.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,16 +20,19 @@ from ..errors import ParameterError, ParameterTypeError
 from ..sparsity import parse_sparsity
 
 __all__ = [
-    "Anything",
     "Bytes",
     "Check",
     "Choice",
     "Flag",
+    "Folder",
     "Function",
     "Integer",
+    "Names",
     "Number",
     "Sparsity",
+    "Table",
     "check_fields",
+    "checked",
     "from_arguments",
     "option",
     "option_names",
@@ -160,6 +165,11 @@ class Choice:
     optional: bool = False
     mapping: str = ""
 
+    @property
+    def is_registry(self) -> bool:
+        """Whether users may add names."""
+        return isinstance(self.names, Mapping)
+
     def __call__(self, name: str, value: Any) -> Any:
         if value is None and self.optional:
             return None
@@ -197,8 +207,40 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Anything:
-    """Any value: it is checked where it is used, by what is known there."""
+class Table:
+    """A dictionary by layer name or regular expression, or None.
+
+    Its entries are checked where the layers are known: so is the rest of `Names`, of `Folder`.
+    """
 
     def __call__(self, name: str, value: Any) -> Any:
+        if value is not None and not isinstance(value, Mapping):
+            kind = f"a {type(value).__name__}"
+            raise ParameterTypeError(name, value, "a dictionary by layer name", shown=kind)
         return value
+
+
+@dataclass(frozen=True)
+class Names:
+    """A sequence of layers' names or regular expressions."""
+
+    def __call__(self, name: str, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            raise ParameterTypeError(
+                name, value, "a list of names or expressions", shown=f"the string {value!r}"
+            )
+        if not isinstance(value, Iterable):
+            kind = f"a {type(value).__name__}"
+            raise ParameterTypeError(name, value, "a list of names or expressions", shown=kind)
+        return tuple(value)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A path, or None."""
+
+    def __call__(self, name: str, value: Any) -> Path | None:
+        if value is not None and not isinstance(value, (str, os.PathLike)):
+            kind = f"a {type(value).__name__}"
+            raise ParameterTypeError(name, value, "the path of a folder, or None", shown=kind)
+        return None if value is None else Path(value)

@@ -32,12 +32,12 @@ class Nearest(Method):
 
 
 class Magnitude(Nearest):
-    doc = "baseline: prune the smallest weights, then round to nearest if bits are given"
+    doc = "baseline, prunes the smallest weights and rounds to nearest"
     sparsity = Use.REQUIRED
 
 
 class RoundToNearest(Nearest):
-    doc = "baseline: round to nearest"
+    doc = "baseline, rounds to nearest"
     sparsity = Use.NEVER
     bits = Use.REQUIRED
 

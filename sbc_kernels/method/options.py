@@ -111,7 +111,7 @@ class LayerOptions:
     sparsity: float | str | None = option(
         None,
         Sparsity(),
-        "Fraction 0..1 of the weights to prune, or N:M: N of every M consecutive inputs are kept.",
+        "Fraction 0..1 of the weights to prune, or N:M, of every M consecutive inputs N are kept.",
     )
     bits: int | None = option(
         None, Integer(1, 8, optional=True), "Bits to quantize to; with a sparsity, the survivors."

@@ -17,7 +17,7 @@ from .rows import Array, Rows, masked
 class Blocked(Method):
     """Prunes in the sweep that rounds, block by block of columns, with one order for all rows."""
 
-    doc = "SparseGPT's order, shared by all rows: far cheaper"
+    doc = "SparseGPT's order, shared by all rows, far cheaper"
 
     def adapted(self, options: LayerOptions) -> LayerOptions:
         """An N:M pattern needs the inputs in their natural order, and whole groups in a block."""

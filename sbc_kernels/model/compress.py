@@ -18,7 +18,7 @@ from .checkpoint import Checkpoint
 from .fingerprint import fingerprint
 from .fold import fold_norms, refolded
 from .layer_checks import check_layers
-from .memory import PeakMemory
+from .memory import PeakMemory, half_of_memory
 from .modes import compress
 from .overrides import Overrides
 from .passes import Calibration
@@ -115,7 +115,7 @@ def compress_model(
     require_model(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     start, memory, stamp = time.perf_counter(), PeakMemory(device), current_stamp()
-    settings = options.settled(device)
+    settings = options.settled(half_of_memory(device))
     batches = reiterable(calibration)
     with Progress(progress) as bars:
         dense = copy_of(model)

@@ -1,13 +1,24 @@
-"""How much memory a run took."""
+"""How much memory a run may take, and how much it took."""
 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import torch
 
 logger = logging.getLogger("sbc_kernels")
+
+
+def half_of_memory(device: torch.device) -> int:
+    """Half of the bytes that the system has, or of those that are free on a GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) // 2  # others use the card too
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):  # a system that does not tell
+        return 4 << 30
 
 
 class PeakMemory:

@@ -12,10 +12,10 @@ from torch import nn
 
 from ..errors import ParameterError, ParameterTypeError, inside
 from ..method import LayerOptions
-from ..method.fields import Check, Flag
+from ..method.fields import Check, Flag, option_names
 from ..network.tensors import WEIGHT_LAYERS
 from ..neurons import impulse_response
-from .settings import HESSIAN
+from .settings import ModelOptions
 
 Overrides = Mapping[str, Mapping[str, Any]]
 Rules = dict[str, dict[str, Any]]
@@ -28,12 +28,14 @@ def _neuron(name: str, value: Any) -> Any:
     return value
 
 
+OPTIONS: dict[str, Check] = {o.name: o.metadata["check"] for o in fields(ModelOptions)}
+
 # What an override may hold: how the layer is planned, and every option of `compress_layer`.
 CHECKS: dict[str, Check] = {
     "skip": Flag(),
     "neuron": _neuron,
-    "hessian": HESSIAN,
-    **{option.name: option.metadata["check"] for option in fields(LayerOptions)},
+    "hessian": OPTIONS["hessian"],
+    **{name: OPTIONS[name] for name in option_names(LayerOptions)},
 }
 
 
@@ -46,14 +48,8 @@ def layer_rules(
     ------
     ParameterError : a pattern matches no layer, or a rule has an option or value that is not accepted.
     """
-    if isinstance(ignore, str):
-        raise ParameterTypeError(
-            "ignore", ignore, "a list of names or expressions", shown=f"the string {ignore!r}"
-        )
-    if overrides is not None and not isinstance(overrides, Mapping):
-        raise ParameterTypeError(
-            "overrides", overrides, "a dictionary by layer name", shown=_kind(overrides)
-        )
+    overrides = OPTIONS["overrides"]("overrides", overrides)
+    ignore = OPTIONS["ignore"]("ignore", ignore)
     names = [name for name, module in model.named_modules() if isinstance(module, WEIGHT_LAYERS)]
     rules: Rules = defaultdict(dict)
     for pattern, rule in (overrides or {}).items():

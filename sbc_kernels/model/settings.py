@@ -6,26 +6,33 @@ An option is one field here, or of `LayerOptions`: its name, default, check and 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ..backends.registry import BACKENDS
 from ..errors import ParameterError
 from ..method import METHODS, LayerOptions
-from ..method.fields import Anything, Bytes, Choice, Flag, Function, Number, option, option_names
+from ..method.fields import (
+    Bytes,
+    Choice,
+    Flag,
+    Folder,
+    Function,
+    Names,
+    Number,
+    Table,
+    option,
+    option_names,
+)
 from ..method.options import DEFAULT_SPARSITY, HESSIANS
-from ..network.copies import Forward
 from .allocation import ALLOCATIONS
 
-__all__ = ["HESSIAN", "LAYER_OPTIONS", "MODES", "ModelOptions"]
+__all__ = ["LAYER_OPTIONS", "MODES", "ModelOptions"]
 
 MODES = ("parallel", "sequential")
 LAYER_OPTIONS = option_names(LayerOptions)
-HESSIAN = Choice(HESSIANS)
 
 
 @dataclass(frozen=True)
@@ -63,16 +70,16 @@ class ModelOptions(LayerOptions):
     )
     hessian: str = option(
         "smp",
-        HESSIAN,
+        Choice(HESSIANS),
         "smp: of what the neurons integrate. current: of the input current, as in ExactOBS and GPTQ.",
     )
     overrides: Mapping[str, Mapping[str, Any]] | None = option(
-        None, Anything(), "Options of single layers by name or regular expression."
+        None, Table(), "Options of single layers by name or regular expression."
     )
     ignore: Sequence[str] = option(
-        (), Anything(), "Layers to leave alone, by name or regular expression."
+        (), Names(), "Layers to leave alone, by name or regular expression."
     )
-    forward: Forward | None = option(
+    forward: Callable[..., Any] | None = option(
         None, Function("(model, batch)"), "Runs one whole sequence. Default: model(batch)."
     )
     fold: bool = option(
@@ -92,7 +99,7 @@ class ModelOptions(LayerOptions):
     )
     checkpoint_dir: str | Path | None = option(
         None,
-        Anything(),
+        Folder(),
         "Folder for finished layers, from which a stopped run resumes.",
         outcome=False,
     )
@@ -100,7 +107,9 @@ class ModelOptions(LayerOptions):
         None, Flag(optional=True), "Bars with the time left. Default: on a terminal.", outcome=False
     )
     backend: str | None = option(
-        None, Anything(), "Kernels to run. Default: the fastest of this machine."
+        None,
+        Choice(BACKENDS, optional=True),
+        "Kernels to run. Default: the fastest of this machine.",
     )
 
     @property
@@ -108,12 +117,12 @@ class ModelOptions(LayerOptions):
         """Whether the method looks at weights only."""
         return METHODS[self.method].baseline
 
-    def settled(self, device: torch.device) -> ModelOptions:
+    def settled(self, max_memory: int) -> ModelOptions:
         """The options with every default of the model filled in that depends on others.
 
         Parameters
         ----------
-        device : where the model lies, whose memory is to suffice.
+        max_memory : the default in bytes, which depends on the device that the model lies on.
 
         Raises
         ------
@@ -151,7 +160,7 @@ class ModelOptions(LayerOptions):
             ),
             overrides=self.overrides or {},
             ignore=list(self.ignore),
-            max_memory=self.max_memory or _half_of_memory(device),
+            max_memory=self.max_memory or max_memory,
         )
         options.for_layer({}, sparsity)
         return options
@@ -173,16 +182,7 @@ class ModelOptions(LayerOptions):
         return {**values, "forward": _name_of(self.forward)}
 
 
-def _half_of_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 2  # of what is free: others use it too
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):  # a system that does not tell
-        return 4 << 30
-
-
-def _name_of(forward: Forward | None) -> str | None:
+def _name_of(forward: Callable[..., Any] | None) -> str | None:
     """The function's name and code, which are the same in every process; its address is not."""
     if forward is None:
         return None

@@ -57,7 +57,7 @@ def test_overrides_take_every_option_of_a_layer() -> None:
 
 
 def test_outcome_has_what_decides_the_weights() -> None:
-    options = ModelOptions(sparsity=0.5).settled(torch.device("cpu")).outcome()
+    options = ModelOptions(sparsity=0.5).settled(1 << 30).outcome()
     without = {"fold", "inplace", "max_memory", "checkpoint_dir", "progress"}
     assert set(options) == set(defaults(ModelOptions)) - without
     assert options["allocation"] == "lamp"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json as json_module
 import logging
 import shutil
@@ -15,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import ParameterError
+from ...method.fields import option_names
+from ...model.settings import ModelOptions
 from .. import options as o
 from ..command import Answer, command_line, need_models, require_absent
 from ..data import Cut, load_data, on_device
 from ..interrupt import prompt_interrupts
 from ..objects import layer_options, load_device, load_model, load_object
+from ..package_options import package_options
 
 if TYPE_CHECKING:
     from ...model import CompressedModel
@@ -28,6 +30,7 @@ MODEL, PAGE, REPORT = "model.safetensors", "report.html", "report.json"
 UNFINISHED = "unfinished"  # the folder of --checkpoint-dir within --out
 
 
+@package_options(*option_names(ModelOptions), before="device")
 def compress(
     ctx: typer.Context,
     model: o.Model,
@@ -43,30 +46,7 @@ def compress(
     batch_axis: o.BatchAxis = None,
     time_steps: o.TimeSteps = None,
     dtype: o.Dtype = "float32",
-    sparsity: o.Sparsity = None,
-    bits: o.Bits = None,
-    allocation: o.Allocation = None,
-    method: o.Method = "exact",
-    hessian: o.HessianKind = "smp",
-    overrides: o.Overrides = None,
-    ignore: o.Ignore = None,
-    calibration_mode: o.CalibrationMode = None,
-    target_damping: o.TargetDamping = 0.5,
-    grid: o.GridKind = None,
-    group_size: o.GroupSize = -1,
-    block_size: o.BlockSize = 128,
-    damp_percent: o.DampPercent = 0.01,
-    bn_reestimate: o.BnReestimate = None,
-    bias_correction: o.BiasCorrection = None,
-    act_order: o.ActOrder = None,
-    sym: o.Sym = False,
-    fold: o.Fold = False,
-    inplace: o.Inplace = False,
-    progress: o.Progress = None,
-    max_memory: o.MaxMemory = None,
-    backend: o.Backend = None,
     device: o.Device = "cpu",
-    checkpoint_dir: o.CheckpointDir = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -82,6 +62,7 @@ def compress(
     traceback: o.Traceback = False,
     config: o.Config = None,
     save_config: o.SaveConfig = None,
+    **settings: Any,
 ) -> Answer:
     """Prune and quantize a trained spiking network in one pass, without training.
 
@@ -102,7 +83,7 @@ def compress(
     files = [out / name for name in (MODEL, PAGE, REPORT)]
     if not (out / UNFINISHED / "run.json").is_file():  # else what is there was never finished
         require_absent(ctx, files, force)
-    if inplace and test is not None:
+    if settings["inplace"] and test is not None:
         raise typer.BadParameter(
             "--test compares with the dense network, of which --inplace leaves nothing",
             param_hint="--inplace",
@@ -119,6 +100,15 @@ def compress(
     }
     target = load_device(device)
     network = load_model(model, model_args, checkpoint).to(target)
+    checkpoints = settings["checkpoint_dir"] or out / UNFINISHED
+    settings |= {
+        "overrides": layer_options(settings["overrides"]),
+        "ignore": settings["ignore"] or (),
+        "forward": functions["forward"],
+        "checkpoint_dir": checkpoints,
+        "progress": False if quiet else settings["progress"],
+    }
+    ModelOptions(**settings)  # values are checked before the data is read
     require_storable(network.state_dict())  # before the work, not after it
     cut = Cut.of(ctx.params, num_calibration_samples)
     samples = on_device(load_data(calibration, cut, "--calibration"), target)
@@ -126,19 +116,7 @@ def compress(
     if test is not None:
         test_data = on_device(load_data(test, Cut.of(ctx.params), "--test"), target)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoints = out / UNFINISHED if checkpoint_dir is None else checkpoint_dir
-    settings = {
-        name: ctx.params[name]
-        for name in inspect.signature(compress_model).parameters
-        if name in ctx.params and name not in ("model", "calibration")
-    } | {
-        "overrides": layer_options(overrides),
-        "ignore": ignore or (),
-        "forward": functions["forward"],
-        "checkpoint_dir": checkpoints,
-        "progress": False if quiet else progress,
-    }
-    with _resumable(ctx, checkpoints), _log_lines(quiet, progress):
+    with _resumable(ctx, checkpoints), _log_lines(quiet, ctx.params["progress"]):
         result: CompressedModel = compress_model(network, samples, **settings)
         comparison = (
             None if test_data is None else metrics.compare(network, result, test_data, **functions)
@@ -147,7 +125,7 @@ def compress(
     write_atomic(files[0], packed.data)
     write_html(files[1], packed.report)
     write_atomic(files[2], (json_module.dumps(packed.report, indent=2) + "\n").encode())
-    if checkpoint_dir is None:
+    if ctx.params["checkpoint_dir"] is None:
         shutil.rmtree(checkpoints)
     return Answer(packed.report, _text(result, packed.report, out))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from typing import Any
 
 import typer
 
@@ -10,8 +11,10 @@ from .. import options as o
 from ..command import Answer, need_models
 from ..data import Cut, load_data
 from ..objects import layer_options, load_model, load_object
+from ..package_options import package_options
 
 
+@package_options("overrides", "ignore", before="json")
 def inspect(
     ctx: typer.Context,
     model: o.Model,
@@ -24,13 +27,12 @@ def inspect(
     batch_axis: o.BatchAxis = None,
     time_steps: o.TimeSteps = None,
     dtype: o.Dtype = "float32",
-    overrides: o.Overrides = None,
-    ignore: o.Ignore = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     traceback: o.Traceback = False,
     config: o.Config = None,
     save_config: o.SaveConfig = None,
+    **settings: Any,
 ) -> Answer:
     """Show the layers and neurons that sbc compress would work on.
 
@@ -53,8 +55,8 @@ def inspect(
         network,
         first_batch(batches),
         forward=None if forward is None else load_object(forward, "--forward"),
-        overrides=layer_options(overrides),
-        ignore=ignore or (),
+        overrides=layer_options(settings["overrides"]),
+        ignore=settings["ignore"] or (),
     )
     size = sum(layer.size for layer in plan.compressed)
     summary = (
