@@ -66,7 +66,7 @@ def table(value: Any) -> Any:
 
 def name_or_table(value: Any) -> Any:
     """A word, or what `table` takes."""
-    return value if isinstance(value, str) and re.fullmatch(r"\w+", value) else table(value)
+    return value if isinstance(value, str) and re.fullmatch(r"[\w-]+", value) else table(value)
 
 
 _UNITS = {"": 1} | {

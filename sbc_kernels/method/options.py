@@ -86,6 +86,8 @@ class Method:
     ) -> Outcome:
         """Sets the result, mask, codes and grid of every part, by resolved options.
 
+        A pruned weight is +0, never -0, as `rows.masked` makes it: files hold the mask alone.
+
         Parameters
         ----------
         parts : the rows of each convolution group of one layer; they share the layer's quota.

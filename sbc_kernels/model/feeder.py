@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import ParameterError
 from ..frameworks import Adapter, adapter_of
 from ..network.copies import Forward, reset_states, run_forward, undisturbed
 from ..network.tensors import first_tensor
@@ -97,9 +98,12 @@ class Feeder:
         reset_states(self.model)
         for sequences in assemblers:
             if sequences.held or (not ended and sequences.calls != sequences.expected):
-                raise ValueError(
-                    f"calibration batch {index} calls {sequences.name!r} {sequences.calls} times; "
-                    f"accepted are {sequences.expected}, as in the example"
+                raise ParameterError(
+                    "calibration",
+                    batch,
+                    f"accepted are {sequences.expected}, as in the example",
+                    verb="has",
+                    shown=f"a batch, {index}, that calls {sequences.name!r} {sequences.calls} times",
                 )
         if on_output is not None and output is not None:
             on_output(output)
@@ -124,9 +128,12 @@ class Feeder:
                 if features is not None:
                     length = adapter.describe(module, tuple(features.shape)).steps
                     if length != steps:
-                        raise ValueError(
-                            f"calibration has a batch of {length} time steps at {name!r}; accepted are "
-                            f"{steps}, as in the example"
+                        raise ParameterError(
+                            "calibration",
+                            features,
+                            f"accepted are {steps}, as in the example",
+                            verb="has",
+                            shown=f"a batch of {length} time steps at {name!r}",
                         )
 
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..conv import Conv
+from ..errors import ParameterError
 from ..frameworks import NeuronFacts
 from ..network.tensors import WEIGHT_LAYERS
 from ..neurons import Neuron, impulse_response
@@ -197,9 +198,13 @@ def _overridden(
             [(call.lead, call.step_of) for call in calls], max(steps, 1), False, one_sample=False
         )
         if layout is None or steps < 1:
-            raise ValueError(
-                f"overrides gives {layer.name!r} the neuron {neuron!r}, but its time steps could not "
-                f"be told: {note or 'no neuron consumes its output'}; accepted is hessian='current'"
+            raise ParameterError(
+                "overrides",
+                neuron,
+                "hessian='current'",
+                verb="gives",
+                shown=f"{layer.name!r} the neuron {neuron!r}, but its time steps could not be told: "
+                f"{note or 'no neuron consumes its output'}",
             )
         layer, steps = replace(layer, layout=layout), layout.steps
     impulse_response(neuron, steps)

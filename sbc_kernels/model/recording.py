@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
+from ..errors import ParameterError
 from ..frameworks import Adapter, NeuronFacts
 from ..network.tensors import (
     WEIGHT_LAYERS,
@@ -208,15 +209,22 @@ def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFa
 
 
 def _require_finite(name: str, module: Any, features: Tensor) -> None:
-    """Raises ValueError where a weight or an input is not finite, so that outputs show nothing."""
+    """Raises ParameterError where a weight or an input is not finite, so that outputs show nothing."""
     where = repr(name) if name else "the model itself"
     weight = getattr(module, "weight", None)
     if isinstance(weight, Tensor) and not bool(weight.detach().isfinite().all()):
-        raise ValueError(
-            f"model has a weight that is NaN or infinite, in {where}; accepted are finite ones"
+        raise ParameterError(
+            "model",
+            module,
+            "accepted are finite ones",
+            verb="has",
+            shown=f"a weight that is NaN or infinite, in {where}",
         )
     if features.is_floating_point() and not bool(features.detach().isfinite().all()):
-        raise ValueError(
-            f"the example, or first calibration batch, makes {where} an input that is NaN or infinite; "
-            "accepted are finite values"
+        raise ParameterError(
+            "calibration",
+            features,
+            "accepted are finite values",
+            verb="has",
+            shown=f"a first batch, the example, that makes {where} an input that is NaN or infinite",
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Array
+from ..errors import ParameterError, ParameterTypeError
 from ..files.footprint import Footprint
 from ..files.packed import PRUNABLE, PackedTensor, code_tensors
 from ..network.copies import copy_of, reset_states
@@ -112,18 +113,28 @@ def require_storable(state: Mapping[str, Any]) -> None:
     """Raises TypeError or ValueError where a file cannot keep a state; the message names it."""
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise TypeError(
-                f"model has a state {name!r} that is a {type(value).__name__}; accepted in "
-                "a file are tensors"
+            raise ParameterTypeError(
+                "model",
+                value,
+                "accepted in a file are tensors",
+                verb="has",
+                shown=f"a state {name!r} that is a {type(value).__name__}",
             )
         if value.layout is not torch.strided or value.is_complex():
-            raise TypeError(
-                f"model has a state {name!r} that is {value.dtype}, {value.layout}; accepted in a file "
-                "are dense real tensors"
+            raise ParameterTypeError(
+                "model",
+                value,
+                "accepted in a file are dense real tensors",
+                verb="has",
+                shown=f"a state {name!r} that is {value.dtype}, {value.layout}",
             )
         if ":" in name:
-            raise ValueError(
-                f"model has a state {name!r}; accepted in a file are names without a colon"
+            raise ParameterError(
+                "model",
+                value,
+                "accepted in a file are names without a colon",
+                verb="has",
+                shown=f"a state {name!r}",
             )
 
 
