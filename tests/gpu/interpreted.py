@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,40 @@ needs_gpu = [
 
 # Each of the backends for a GPU that runs here. In the interpreter that is Triton's.
 GPU_BACKENDS = sbc.available_backends("cuda")
+
+
+# Panels of 16 and 32, sweeps of several blocks, tiles in two parts: all within a few dozen weights.
+SMALL_ORDER = {
+    "panels": ((1, 32), (40, 16), (64, 32)),
+    "tile": 32,
+    "part": 16,
+    "depth": 16,
+    "warps": 4,
+    "stages": 2,
+}
+
+
+@contextmanager
+def small_tiles() -> Iterator[None]:
+    """Several panels, tiles and programs of a layer that the interpreter can walk.
+
+    On a GPU only the exact order's are small; solves and sweeps keep their own.
+    """
+    from sbc_kernels.backends.triton import obs_order, obs_quantize, obs_solve
+
+    sweeps = (obs_order.Sweep(32, 1, 4, 2), obs_order.Sweep(64, 2, 2, 3))
+    order = {
+        key: replace(tiles, sweeps=sweeps, **SMALL_ORDER) for key, tiles in obs_order.TILES.items()
+    }
+    solve = obs_solve.TILES["other"]._replace(side=32, terms=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(obs_order, "TILES", order)
+        patch.setattr(obs_order, "_COMPACT_BLOCK", 32)
+        if DEVICE == "cpu":
+            patch.setattr(obs_solve, "_tile", lambda device, dtype: solve)
+            sweep = obs_quantize.Tile(rows=4, columns=16, warps=1)
+            patch.setitem(obs_quantize.TILES, "other", sweep)
+        yield
 
 
 def to_device(array: np.ndarray | None) -> torch.Tensor | None:

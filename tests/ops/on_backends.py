@@ -35,6 +35,17 @@ class Ops:
     def on_gpu(self) -> bool:
         return self.backend.device == "cuda"
 
+    @property
+    def splits_products(self) -> bool:
+        """Whether the exact order's float32 products are three of TF32, each sum cut off."""
+        if not self.on_gpu:
+            return False
+        from sbc_kernels.backends.triton import obs_order
+        from sbc_kernels.backends.triton.device import device_class
+
+        kind = device_class(torch.empty(0, device=DEVICE))
+        return obs_order.TILES[kind, torch.float32].split
+
     def several(self, on_cpu: Sequence[T], on_gpu: Sequence[T]) -> Sequence[T]:
         """Cases for a CPU's backend, or the fewer ones that the interpreter has time for."""
         return on_gpu if self.on_gpu else on_cpu

@@ -11,6 +11,7 @@ import torch
 from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, inverse_of, scaled_condition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from on_backends import Ops
 
 import sbc_kernels as sbc
 from sbc_kernels.backends.native import obs_solve as native
@@ -105,17 +106,17 @@ def test_float64_is_the_reference(backend: str, kind: str, kept: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_all_none_and_one(backend: str, dtype: Any) -> None:
+def test_all_none_and_one(ops: Ops, dtype: Any) -> None:
     weight, H, _ = _problem("correlated", 50, dtype, 4, 0.5)
     mask = np.ones((4, 50), dtype=bool)
     mask[1] = False
     mask[2] = np.arange(50) == 17
     mask[3] = np.arange(50) != 17
-    answer = sbc.obs_solve(weight, H, mask, backend=backend)
+    answer = ops.obs_solve(weight, H, mask)
     assert np.array_equal(answer[0], weight[0])  # nothing pruned: not one bit changes
     assert (answer[1] == 0).all()
     assert_solved(weight, H, mask, answer)
-    one = sbc.obs_solve(weight[:, :1], H[:1, :1], mask[:, :1], backend=backend)
+    one = ops.obs_solve(weight[:, :1].copy(), H[:1, :1].copy(), mask[:, :1].copy())
     assert np.array_equal(one, np.where(mask[:, :1], weight[:, :1], 0))
 
 
@@ -149,22 +150,34 @@ def test_threads_and_repetition_change_nothing(
 
 @pytest.mark.parametrize("damp", [-0.5, -3.0])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_indefinite_hessian(backend: str, damp: float, dtype: Any) -> None:
-    weight, H, mask = _problem("independent", 30, dtype, 3, 0.9)
-    H = (H + damp * np.diagonal(H).mean() * np.eye(30)).astype(dtype)
+def test_indefinite_hessian(ops: Ops, damp: float, dtype: Any) -> None:
+    weight, H, mask = _problem("independent", 40, dtype, 3, 0.9)
+    H = (H + damp * np.diagonal(H).mean() * np.eye(40)).astype(dtype)
     mask[0] = False
-    with pytest.raises(np.linalg.LinAlgError, match=r"hessian is not positive definite: 2 rows"):
-        sbc.obs_solve(weight, H, mask, backend=backend)
+    with pytest.raises(
+        np.linalg.LinAlgError, match=r"hessian is not positive definite: 2 rows .* is row 1 at"
+    ):
+        ops.obs_solve(weight, H, mask)
 
 
-def test_singular_hessian() -> None:
+@pytest.mark.parametrize("place", [0, 15, 16, 31, 32, 50])
+def test_which_pivot_failed(ops: Ops, place: int) -> None:
+    """In the first or second half of the first or second tile."""
+    H = np.eye(60)
+    H[place + 3, place + 3] = -1.0
+    mask = np.arange(60)[None, :] >= 3
+    with pytest.raises(np.linalg.LinAlgError, match=f"row 0 at pivot {place};"):
+        ops.obs_solve(np.ones((1, 60)), H, mask)
+
+
+def test_singular_hessian(ops: Ops) -> None:
     """Two copies of one input: no unique answer while both are kept, and one if not."""
     H = np.array([[4.0, 4.0, 1.0], [4.0, 4.0, 1.0], [1.0, 1.0, 2.0]])
     weight = np.array([[1.0, 2.0, 3.0]])
     with pytest.raises(np.linalg.LinAlgError, match=r"accepted is a .*damped Hessian"):
-        sbc.obs_solve(weight, H, np.array([[True, True, False]]))
+        ops.obs_solve(weight, H, np.array([[True, True, False]]))
     mask = np.array([[True, False, True]])
-    answer = sbc.obs_solve(weight, H, mask)
+    answer = ops.obs_solve(weight, H, mask)
     assert_close(answer, [[3.0, 0.0, 3.0]], 8 * eps(np.float64), "the survivor carries both")
     assert_solved(weight, H, mask, answer)
 
@@ -180,6 +193,6 @@ def test_torch(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("rows", "d"), [(0, 4), (3, 0), (0, 0)])
-def test_zero_size(rows: int, d: int) -> None:
-    answer = sbc.obs_solve(np.ones((rows, d)), np.eye(d), np.zeros((rows, d), dtype=bool))
+def test_zero_size(ops: Ops, rows: int, d: int) -> None:
+    answer = ops.obs_solve(np.ones((rows, d)), np.eye(d), np.zeros((rows, d), dtype=bool))
     assert answer.shape == (rows, d)
