@@ -31,7 +31,7 @@ demo: $(VENV)/installed
 # The second line runs the GPU tests in Triton's interpreter.
 test: $(VENV)/installed $(VENV)/frameworks
 	$(BIN)/pytest $(WORKERS)
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -q tests/gpu tests/backends/test_registry.py tests/ops/test_damping.py
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -q tests/gpu tests/ops tests/backends/test_registry.py
 
 lint: $(VENV)/installed $(VENV)/linters
 	$(BIN)/ruff check .

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, scaled_condition
-from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
-from test_factor import assert_factor, positive_definite
-from test_obs_quantize import assert_swept, sparse_gpt
+from helpers import assert_close, damped_hessian, eps
+from interpreted import DEVICE, needs_gpu, needs_triton, small_tiles, to_device, to_host
+from test_obs_quantize import assert_swept
 
 import sbc_kernels as sbc
 from sbc_kernels.backends.registry import BACKENDS, QuantizedRows
-from sbc_kernels.ops import reference
 from sbc_kernels.sparsity import Pattern, parse_sparsity
 
 pytest.importorskip("triton")
@@ -26,10 +25,11 @@ pytestmark = needs_triton
 DTYPES = (np.float32, np.float64)
 
 
-@pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(name="small_tiles")
+def _small_tiles() -> Iterator[None]:
     """Several panels and programs of a layer that the interpreter can walk; a GPU keeps its own."""
-    monkeypatch.setitem(module.TILES, "other", module.Tile(rows=4, columns=16, warps=1))
+    with small_tiles():
+        yield
 
 
 def on_device(grid: sbc.Grid | None) -> sbc.Grid | None:
@@ -105,68 +105,7 @@ def test_product_of_nothing() -> None:
         assert bool((to == 1).all())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", [1, 2, 13, 64, 193])
-def test_factor(dtype: Any, d: int) -> None:
-    H = positive_definite(d, dtype, d)
-    perm = np.random.default_rng(d).permutation(d).astype(np.int32)
-    R = linalg.upper_factor(to_device(H), to_device(perm))
-    assert R.is_contiguous()
-    assert_factor(to_host(R), H, perm)
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
-@pytest.mark.parametrize("place", [0, 30, 59])
-def test_what_is_not_positive_definite(place: int, value: float) -> None:
-    H = np.eye(60)
-    H[place, place] = value
-    perm = to_device(np.arange(60))
-    with pytest.raises(np.linalg.LinAlgError, match=f"leading minor of order {60 - place} is not"):
-        linalg.upper_factor(to_device(H), perm)
-    with pytest.raises(np.linalg.LinAlgError, match="the Hessian is not positive definite"):
-        linalg.inverse(to_device(H))
-    with pytest.raises(np.linalg.LinAlgError, match="the Hessian is not positive definite"):
-        quantize(np.ones((2, 60)), H, sbc.fit_grid(np.ones((2, 60)), 4), act_order=False)
-
-
-@pytest.mark.parametrize("d", [0, 1, 2, 13, 64, 193])
-def test_inverse(d: int) -> None:
-    H = positive_definite(d, np.float64, d)
-    G, size = to_host(linalg.inverse(to_device(H))), np.sqrt(np.diagonal(H))
-    assert np.array_equal(G, G.T)
-    unit = (G * size[:, None] * size) @ (H / size[:, None] / size)
-    assert_close(unit, np.eye(d), 1e-11, "G H")
-
-
 # ---- quantization ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bits", [1, 3, 8])
-@pytest.mark.usefixtures("small_tiles")
-def test_every_step_takes_the_nearest_level(dtype: Any, bits: int) -> None:
-    for d in (1, 15, 16, 37):
-        weight, H = _problem(HESSIAN_KINDS[(d + bits) % 4], d, dtype, rows=1 + d % 9)
-        grid = sbc.fit_grid(weight, bits, group_size=-1 if d < 4 else (d + 1) // 2)
-        answer = quantize(weight, H, grid, act_order=bool(d % 2))
-        assert answer.mask is None
-        assert answer.codes.dtype == np.uint8
-        assert answer.weight.dtype == answer.loss.dtype == dtype
-        assert_swept(weight, H, answer, grid, bool(d % 2))
-
-
-@pytest.mark.parametrize("kind", HESSIAN_KINDS)
-@pytest.mark.usefixtures("small_tiles")
-def test_float64_codes_are_gptqs(kind: str) -> None:
-    weight, H = _problem(kind, 45, np.float64, rows=6)
-    for act_order in (True, False):
-        grid = sbc.fit_grid(weight, 3, sym=act_order, group_size=7)
-        answer = quantize(weight, H, grid, act_order=act_order)
-        codes, q, loss = reference.obs_quantize(weight, H, grid, act_order=act_order)
-        assert np.array_equal(answer.codes, codes)
-        assert_close(answer.weight, q, 2 * eps(np.float64) * np.abs(q), "weight")
-        floor = 1e-3 * np.diagonal(H).max() * eps(np.float64)
-        assert_close(answer.loss, loss, 1e-11 * loss + floor, "loss")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -201,75 +140,7 @@ def _assert_native(
     assert_close(answer.loss.sum(), native.loss.sum(), 1e-3 * native.loss.sum(), "loss")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kept", [0.0, 0.4, 1.0])
-@pytest.mark.usefixtures("small_tiles")
-def test_masked_weights_stay_zero(dtype: Any, kept: float) -> None:
-    weight, H = _problem("correlated", 35, dtype)
-    keep = np.random.default_rng(0).random(weight.shape) < kept
-    weight = np.where(keep, weight, 0).astype(dtype)
-    grid = sbc.fit_grid(weight, 4, mask=keep)
-    answer = quantize(weight, H, grid, mask=keep)
-    assert answer.mask is None
-    assert_swept(weight, H, answer, grid, True, keep)
-    if dtype == np.float64:
-        codes, q, _ = reference.obs_quantize(weight, H, grid, mask=keep)
-        assert np.array_equal(answer.codes, codes)
-        assert_close(answer.weight, q, 2 * eps(np.float64) * np.abs(q), "weight")
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_halves_go_to_the_even_code(dtype: Any) -> None:
-    """A diagonal Hessian rounds each weight by itself; ties are decided as np.rint decides them."""
-    grid = sbc.Grid(3, np.full((1, 1), 0.5, np.float32), np.full((1, 1), 3, np.float32), -1)
-    weight = (np.arange(-9, 12, dtype=dtype)[None, :] / 4).astype(dtype)
-    answer = quantize(weight, np.eye(21, dtype=dtype), grid)
-    assert np.array_equal(answer.codes, np.rint(np.clip(weight / 0.5 + 3, 0, 7)))
-
-
-@pytest.mark.usefixtures("small_tiles")
-def test_block_size_changes_nothing_without_a_pattern() -> None:
-    weight, H = _problem("correlated", 20, np.float32)
-    grid = sbc.fit_grid(weight, 4)
-    codes = [quantize(weight, H, grid, block_size=size).codes for size in (1, 7, 1000)]
-    assert np.array_equal(codes[0], codes[1])
-    assert np.array_equal(codes[0], codes[2])
-
-
 # ---- pruning -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("sparsity", ["2:4", "4:4", 0.0, 0.3, 0.9, 1.0])
-@pytest.mark.usefixtures("small_tiles")
-def test_float64_pruning_is_sparse_gpts(sparsity: float | str) -> None:
-    """Blocks of less than a panel of 16 columns, of one and a quarter, and of everything."""
-    pattern = parse_sparsity(sparsity)
-    weight, H = _problem("correlated", 40, np.float64, rows=3)
-    grid = sbc.fit_grid(weight, 4)
-    for block_size, levels in ((12, grid), (20, None), (128, grid)):
-        act_order = not pattern.of_m and block_size != 20
-        answer = quantize(
-            weight, H, levels, block_size=block_size, act_order=act_order, pattern=pattern
-        )
-        keep, q = sparse_gpt(weight, H, pattern, block_size, act_order, levels)
-        assert np.array_equal(answer.mask, keep)
-        bound = eps(np.float64) * 10 * scaled_condition(H) * np.abs(q).max()
-        assert_close(answer.weight, q, bound, "weight")
-        assert_swept(weight, H, answer, levels, act_order, answer.mask)
-
-
-@pytest.mark.parametrize("sparsity", ["1:3", 0.83])
-@pytest.mark.usefixtures("small_tiles")
-def test_quotas_of_patterns(sparsity: float | str) -> None:
-    pattern = parse_sparsity(sparsity)
-    weight, H = _problem("duplicate", 33, np.float32, rows=5)
-    answer = quantize(weight, H, None, block_size=24, act_order=False, pattern=pattern)
-    if pattern.of_m:
-        kept = answer.mask.reshape(5, -1, pattern.of_m).sum(axis=2)
-        assert (kept == pattern.keep_n).all()
-    else:
-        assert (~answer.mask).sum() == pattern.num_pruned(weight.size)
-    assert_swept(weight, H, answer, None, False, answer.mask)
 
 
 @pytest.mark.parametrize("sparsity", ["1:4", 0.5])
@@ -316,17 +187,6 @@ def test_repetition_and_layout_change_nothing() -> None:
     for answer in answers[1:]:
         for part, first in zip(answer, answers[0], strict=True):
             assert torch.equal(part, first)
-
-
-@pytest.mark.parametrize(("rows", "d"), [(0, 4), (3, 0), (0, 0), (1, 1)])
-def test_small_shapes(rows: int, d: int) -> None:
-    pruned = quantize(np.ones((rows, d)), np.eye(d), None, pattern=parse_sparsity("0:1"))
-    assert pruned.weight.shape == pruned.mask.shape == (rows, d)
-    assert (pruned.weight == 0).all()
-    rounded = quantize(np.ones((rows, d)), np.eye(d), sbc.fit_grid(np.ones((rows, d)), 4))
-    assert rounded.codes.shape == (rows, d)
-    assert rounded.loss.shape == (rows,)
-    assert_close(rounded.weight, np.ones((rows, d)), 2 * eps(np.float32), "weight")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
