@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from array_api_compat import array_namespace
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layer import PreparedLayer, weight_array
 from ..method import LayerOptions
@@ -20,7 +19,7 @@ from .record import FinishedLayer, LayerRecord
 from .scales import output_scale
 from .settings import ModelOptions
 
-Modules = Mapping[str, Any]  # of `model.named_modules()`, by name
+Modules = Mapping[str, nn.Module]  # of `model.named_modules()`, by name
 
 
 def compressed_layer(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ParameterError
 from ..network.copies import reset_states, undisturbed
+from ..network.tensors import WeightLayer
 from ..weights import CompressedWeight, Pruned, Quantized
 from .norms import Vector, affine_of
 from .plan import Plan
@@ -118,7 +119,7 @@ def refolded(
     return folded, notes
 
 
-def fold(layer: Any, norm: nn.Module) -> None:
+def fold(layer: WeightLayer, norm: nn.Module) -> None:
     """Multiplies a layer's weight and bias by a norm's scale and adds its shift to the bias.
 
     The norm does nothing that is left to do after that.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +72,7 @@ class FollowingNorms:
         self.layers = layers
         self.dense = dense
         self.work = work
-        self.modules: dict[str, Any] = dict(work.named_modules())
+        self.modules: dict[str, nn.Module] = dict(work.named_modules())
         self.ledger = ledger
         self.layers_before: dict[str, list[str]] = {}
         for name, norms in layers.items():
@@ -121,7 +120,7 @@ class FollowingNorms:
         self.ledger.add_entries(entries, self.layers_before[name])
 
 
-def reestimate(norm: Any, before: Statistics, after: Statistics) -> None:
+def reestimate(norm: nn.Module, before: Statistics, after: Statistics) -> None:
     """Gives a BatchNorm statistics with which its output has the dense model's mean and variance.
 
     ``var = var_dense * var_after / var_before``; the mean is such that the calibration samples come to

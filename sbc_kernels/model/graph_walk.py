@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from .provenance import Bend, Reach
 
@@ -31,21 +32,21 @@ class TaggedGraph:
 
     def __init__(self) -> None:
         self._tags: dict[int, list[Tag]] = {}  # by id of a node, innermost module first
-        self._kept: list[Any] = []  # nodes, lest their ids are used again
+        self._kept: list[Node] = []  # nodes, lest their ids are used again
 
-    def tag(self, node: Any, tag: Tag) -> None:
+    def tag(self, node: Node, tag: Tag) -> None:
         """Marks a node."""
         self._tags.setdefault(id(node), []).append(tag)
         self._kept.append(node)
 
-    def walk(self, start: Any) -> list[Reach]:
+    def walk(self, start: Node) -> list[Reach]:
         """Returns the calls of weight layers that the node `start` was computed from.
 
         The way back ends where a neuron's output was cut from its graph.
         """
         reaches: list[Reach] = []
         Path = tuple[tuple[str, ...], tuple[str, ...], tuple[Bend, ...]]
-        stack: list[tuple[Any, Path]] = [(start, ((), (), ()))]
+        stack: list[tuple[Node | None, Path]] = [(start, ((), (), ()))]
         seen: set[tuple[int, Path]] = set()
         while stack:
             node, path = stack.pop()
@@ -74,7 +75,7 @@ def own_node(output: Tensor) -> Tensor:
     return output.clone() if output.grad_fn is not None and output._is_view() else output
 
 
-def _bend_of(node: Any) -> Bend | None:
+def _bend_of(node: Node) -> Bend | None:
     """Returns what a graph node does if that is not linear in its input, as far as is known."""
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         return Bend(True, type(node).__name__.removesuffix("Backward"))

@@ -9,7 +9,7 @@ from typing import Any
 from ..conv import Conv
 from ..errors import ParameterError
 from ..frameworks import NeuronFacts
-from ..network.tensors import WEIGHT_LAYERS
+from ..network.tensors import WEIGHT_LAYERS, WeightLayer
 from ..neurons import Neuron, impulse_response
 from .layout import Layout, layout_of
 from .planned_layer import PlannedLayer
@@ -18,7 +18,7 @@ from .provenance import Bend, LayerCall, Provenance, Reach
 
 def planned_layer(
     name: str,
-    module: Any,
+    module: WeightLayer,
     provenance: Provenance,
     fed: list[tuple[str, int, Reach]],
     read_out: list[Reach],

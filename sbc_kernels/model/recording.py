@@ -198,7 +198,7 @@ class _Recorder:
         return hook
 
 
-def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFacts) -> bool:
+def _batch_first(module: nn.Module, adapter: Adapter, current: Tensor, facts: NeuronFacts) -> bool:
     """Whether more samples would make `facts.outer` larger."""
     if facts.outer > 1 or current.ndim == 0:
         return facts.outer > 1
@@ -208,7 +208,7 @@ def _batch_first(module: Any, adapter: Adapter, current: Tensor, facts: NeuronFa
         return False
 
 
-def _require_finite(name: str, module: Any, features: Tensor) -> None:
+def _require_finite(name: str, module: nn.Module, features: Tensor) -> None:
     """Raises ParameterError where a weight or an input is not finite, so that outputs show nothing."""
     where = repr(name) if name else "the model itself"
     weight = getattr(module, "weight", None)

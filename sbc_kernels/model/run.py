@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +67,8 @@ class Run:
         self.settings = settings
         self.bars = bars
         self.layers = {layer.name: layer for layer in plan.compressed}
-        self.dense_modules: dict[str, Any] = dict(dense.named_modules())
-        self.work_modules: dict[str, Any] = dict(self.work.named_modules())
+        self.dense_modules: dict[str, nn.Module] = dict(dense.named_modules())
+        self.work_modules: dict[str, nn.Module] = dict(self.work.named_modules())
         self.ledger = Ledger(checkpoint or Checkpoint(None, {}))
         following = {
             name: layer.plain_norms if settings.bn_reestimate else ()

@@ -33,7 +33,7 @@ class RunTrial:
         self.sizes = {name: layer.size for name, layer in layers.items()}
         self.outputs: list[list[Tensor]] | None = None  # of the dense model, batch by batch
         self.model: nn.Module
-        self.modules: dict[str, Any] = {}
+        self.modules: dict[str, nn.Module] = {}
 
     def weight(self, name: str) -> NDArray[np.float64]:
         weight: Tensor = self.run.dense_modules[name].weight

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from torch import Tensor, nn
 
 
 def entry(module: str, field: str) -> str:
-    """The name that a module's tensor has in the model's state dict; the model's own name is ""."""
+    """Returns a tensor's name in the model's state dict; the model itself is the module ""."""
     return f"{module}.{field}" if module else field
 
 
@@ -17,8 +18,8 @@ def owner_of(name: str) -> tuple[str, str]:
     return module, field
 
 
-def tensor_of(modules: Mapping[str, Any], name: str) -> Any:
-    """The tensor of an entry, with the modules of `model.named_modules()` by name."""
+def tensor_of(modules: Mapping[str, nn.Module], name: str) -> Tensor:
+    """Returns the tensor of an entry, with the modules of `model.named_modules()` by name."""
     module, field = owner_of(name)
     return getattr(modules[module], field)
 

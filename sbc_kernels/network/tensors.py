@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+WeightLayer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d
+Shape = tuple[int, ...]
 
 
-def leading_axes(module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+def leading_axes(module: WeightLayer, shape: Shape) -> Shape:
     """Returns the axes of a weight layer's input or output before its features or its map."""
     own = 1 if isinstance(module, nn.Linear) else len(module.kernel_size) + 1
     return tuple(shape[: len(shape) - own])
 
 
-def is_norm(module: Any) -> bool:
+def is_norm(module: nn.Module) -> bool:
     """Whether this is a BatchNorm of any class: it keeps running statistics and an epsilon."""
     return (
         hasattr(module, "running_var")
@@ -58,7 +60,7 @@ def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None
     return next(iter(tensors_in((args, kwargs))), None)
 
 
-def is_plain(module: Any, features: Tensor, output: Tensor) -> bool:
+def is_plain(module: WeightLayer, features: Tensor, output: Tensor) -> bool:
     """Whether a weight layer returned its input times its weight, plus its bias, and no more.
 
     The bound is 1 % of the largest output: half precision passes, another formula does not.

@@ -37,7 +37,7 @@ class Statistics:
         return (torch.as_tensor(self.squares / self.count) - self.mean**2).clamp_min(0)
 
 
-def channel_axis(norm: Any, values: Tensor) -> int:
+def channel_axis(norm: nn.Module, values: Tensor) -> int:
     """Returns the axis of the channels in a BatchNorm's input, [N, C, *map] or [T, N, C, *map].
 
     The class of the norm decides and not the sizes: there may be as many samples as channels.
@@ -86,7 +86,7 @@ def watching(
     for name, norm in norms.items():
 
         def hook(
-            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name
         ) -> None:
             nonlocal forwards
             (features, *_) = (*args, *kwargs.values())
