@@ -24,7 +24,7 @@ def tensor_of(modules: Mapping[str, nn.Module], name: str) -> Tensor:
     return getattr(modules[module], field)
 
 
-def identity(name: str, tensor: Any) -> tuple[Any, ...]:
+def identity(name: str, tensor: Tensor) -> tuple[object, ...]:
     """Returns a key that two entries have in common where their tensors are one and the same.
 
     Empty tensors, which lie nowhere, are told apart by their names.
