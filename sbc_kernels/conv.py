@@ -119,19 +119,22 @@ class Conv:
     def axis_output(self, dim: int, extent: int) -> int:
         """Returns the output size along dimension `dim` of `extent` input positions.
 
-        Raises ValueError where the dilated kernel is larger than the padded input.
+        Raises ParameterError about `spikes` if the dilated kernel is larger than the padded input.
         """
         reach = self.dilations[dim] * (self.kernel_size[dim] - 1) + 1
         free = extent + sum(self.pads()[dim]) - reach
         if free < 0:
-            raise ValueError(
-                f"spikes has {extent} positions along dimension {dim}; with padding {self.padding} "
-                f"the kernel {self.kernel_size} at dilation {self.dilation} does not fit"
+            raise ParameterError(
+                "spikes",
+                extent,
+                f"at least {extent - free}, where the kernel {self.kernel_size} with dilation "
+                f"{self.dilation} and padding {self.padding} fits",
+                shown=f"a map of {extent} positions along dimension {dim}",
             )
         return free // self.strides[dim] + 1
 
     def output_size(self, input_size: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the spatial output size. Raises ValueError where the kernel does not fit."""
+        """Returns the spatial output size. Raises ParameterError if the kernel does not fit."""
         return tuple(self.axis_output(dim, extent) for dim, extent in enumerate(input_size))
 
 

@@ -238,7 +238,7 @@ LAYER_CASES: dict[str, Case] = {
     "kernel too large": (
         compress(KERNEL, MAPS[..., :2, :], groups=2),
         V,
-        r"spikes has 2 positions along dimension 0; .* does not fit",
+        r"spikes is a map of 2 positions along dimension 0; accepted is at least 3",
     ),
     "stride 0": (
         compress(KERNEL, MAPS, groups=2, stride=0),

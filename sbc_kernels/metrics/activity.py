@@ -49,7 +49,7 @@ def spike_rates(model: Model, data: object, *, forward: Forward | None = None) -
 
 
 class Activity:
-    """A `Watcher` that counts spikes, and passes the spikes of each call to `on_spikes` if given."""
+    """A `Watcher` that counts spikes, and calls `on_spikes`, if any, with those of each call."""
 
     def __init__(self, on_spikes: OnSpikes | None = None) -> None:
         self.on_spikes = on_spikes

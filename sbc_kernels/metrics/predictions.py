@@ -107,7 +107,7 @@ class Readout:
     def __call__(self, output: object, samples: int) -> tuple[Tensor, int]:
         """Returns the predictions, int64 [N], and the number of classes.
 
-        Raises TypeError or ValueError if the output cannot be read as scores of so many samples.
+        Raises TypeError or ValueError if the output cannot be read as scores of `samples` samples.
         """
         source, accepted = "readout", f"[{samples}, classes] with two classes or more"
         if self.function is not None:

@@ -15,7 +15,7 @@ Response = NDArray[np.float64]  # [T], the membrane potential after a unit input
 
 @runtime_checkable
 class Neuron(Protocol):
-    """Anything with ``impulse_response(T)``, the membrane's answer to one unit input, float64 [T]."""
+    """Anything with ``impulse_response(T)``: the membrane potential after a unit input, float64 [T]."""
 
     def impulse_response(self, T: int) -> Response: ...
 

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..files.atomic import write_atomic
 
 __all__ = ["render", "write_html"]
 
 
-def write_html(path: str | Path, report: Mapping[str, Any]) -> None:
+def write_html(path: str | Path, report: Mapping[str, object]) -> None:
     """Writes the report as one self-contained HTML file.
 
     Needs Jinja2 and matplotlib (the extra `report`).
@@ -42,7 +41,7 @@ def write_html(path: str | Path, report: Mapping[str, Any]) -> None:
     write_atomic(path, render(report).encode())
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Mapping[str, object]) -> str:
     """Returns the page of `write_html` as text. Equal reports give equal bytes."""
     from .rendering import page  # imports Jinja2 and matplotlib, which only a page needs
 

@@ -6,7 +6,6 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -20,7 +19,7 @@ from .tables import layer_table
 __all__ = ["page"]
 
 
-def page(report: Mapping[str, Any]) -> str:
+def page(report: Mapping[str, object]) -> str:
     """Returns the page of `write_html` as text. Equal reports give equal bytes."""
     checked = parse_report(report)
     environment = jinja2.Environment(
