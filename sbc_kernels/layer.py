@@ -45,7 +45,7 @@ _logger = logging.getLogger("sbc_kernels")
 
 @dataclass(frozen=True)
 class CompressedLayer:
-    """What `compress_layer` answers. Arrays are of W's framework.
+    """The result of `compress_layer`. Arrays are of W's framework.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class CompressedLayer:
     codes : uint8, W's shape; None if nothing was quantized. ``(codes - zero_point) * scale`` is the
         weight, up to the rounding to W's dtype, and 0 where the mask is False.
     scale, zero_point : float32 [d_out, groups]; None if nothing was quantized.
-    bits, group_size : of the codes; None if nothing was quantized.
+    bits, group_size : those of the codes; None if nothing was quantized.
     loss : float64 [d_out], ``1/2 dw H dw'`` of each row with the undamped Hessian: the layer's mean
         squared filtered output error over the calibration samples, ``E_n |Y_n dw|^2``.
     sparsity : fraction of exact zeros in `weight`.
@@ -62,8 +62,8 @@ class CompressedLayer:
     retries : how often a Cholesky factorisation failed and was repeated with more damping.
     log : what was done and why, line by line.
     seconds : wall time.
-    curve : of method "exact" without a pattern, what pruning less or more would have cost: pairs of
-        sparsity and relative error, 0..1, by the damped Hessian and before quantization.
+    curve : the cost of pruning less or more, with method "exact" and no pattern: pairs of sparsity and
+        relative error, 0..1, by the damped Hessian and before quantization.
     backend : the kernels that ran, by op: names joined by " + " where one op ran several. The Hessian's
         is among them where `compress_layer` summed it.
     """
@@ -128,7 +128,8 @@ def compress_layer(
         DLPack, any real float dtype. Never modified. A bias stays as it is.
     spikes : the layer's input, time first: [T, N, d_in], [T, N, positions, d_in], [T, N, C, W] or
         [T, N, C, H, W]; bool, integer or float. Or a `SpikeHessian` that has been fed.
-    neuron : that consumes the layer's output; default ``LIF(tau=2.0)``. A SpikeHessian brings its own.
+    neuron : the neuron that integrates the layer's output; default ``LIF(tau=2.0)``. A
+        SpikeHessian brings its own.
     sparsity : fraction 0..1 of weights to prune, or "N:M": N of every M consecutive inputs are KEPT
         (others count the pruned ones).
     bits : 1..8, to quantize. With `sparsity`, survivors are quantized with compensation.
@@ -143,9 +144,10 @@ def compress_layer(
     act_order : quantize inputs in the order of falling Hessian diagonal. Default True, False for an
         N:M pattern with method "blocked", which needs the natural order.
     block_size : columns that choose their mask together ("blocked").
-    damp_percent : of the mean diagonal of the Hessian over live inputs, added to the diagonal. If the
-        Cholesky factorisation fails, ten times as much, at most five times, with a warning each.
-    stride, padding, dilation, groups : of a convolution, as in PyTorch.
+    damp_percent : fraction of the Hessian's mean diagonal over live inputs that is added to the
+        diagonal. If a Cholesky factorisation fails, it is repeated with ten times as much, at most five
+        times, with a warning each.
+    stride, padding, dilation, groups : geometry of a convolution, as in PyTorch.
     backend : a name of `available_backends()`, or None for the fastest.
 
     Returns
@@ -154,7 +156,7 @@ def compress_layer(
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    ParameterError : a value is not accepted; a ValueError, and a TypeError where the type is wrong.
     numpy.linalg.LinAlgError : the Hessian is not positive definite even after all retries.
 
     Notes
@@ -205,7 +207,7 @@ class PreparedLayer:
         ones = xp.ones(len(self.values), dtype=xp.float64, device=where)
         self.backend = backend
         self.row_scale = ones if row_scale is None else xp.abs(xp.asarray(row_scale, device=where))
-        # The method and its key, what it found, and the kernels that ran for it.
+        # The method and its key, its order, and the kernels that ran for it.
         self._order: tuple[Hashable, Any, Kernels] | None = None
 
     def compress(

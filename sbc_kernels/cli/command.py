@@ -1,4 +1,4 @@
-"""What every command shares: how it answers, how it fails, how it is interrupted."""
+"""What every command shares: output, failures, interrupts."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Command(TyperCommand):
     """Prints the `Answer` that its function gives, and turns what is raised into exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
-        said = ctx.params
-        printed = sys.stderr if said.get("json") else sys.stdout
+        options = ctx.params
+        stream = sys.stderr if options.get("json") else sys.stdout
         try:
-            if said.get("save_config") is not None:
+            if options.get("save_config") is not None:
                 save_config(ctx)
-            with contextlib.redirect_stdout(printed), _warnings_in_a_line():
+            with contextlib.redirect_stdout(stream), _warnings_in_a_line():
                 answer = super().invoke(ctx)  # a model's own prints are redirected as well
         except KeyboardInterrupt as stop:
             tell(f"sbc: {str(stop) or 'interrupted'}")
@@ -66,9 +66,9 @@ class Command(TyperCommand):
         except Exception as error:
             self._explain(ctx, error)
         if isinstance(answer, Answer):
-            if said.get("json"):
+            if options.get("json"):
                 print(json.dumps(answer.data, indent=2, default=str))
-            elif not said.get("quiet"):
+            elif not options.get("quiet"):
                 print(answer.text)
 
     def _explain(self, ctx: Any, error: Exception) -> NoReturn:
@@ -77,11 +77,11 @@ class Command(TyperCommand):
         name = self._blamed(ctx, error)
         if name is not None and "\n" not in str(error):
             raise typer.BadParameter(str(error), ctx=ctx, param_hint=hint(ctx, name)) from error
-        told = isinstance(error, Failed) or name is not None
-        plain = told or (isinstance(error, (OSError, ValueError)) and _is_ours(error))
+        explained = isinstance(error, Failed) or name is not None
+        plain = explained or (isinstance(error, (OSError, ValueError)) and _is_ours(error))
         text = str(error) if plain else f"{type(error).__name__}: {error}"
         tell(f"sbc: {text}")
-        if not told and not ctx.params.get("traceback"):
+        if not explained and not ctx.params.get("traceback"):
             tell("--traceback shows where it happened.")
         raise typer.Exit(1 if name is None else 2) from error
 
@@ -113,8 +113,8 @@ def flowed(text: str | None) -> str:
 
 def hint(ctx: Any, name: str) -> str:
     """A parameter as people type it."""
-    (found,) = (param for param in ctx.command.params if param.name == name)
-    option = str(found.opts[0])
+    (parameter,) = (param for param in ctx.command.params if param.name == name)
+    option = str(parameter.opts[0])
     return option if option.startswith("-") else option.upper()
 
 
@@ -147,11 +147,11 @@ def need_models(ctx: Any, *extra: str) -> None:
 
 
 def require_absent(ctx: Any, paths: Sequence[Path], force: bool) -> None:
-    """Bad use where an earlier result would be overwritten and --force was not given."""
-    found = [str(path) for path in paths if path.exists()]
-    if found and not force:
+    """Raises typer.BadParameter where a result would be overwritten without --force."""
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not force:
         raise typer.BadParameter(
-            f"{' and '.join(found)} {'is' if len(found) == 1 else 'are'} there already; --force "
+            f"{' and '.join(existing)} {'is' if len(existing) == 1 else 'are'} there already; --force "
             "overwrites, or name another place",
             ctx=ctx,
             param_hint="--out",

@@ -33,7 +33,7 @@ def _option(panel: str, *names: str, **more: Any) -> Any:
 
 
 def fraction_or_pattern(value: Any) -> Any:
-    """0.9 is a number, 2:4 a pattern."""
+    """Reads 0.9 as a number and leaves 2:4 as text."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise typer.BadParameter(f"{value!r} is no sparsity; accepted is a fraction 0..1, or 'N:M'")
     try:
@@ -43,29 +43,29 @@ def fraction_or_pattern(value: Any) -> Any:
 
 
 def table(value: Any) -> Any:
-    """A table of a config file, a TOML or JSON file, or JSON."""
+    """Reads a table: of a config file, from a TOML or JSON file, or JSON itself."""
     if isinstance(value, dict):
         return value
     text = str(value)
     try:
         if text.lstrip().startswith("{"):
-            found = json.loads(text)
+            content = json.loads(text)
         elif Path(text).suffix == ".json":
-            found = json.loads(Path(text).read_text())
+            content = json.loads(Path(text).read_text())
         else:
-            found = tomllib.loads(Path(text).read_text())
+            content = tomllib.loads(Path(text).read_text())
     except (OSError, ValueError) as error:  # JSONDecodeError and TOMLDecodeError are ValueErrors
         raise typer.BadParameter(
             f"{text!r} cannot be read ({error}); accepted is a TOML or JSON file, or JSON such as "
             "'{\"fc1\": 0.9}'"
         ) from error
-    if not isinstance(found, dict):
-        raise typer.BadParameter(f"{text!r} holds a {type(found).__name__}; accepted is a table")
-    return found
+    if not isinstance(content, dict):
+        raise typer.BadParameter(f"{text!r} holds a {type(content).__name__}; accepted is a table")
+    return content
 
 
 def name_or_table(value: Any) -> Any:
-    """A word, or what `table` takes."""
+    """Leaves a word as it is and reads anything else as a `table`."""
     return value if isinstance(value, str) and re.fullmatch(r"[\w-]+", value) else table(value)
 
 
@@ -77,7 +77,7 @@ _UNITS = {"": 1} | {
 
 
 def number_of_bytes(value: Any) -> int:
-    """1073741824, or 1GiB."""
+    """Reads a number of bytes such as 1073741824 or 1GiB."""
     match = re.fullmatch(r"\s*([\d.]+)\s*([a-z]*)\s*", str(value).lower())
     try:
         return int(float(match[1]) * _UNITS[match[2]]) if match else int("")

@@ -98,7 +98,7 @@ def _parameter(option: Field[Any]) -> inspect.Parameter:
 
 
 def _typed(option: Field[Any], check: Check) -> tuple[Any, dict[str, Any]]:
-    """The type of an option on the command line, and what typer is told about its values."""
+    """Returns the type of an option on the command line, and typer's settings for its values."""
     name = option.name
     match check:
         case Flag():

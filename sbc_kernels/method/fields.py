@@ -210,7 +210,7 @@ class Function:
 class Table:
     """A dictionary by layer name or regular expression, or None.
 
-    Its entries are checked where the layers are known: so is the rest of `Names`, of `Folder`.
+    Its entries are checked against the layers when a model is traced.
     """
 
     def __call__(self, name: str, value: Any) -> Any:

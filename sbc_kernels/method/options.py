@@ -70,15 +70,15 @@ class Method:
     bits: Use = Use.OPTIONAL
 
     def adapted(self, options: LayerOptions) -> LayerOptions:
-        """The options with what this method demands of them. Raises ParameterError where they clash."""
+        """Returns the options as this method needs them. Raises ParameterError where they clash."""
         return options
 
     def order_key(self, options: LayerOptions) -> Hashable:
-        """Two sets of options with equal keys have the same order; None where there is no order."""
+        """Returns a key that is equal for options with the same order; None where there is no order."""
         return None
 
     def order(self, parts: list[Rows], options: LayerOptions, log: list[str]) -> Any:
-        """What does not depend on how much is pruned: found once, reused between sparsities."""
+        """Returns what does not depend on how much is pruned; it is reused between sparsities."""
         return None
 
     def compress(
@@ -96,7 +96,7 @@ class Method:
         raise NotImplementedError
 
     def cost(self, d_out: int, d_in: int) -> float:
-        """Estimated multiply-adds for rows of one Hessian; progress bars move by it."""
+        """Returns the estimated multiply-adds of a layer, by which progress bars move."""
         return float(d_out * d_in)
 
 

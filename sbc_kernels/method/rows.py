@@ -1,4 +1,4 @@
-"""Rows that share one Hessian: what a method is given, and where it leaves its results."""
+"""Rows that share one Hessian: the input of a method, and the place of its results."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def sweep(
     pattern: Pattern | None,
     log: list[str],
 ) -> Damping:
-    """One obs_quantize over the part: rounds to `grid` and prunes to `pattern`, as far as given."""
+    """One obs_quantize over the part: rounds to `grid` and prunes to `pattern`, where not None."""
     weight, unit = part.result, None
     if pattern is not None and not pattern.of_m:
         # Rows compete: each in the unit its output is integrated in, to a power of two, so that the

@@ -77,15 +77,15 @@ def compress_model(
     sparsity : fraction 0..1 of all weights together to prune, or "N:M" (N of every M are KEPT).
     bits : 1..8, to quantize; with `sparsity` the survivors.
     allocation : how a fraction is shared out over the layers: "lamp" (arXiv 2010.07611, the default;
-        the paper's), "uniform", "measured" (what the network's output loses by each layer at several
+        the paper's), "uniform", "measured" (the loss of the network's output by each layer at several
         sparsities is measured on the calibration data, a dynamic programme takes the cheapest, and the
-        best start is bettered by some 25 compressions of the whole network), or
-        a dictionary by layer name (others get `sparsity`). A pattern is the same for every layer.
+        best start is refined by about 25 compressions of the whole network), or a dictionary by layer
+        name (other layers get `sparsity`). A pattern is the same for every layer.
     calibration_mode : "parallel": all Hessians from the dense model, one pass where memory permits.
         "sequential": layer by layer on what the compressed layers before it produce, each layer's
         weight first refitted to that input (two passes a layer). Default "sequential", for the
         baselines "parallel".
-    target_damping : of the refit, relative to the Hessian's mean diagonal; positive.
+    target_damping : damping of the refit, relative to the Hessian's mean diagonal; positive.
     bn_reestimate : move BatchNorms' statistics as far as the calibration data's moved. Default True,
         for the baselines False.
     bias_correction : let the bias (or the BatchNorm behind a layer without one) take part as an input
@@ -98,8 +98,8 @@ def compress_model(
     inplace : change `model` itself, at the very end.
     max_memory : bytes; Hessians are gathered for as many layers at once as fit. Default: half of what
         the system has, or of what is free on the model's GPU.
-    checkpoint_dir : a folder; each finished layer is written there, and a run that was stopped goes on
-        with the same weights to the bit. Refused if model, calibration data or options differ.
+    checkpoint_dir : a folder; each finished layer is written there, and a stopped run resumes with
+        bit-identical results. Refused if model, calibration data or options differ.
     progress : bars on the terminal (needs rich). Default: where there is a terminal and rich.
 
     Returns
