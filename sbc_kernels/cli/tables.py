@@ -72,9 +72,10 @@ def report_parts(report: Report) -> list[Part]:
     ]
     head = ("layer", "weight", "sparsity", "bits", "error", "dense", "packed")
     notes = [f"{layer.name}: {note}" for layer in report.layers for note in layer.notes]
+    took = "" if report.seconds is None else f" in {duration(report.seconds)}"
     lines: list[Part] = [
         f"{report.model}, compressed on {report.created:%Y-%m-%d %H:%M} UTC by sbc-kernels "
-        f"{report.versions['sbc_kernels']} in {duration(report.seconds)}",
+        f"{report.versions['sbc_kernels']}{took}",
         "",
         grid(head, layers),
         "",
