@@ -15,6 +15,7 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from . import _native
+from .errors import ParameterError, ParameterTypeError
 from .threads import thread_count
 
 Array = NDArray[Any]
@@ -41,13 +42,17 @@ def to_array(array: Any, name: str, device: str | None = None) -> tuple[Any, Res
     torch = sys.modules.get("torch")
     is_tensor = torch is not None and isinstance(array, torch.Tensor)
     if device == "cuda" and not is_tensor:
-        raise ValueError(f"{name} lies in CPU memory; accepted is a CUDA tensor")
+        raise ParameterError(name, array, "a CUDA tensor", verb="lies", shown="in CPU memory")
     if device == "cpu" or not (is_tensor and (device == "cuda" or array.is_cuda)):
         return to_numpy(array, name)
     tensor = _plain_torch(array, name)
     if tensor.is_complex() or tensor.is_quantized:
-        raise TypeError(
-            f"{name} has dtype {tensor.dtype}; accepted are bool, integers and real floats"
+        raise ParameterTypeError(
+            name,
+            array,
+            "accepted are bool, integers and real floats",
+            verb="has",
+            shown=f"dtype {tensor.dtype}",
         )
     return tensor, lambda result: result
 
@@ -72,14 +77,20 @@ def to_numpy(array: Any, name: str) -> tuple[Array, Restore]:
     if isinstance(array, (list, tuple)):
         return _plain(np.asarray(array), name), lambda result: result
     if not hasattr(array, "__dlpack__"):
-        raise TypeError(
-            f"{name} is a {type(array).__name__}; accepted are torch tensors, NumPy arrays and "
-            "anything that exports DLPack"
+        raise ParameterTypeError(
+            name,
+            array,
+            "accepted are torch tensors, NumPy arrays and anything that exports DLPack",
+            shown=f"a {type(array).__name__}",
         )
     device = array.__dlpack_device__()[0]
     if device != _CPU:
-        raise ValueError(
-            f"{name} lies on DLPack device type {int(device)}; accepted is CPU memory (type {_CPU})"
+        raise ParameterError(
+            name,
+            array,
+            f"CPU memory (type {_CPU})",
+            verb="lies",
+            shown=f"on DLPack device type {int(device)}",
         )
     namespace = array.__array_namespace__() if hasattr(array, "__array_namespace__") else None
     try:
@@ -95,8 +106,12 @@ def _from_torch(tensor: Any, name: str) -> tuple[Array, Restore]:
     import torch
 
     if tensor.device.type != "cpu":
-        raise ValueError(
-            f"{name} lies on {tensor.device}; accepted is CPU memory. Move it with .cpu()"
+        raise ParameterError(
+            name,
+            tensor,
+            "CPU memory. Move it with .cpu()",
+            verb="lies",
+            shown=f"on {tensor.device}",
         )
     dense = _plain_torch(tensor, name)
 
@@ -111,10 +126,16 @@ def _plain_torch(tensor: Any, name: str) -> Any:
     import torch
 
     if tensor.layout is not torch.strided:
-        raise TypeError(f"{name} is a {tensor.layout} tensor; accepted are dense tensors")
+        raise ParameterTypeError(
+            name, tensor, "accepted are dense tensors", shown=f"a {tensor.layout} tensor"
+        )
     if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 2:
-        raise TypeError(
-            f"{name} has dtype {tensor.dtype}; accepted are bool, integers and real floats"
+        raise ParameterTypeError(
+            name,
+            tensor,
+            "accepted are bool, integers and real floats",
+            verb="has",
+            shown=f"dtype {tensor.dtype}",
         )
     dense = tensor.detach().resolve_conj().resolve_neg()
     return dense.float() if dense.dtype in (torch.bfloat16, torch.float16) else dense
@@ -122,8 +143,12 @@ def _plain_torch(tensor: Any, name: str) -> Any:
 
 def _plain(values: Array, name: str) -> Array:
     if values.dtype.kind not in "biuf":
-        raise TypeError(
-            f"{name} has dtype {values.dtype}; accepted are bool, integers and real floats"
+        raise ParameterTypeError(
+            name,
+            values,
+            "accepted are bool, integers and real floats",
+            verb="has",
+            shown=f"dtype {values.dtype}",
         )
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype == np.float16 or values.dtype.itemsize > 8:
@@ -163,9 +188,11 @@ def require_same_kind(first: Any, second: Any, first_name: str, second_name: str
     """Raises TypeError where one is a torch tensor and the other is of another framework."""
     kinds = [_framework(array) for array in (first, second)]
     if "builtins" not in kinds and kinds[0] != kinds[1]:
-        raise TypeError(
-            f"{first_name} is a {kinds[0]} array and {second_name} a {kinds[1]} array; accepted are "
-            "two of one framework"
+        raise ParameterTypeError(
+            first_name,
+            first,
+            "accepted are two of one framework",
+            shown=f"a {kinds[0]} array and {second_name} a {kinds[1]} array",
         )
 
 
@@ -181,7 +208,9 @@ def weight_and_matrix(
     w, restore = floating_matrix(weight, "weight", (None, None), device)
     m, _ = floating_matrix(matrix, name, (w.shape[1], w.shape[1]), device)
     if dtype_name(m) not in (dtype_name(w), "float64"):
-        raise TypeError(f"{name} is {dtype_name(m)}; accepted is weight's {dtype_name(w)}")
+        raise ParameterTypeError(
+            name, matrix, f"weight's {dtype_name(w)}", shown=f"{dtype_name(m)}"
+        )
     require_same_device(m, name, w, "weight")
     require_symmetric(m, name)
     return w, m, restore
@@ -190,8 +219,8 @@ def weight_and_matrix(
 def require_same_device(values: Any, name: str, other: Any, other_name: str) -> None:
     """Raises ValueError where two checked arrays lie on different devices."""
     if getattr(values, "device", None) != getattr(other, "device", None):
-        raise ValueError(
-            f"{name} lies on {values.device}; accepted is {other_name}'s {other.device}"
+        raise ParameterError(
+            name, values, f"{other_name}'s {other.device}", verb="lies", shown=f"on {values.device}"
         )
 
 
@@ -202,9 +231,12 @@ def narrowed(matrix: Any, name: str, weight: Any) -> Any:
     xp = array_namespace(matrix)
     largest = float(xp.max(xp.abs(matrix))) if 0 not in matrix.shape else 0.0
     if largest > float(xp.finfo(weight.dtype).max):
-        raise ValueError(
-            f"{name} reaches {largest:.4g}, which weight's {dtype_name(weight)} cannot hold; accepted "
-            "is a float64 weight, or a smaller scale"
+        raise ParameterError(
+            name,
+            matrix,
+            "a float64 weight, or a smaller scale",
+            verb="reaches",
+            shown=f"{largest:.4g}, which weight's {dtype_name(weight)} cannot hold",
         )
     return xp.astype(matrix, weight.dtype)
 
@@ -214,7 +246,9 @@ def kept_mask(mask: Any, shape: tuple[int, ...], device: str | None = None) -> A
     keep, _ = to_array(mask, "mask", device)
     require_shape(keep, "mask", shape)
     if keep.dtype != array_namespace(keep).bool:
-        raise TypeError(f"mask has dtype {dtype_name(keep)}; accepted is bool, True = kept")
+        raise ParameterTypeError(
+            "mask", mask, "bool, True = kept", verb="has", shown=f"dtype {dtype_name(keep)}"
+        )
     return keep
 
 
@@ -224,7 +258,13 @@ def floating_matrix(
     """A finite, row-major float32 or float64 array of the given shape (None: any extent)."""
     values, restore = to_array(array, name, device)
     if dtype_name(values) not in ("float32", "float64"):
-        raise TypeError(f"{name} has dtype {dtype_name(values)}; accepted are float32 and float64")
+        raise ParameterTypeError(
+            name,
+            array,
+            "accepted are float32 and float64",
+            verb="has",
+            shown=f"dtype {dtype_name(values)}",
+        )
     require_shape(values, name, shape)
     require_finite(values, name)
     return contiguous(values), restore
@@ -247,7 +287,9 @@ def require_shape(values: Any, name: str, shape: tuple[int | None, ...]) -> None
     )
     if not same:
         accepted = ", ".join("any" if extent is None else str(extent) for extent in shape)
-        raise ValueError(f"{name} has shape {list(values.shape)}; accepted is [{accepted}]")
+        raise ParameterError(
+            name, values, f"[{accepted}]", verb="has", shown=f"shape {list(values.shape)}"
+        )
 
 
 def require_finite(values: Any, name: str) -> None:
@@ -257,9 +299,12 @@ def require_finite(values: Any, name: str) -> None:
     if not bool(finite.all()):
         wrong = np.asarray(~finite if isinstance(finite, np.ndarray) else (~finite).cpu())
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"{name} has {int(wrong.sum())} values that are NaN or infinite, the first at "
-            f"{list(at)}; accepted are finite values"
+        raise ParameterError(
+            name,
+            values,
+            "accepted are finite values",
+            verb="has",
+            shown=f"{int(wrong.sum())} values that are NaN or infinite, the first at {list(at)}",
         )
 
 
@@ -274,9 +319,12 @@ def require_symmetric(values: Any, name: str) -> None:
     xp = array_namespace(values)
     bound = 1e4 * float(xp.finfo(values.dtype).eps) * largest
     if not skew <= bound:
-        raise ValueError(
-            f"{name} is not symmetric: entries differ from their mirror image by up to {skew:.3g} "
-            f"at a largest entry of {largest:.3g}; accepted is a symmetric matrix"
+        raise ParameterError(
+            name,
+            values,
+            "a symmetric matrix",
+            shown=f"not symmetric: entries differ from their mirror image by up to {skew:.3g} at a "
+            f"largest entry of {largest:.3g}",
         )
 
 
