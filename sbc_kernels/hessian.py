@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
-from .arrays import to_array
+from .arrays import is_numpy, to_array
 from .backends.gram_plan import (
     BYTES_FIXED_POINT_BITS,
     FIXED_POINT_BITS,
@@ -18,7 +18,7 @@ from .backends.gram_plan import (
     plan_gram,
 )
 from .backends.protocol import GramEngine
-from .backends.registry import backend_of, fastest_backend, named_backend
+from .backends.registry import available_backends, backend_of, fastest_backend, named_backend
 from .conv import Conv, Region, linear_regions, regions
 from .errors import ParameterError
 from .neurons import Neuron, impulse_response, membrane_matrix
@@ -26,6 +26,20 @@ from .neurons import Neuron, impulse_response, membrane_matrix
 __all__ = ["SpikeHessian"]
 
 _EXACT_SUM = 1 << 53  # float64 holds every integer below
+
+
+def one_byte(spikes: Any) -> Any:
+    """Returns spikes that are integers in [-128, 127] as bool, uint8 or int8, others as they are.
+
+    bool where all are 0 or 1, uint8 where none is negative. One pass over the spikes, where they lie.
+    Where no backend runs there they stay as they are.
+    """
+    if not is_numpy(spikes) and spikes.is_cuda and not available_backends("cuda"):
+        return spikes
+    backend = backend_of(spikes, "spikes", None)
+    values, restore = to_array(spikes, "spikes", backend.device)
+    narrow = backend.gram(device(values)).bytes_of(values)
+    return spikes if narrow is None else restore(narrow)
 
 
 class SpikeHessian:

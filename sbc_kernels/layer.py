@@ -42,6 +42,9 @@ __all__ = ["CompressedLayer", "compress_layer"]
 
 _logger = logging.getLogger("sbc_kernels")
 
+# This very object says that no neuron was given.
+DEFAULT_NEURON = LIF(tau=2.0)
+
 
 @dataclass(frozen=True)
 class CompressedLayer:
@@ -98,7 +101,7 @@ class CompressedLayer:
 def compress_layer(
     W: Any,
     spikes: Any,
-    neuron: Neuron | None = None,
+    neuron: Neuron | None = DEFAULT_NEURON,
     *,
     sparsity: float | str | None = None,
     bits: int | None = None,
@@ -128,8 +131,9 @@ def compress_layer(
         DLPack, any real float dtype. Never modified. A bias stays as it is.
     spikes : the layer's input, time first: [T, N, d_in], [T, N, positions, d_in], [T, N, C, W] or
         [T, N, C, H, W]; bool, integer or float. Or a `SpikeHessian` that has been fed.
-    neuron : the neuron that integrates the layer's output; default ``LIF(tau=2.0)``. A
-        SpikeHessian brings its own.
+    neuron : the neuron that integrates the layer's output; default ``LIF(tau=2.0)``. None is the
+        current Hessian, as in `spike_gram`: no filter, like ``hessian="current"``. A SpikeHessian
+        brings its own.
     sparsity : fraction 0..1 of weights to prune, or "N:M": N of every M consecutive inputs are KEPT
         (others count the pruned ones).
     bits : 1..8, to quantize. With `sparsity`, survivors are quantized with compensation.
@@ -381,7 +385,7 @@ def _hessian_of(
     Choice(HESSIANS)("hessian", hessian)
     d = int(np.prod(values.shape[1:]))
     if isinstance(spikes, SpikeHessian):
-        if neuron is not None and neuron != spikes.neuron:
+        if neuron is not None and neuron is not DEFAULT_NEURON and neuron != spikes.neuron:
             raise ParameterError(
                 "neuron",
                 neuron,
@@ -406,8 +410,7 @@ def _hessian_of(
         source = spikes
     else:
         require_same_kind(W, spikes, "W", "spikes")
-        if neuron is None and hessian == "smp":
-            neuron = LIF(tau=2.0)
+        if neuron is DEFAULT_NEURON and hessian == "smp":
             log.append("no neuron given: LIF(tau=2.0)")
         source = SpikeHessian(
             neuron if hessian == "smp" else None,

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
+from sbc_kernels.hessian import one_byte
 from sbc_kernels.neurons import Neuron
 from sbc_kernels.ops import reference
 
@@ -230,6 +231,38 @@ def test_exact_is_said_only_where_it_is(how: str) -> None:
         if all("exact integers" in path for path in hessian.paths):
             assert np.array_equal(hessian.sum(), exact), count
         assert_close(hessian.sum(), exact, 2.0**-36 * exact.max(), how)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([0.0, 1.0, 0.0], "bool"),
+        ([0.0, -0.0, 127.0], "uint8"),
+        ([-128.0, 0.0, 127.0], "int8"),
+        ([0.0, 128.0, 1.0], None),
+        ([0.0, 0.5, 1.0], None),
+        ([0.0, np.nan, 1.0], None),
+        ([0.0, np.inf, 1.0], None),
+    ],
+)
+@pytest.mark.parametrize("source", [np.float32, np.float64, np.int64])
+def test_one_byte_tells_the_range(values: list[float], dtype: str | None, source: Any) -> None:
+    if source is np.int64 and not np.array_equal(values, np.round(values)):
+        pytest.skip("no integers")
+    if source is np.int64 and not np.isfinite(values).all():
+        pytest.skip("no integers")
+    whole = np.zeros((5, 7, 3), dtype=source)
+    whole[3, 2] = values
+    for spikes in (whole, whole.T, whole[1:, ::2], whole.transpose(1, 0, 2)):
+        tensor = torch.from_numpy(spikes)
+        narrow = one_byte(tensor)
+        if dtype is None:
+            assert narrow is tensor
+        else:
+            assert str(narrow.dtype) == f"torch.{dtype}"
+            assert torch.equal(narrow.to(tensor.dtype), tensor)
+    empty = one_byte(torch.zeros((0, 3)))
+    assert empty.shape == (0, 3)
 
 
 def test_answers_are_the_callers_own() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..conv import Conv
 from ..hessian import SpikeHessian
 from ..neurons import Neuron, membrane_matrix
-from ..ops.reference import unfold
 from .moments import Matrix, Moments
 from .planned_layer import PlannedLayer
 
@@ -131,7 +130,26 @@ class _Constant:
         if self.conv is None:
             return total[None], self.energy
         parts = np.split(total, groups)
-        return np.stack([unfold(p[None], self.conv)[0].sum(axis=0) for p in parts]), self.energy
+        return np.stack([_tap_sums(part, self.conv) for part in parts]), self.energy
+
+
+def _tap_sums(maps: NDArray[np.float64], conv: Conv) -> NDArray[np.float64]:
+    """Returns what each weight of a convolution is fed, summed over output positions.
+
+    From [C, *map] to [C * taps], in the order of a flattened weight.
+    """
+    padded = np.pad(maps, [(0, 0), *conv.pads()])
+    outputs = conv.output_size(maps.shape[1:])
+    axes = tuple(range(1, maps.ndim))
+    sums = []
+    for tap in np.ndindex(*conv.kernel_size):
+        firsts = [a * dilation for a, dilation in zip(tap, conv.dilations, strict=True)]
+        window = tuple(
+            slice(first, first + stride * (count - 1) + 1, stride)
+            for first, stride, count in zip(firsts, conv.strides, outputs, strict=True)
+        )
+        sums.append(padded[:, *window].sum(axis=axes))
+    return np.stack(sums, axis=1).ravel()
 
 
 def _side_by_side(dense: Tensor, compressed: Tensor, layer: PlannedLayer) -> Tensor:

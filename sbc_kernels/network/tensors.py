@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..hessian import one_byte
+
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 WeightLayer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d
 Shape = tuple[int, ...]
@@ -79,14 +81,10 @@ def is_plain(module: WeightLayer, features: Tensor, output: Tensor) -> bool:
 
 
 def narrow(values: Tensor) -> Tensor:
-    """Returns integers in -128..127 in one byte, and other values as they are."""
+    """Returns integers in -128..127 in one byte, and other values as they are.
+
+    Spikes of 0 and 1 become bools, whose range a Hessian knows without looking through them again.
+    """
     if values.dtype in (torch.bool, torch.uint8, torch.int8):
         return values
-    if values.is_floating_point() and not bool((values == values.round()).all()):
-        return values
-    low, high = (float(v) for v in values.aminmax()) if values.numel() else (0.0, 0.0)
-    if low >= 0 and high <= 127:
-        return values.to(torch.uint8)
-    if low >= -128 and high <= 127:
-        return values.to(torch.int8)
-    return values
+    return one_byte(values)

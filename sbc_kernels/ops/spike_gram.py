@@ -25,7 +25,7 @@ def spike_gram(
     spikes : [T, N, d_in] or [T, N, positions, d_in]; for a convolution [T, N, C, W] or
         [T, N, C, H, W]. bool, integer or float; torch, NumPy or DLPack.
     neuron : whose membrane integrates the layer's output, of `sbc_kernels.neurons`. None is the
-        current Hessian, M = I.
+        current Hessian, M = I, here as in `compress_layer`.
     conv : the geometry of a convolution.
     backend : a name of `available_backends()`, or None for the fastest.
 

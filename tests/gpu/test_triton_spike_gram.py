@@ -648,3 +648,13 @@ class TestOnAGpu:
         wanted = (Y.T @ Y).cpu().numpy()
         made = module.mirror_upper(total, 1.0).cpu().numpy()
         assert_close(made, wanted, bound.cpu().numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1, 0.3], ids=["binary", "analog"])
+def test_every_gram_is_float64(dtype: torch.dtype, scale: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for shape, conv in (((2, 5, 6), None), ((2, 2, 4, 5), sbc.Conv((3,), groups=2))):
+        spikes = ((torch.rand(shape, generator=draw) < 0.5) * scale).to(dtype).to(DEVICE)
+        gram = sbc.spike_gram(spikes, sbc.LIF(2.0), conv=conv, backend="triton")
+        assert gram.dtype == torch.float64

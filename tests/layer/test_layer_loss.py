@@ -200,10 +200,17 @@ def test_current_is_no_neuron() -> None:
     for neuron in (sbc.LIF(9.0), sbc.IF(), sbc.Alpha(0.9, 0.5)):
         other = sbc.compress_layer(weight, spikes, neuron, hessian="current", sparsity=0.7)
         assert np.array_equal(other.weight, current.weight)
+    without = sbc.compress_layer(weight, spikes, None, sparsity=0.7)  # as in spike_gram
+    assert np.array_equal(without.weight, current.weight)
+    assert np.array_equal(without.loss, current.loss)
     forgetful = sbc.compress_layer(weight, spikes, sbc.LIF(1.0), sparsity=0.7)
     assert np.array_equal(forgetful.weight, current.weight)
     remembering = sbc.compress_layer(weight, spikes, sbc.LIF(2.0), sparsity=0.7)
     assert not np.array_equal(remembering.weight, current.weight)
+    default = sbc.compress_layer(weight, spikes, sparsity=0.7)
+    assert np.array_equal(default.weight, remembering.weight)
+    assert "no neuron given: LIF(tau=2.0)" in default.log
+    assert "no neuron given: LIF(tau=2.0)" not in remembering.log
 
 
 @pytest.mark.parametrize("option", ["exact", "exact 2:4", "blocked", "4 bits", "exact, 4 bits"])

@@ -461,3 +461,19 @@ def test_gain_and_leak_limits() -> None:
     assert np.array_equal(sbc.spike_gram(spikes, sbc.LIF(1.0)), sbc.spike_gram(spikes))
     with_decay, without = (sbc.spike_gram(spikes, sbc.LIF(2.0, decay)) for decay in (True, False))
     assert np.array_equal(4 * with_decay, without)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("values", ["binary", "counts", "analog"])
+def test_every_gram_is_float64(backend: str, dtype: Any, values: str) -> None:
+    """Whatever the spikes are and however they are summed, also as torch tensors and convolutions."""
+    rng = np.random.default_rng(11)
+    scale = {"binary": 1, "counts": 100, "analog": 0.3}[values]
+    for neuron in (None, sbc.LIF(2.0), sbc.LIF(3.0)):
+        for shape, conv in (((3, 5, 6), None), ((3, 2, 4, 5), sbc.Conv((3,), groups=2))):
+            spikes = ((rng.random(shape) < 0.5) * scale).astype(dtype)
+            gram = sbc.spike_gram(spikes, neuron, conv=conv, backend=backend)
+            assert gram.dtype == np.float64
+            tensor = sbc.spike_gram(torch.from_numpy(spikes), neuron, conv=conv, backend=backend)
+            assert tensor.dtype == torch.float64
+            assert np.array_equal(tensor.numpy(), gram)

@@ -175,9 +175,9 @@ class CpuGram:
         axes = sorted(range(values.ndim), key=lambda axis: -values.strides[axis])
         source = np.ascontiguousarray(values.transpose(axes))
         narrow = np.empty(source.shape, dtype=np.int8)
-        rows = (len(source) if source.ndim else 1, -1, 1)
+        rows = len(source) if source.ndim else 1
         integral, minimum, maximum = _native.narrow_spikes(
-            exportable(source.reshape(rows)), narrow.reshape(rows), thread_count()
+            exportable(source.reshape(rows, -1, 1)), narrow.reshape(rows, 1, -1), thread_count()
         )
         if not integral:
             return None
