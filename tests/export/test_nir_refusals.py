@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -12,6 +13,8 @@ from nir_networks import HARD, each, inputs, layers
 from torch import Tensor, nn
 
 from sbc_kernels.export.nir.graph import nir_graph
+from sbc_kernels.export.nir.refusals import no_edge
+from sbc_kernels.export.nir.tracking import Operation
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -305,3 +308,24 @@ def test_a_clear_error_names_what_nir_cannot_hold(what: str) -> None:
             nn.init.uniform_(module.weight, -0.3, 0.6)
     with pytest.raises(ValueError, match=message):
         nir_graph(net, inputs(3, *shape))
+
+
+@pytest.mark.parametrize(
+    ("function", "advice"),
+    [
+        ("max_pool2d", r"MaxPool: train with"),
+        ("max_pool2d_with_indices", r"MaxPool: train with"),
+        ("adaptive_max_pool1d", r"MaxPool: train with"),
+        ("scaled_dot_product_attention", r"NIR has no product of two activations"),
+        ("batch_norm", r"compress_model\(\.\.\., fold=True\)"),
+        ("max_pool", r"additions and reshapes$"),  # no function of torch
+        ("sigmoid", r"additions and reshapes$"),
+    ],
+)
+def test_advice_goes_by_the_name_of_the_function(function: str, advice: str) -> None:
+    steps = (Operation("add", "a (Linear)"), Operation(function, "b (Odd)"))
+    text = no_edge(steps, ["n"], "c")
+    assert text.startswith(
+        f"model has {function} in b (Odd), between n and c, which NIR cannot hold"
+    )
+    assert re.search(advice, text)
