@@ -226,10 +226,18 @@ def require_same_device(values: Any, name: str, other: Any, other_name: str) -> 
 
 def narrowed(matrix: Any, name: str, weight: Any) -> Any:
     """A float64 matrix in weight's dtype, which must hold its entries; itself where it has it."""
+    require_range(matrix, name, weight)
     if matrix.dtype == weight.dtype:
         return matrix
+    return array_namespace(matrix).astype(matrix, weight.dtype)
+
+
+def require_range(matrix: Any, name: str, weight: Any) -> None:
+    """Raises ValueError where weight's dtype cannot hold an entry of the matrix."""
+    if matrix.dtype == weight.dtype or 0 in matrix.shape:
+        return
     xp = array_namespace(matrix)
-    largest = float(xp.max(xp.abs(matrix))) if 0 not in matrix.shape else 0.0
+    largest = float(xp.max(xp.abs(matrix)))
     if largest > float(xp.finfo(weight.dtype).max):
         raise ParameterError(
             name,
@@ -238,7 +246,6 @@ def narrowed(matrix: Any, name: str, weight: Any) -> Any:
             verb="reaches",
             shown=f"{largest:.4g}, which weight's {dtype_name(weight)} cannot hold",
         )
-    return xp.astype(matrix, weight.dtype)
 
 
 def kept_mask(mask: Any, shape: tuple[int, ...], device: str | None = None) -> Any:

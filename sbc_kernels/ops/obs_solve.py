@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arrays import kept_mask, require_same_device, weight_and_matrix
+from ..arrays import kept_mask, require_range, require_same_device, weight_and_matrix
 from ..backends.registry import backend_of
 
 __all__ = ["obs_solve"]
@@ -37,6 +37,7 @@ def obs_solve(weight: Any, hessian: Any, mask: Any, *, backend: str | None = Non
     """
     chosen = backend_of(weight, "weight", backend)
     w, h, restore = weight_and_matrix(weight, hessian, "hessian", chosen.device)
+    require_range(h, "hessian", w)
     keep = kept_mask(mask, w.shape, chosen.device)
     require_same_device(keep, "mask", w, "weight")
     return restore(chosen.obs_solve(w, h, keep))

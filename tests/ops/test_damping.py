@@ -155,5 +155,7 @@ def test_a_matrix_that_float32_cannot_hold() -> None:
     weight, G = np.ones((2, 3), np.float32), 1e40 * np.eye(3)
     with pytest.raises(ValueError, match=r"inverse_hessian reaches 1e\+40, which weight's float32"):
         sbc.obs_order(weight, G)
+    with pytest.raises(ValueError, match=r"hessian reaches 1e\+40, which weight's float32"):
+        sbc.obs_solve(weight, G, np.ones((2, 3), dtype=bool))
     order, _ = sbc.obs_order(weight.astype(np.float64), G)
     assert order.shape == (2, 3)
