@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 570.0  # time limit for all steps together
 SANITIZER = "compute-sanitizer"
 # The machine has versions of its own, whose warnings should not fail the tests.
-PYTEST = ("-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/gpu")
+PYTEST = ("-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "tests/gpu", "tests/ops")
 
 
 class Files:
