@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, eps, exact_spike_sum, spike_train
+from gram_sums import (
+    NEURONS,
+    PRECISIONS,
+    SMALL,
+    draw_spikes,
+    float_bound,
+    integer_sum,
+    linear_sums,
+    on_cpu,
+    plan_of,
+    zeros,
+)
+from helpers import assert_close, exact_spike_sum, spike_train
 from interpreted import DEVICE, needs_gpu, needs_triton
 
 import sbc_kernels as sbc
@@ -32,76 +44,6 @@ from sbc_kernels.backends.triton.spike_gram_planes import planes_of_integers
 from sbc_kernels.backends.triton.spike_gram_schedule import Tile, geometry_of
 
 pytestmark = needs_triton
-
-# Several tiles, units, batches and chunks of what the interpreter can walk.
-SMALL = Schedule(samples=50, depth=2, units=9, tile=Tile(16, 32, 4, 2))
-NEURONS: dict[str, Neuron | None] = {
-    "current": None,
-    "IF": sbc.IF(),
-    "LIF 2": sbc.LIF(2.0),
-    "LIF 1.7": sbc.LIF(1.7),
-    "signed kernel": sbc.Kernel([1.0, -0.5, 0.25, -0.125, 1.0, 0.5, -1.0, 0.0]),
-}
-
-
-def plan_of(
-    neuron: Neuron | None, T: int, low: int, high: int, shifted: bool = False
-) -> gram_plan.BytesPlan:
-    filter_ = gram_plan.matched_filter(neuron, T, gram_plan.BYTES_FIXED_POINT_BITS)
-    algorithms = frozenset({"bytes"})
-    plan = gram_plan.plan_gram(filter_, low, high, 1, shifted=shifted, algorithms=algorithms)
-    assert isinstance(plan, gram_plan.BytesPlan)
-    return plan
-
-
-def draw_spikes(seed: int, low: int, high: int, *shape: int) -> np.ndarray:
-    """Half of them 0, both ends present."""
-    rng = np.random.default_rng(seed)
-    spikes = rng.integers(low, high + 1, shape) * (rng.random(shape) < 0.5)
-    spikes.flat[:2] = (high, low)[: spikes.size]
-    return spikes.astype(np.int8)
-
-
-def on_cpu(parts: Sequence[Region]) -> dict[str, list[torch.Tensor]]:
-    return {
-        "positions": [torch.from_numpy(part.positions) for part in parts],
-        "neighbours": [torch.from_numpy(part.neighbours) for part in parts],
-    }
-
-
-def zeros(parts: Sequence[Region], channels: int, groups: int = 1) -> list[torch.Tensor]:
-    shape = (channels, channels)
-    return [
-        torch.zeros((len(part.neighbours), *shape), dtype=torch.float64, device=DEVICE)
-        for _ in range(groups)
-        for part in parts
-    ]
-
-
-def linear_sums(spikes: np.ndarray, plan: gram_plan.BytesPlan, **options: Any) -> np.ndarray:
-    """Of [T, N, d], mirrored and in the plan's unit."""
-    part = linear_regions()[0]
-    sums = zeros([part], spikes.shape[2])
-    module.add_integers(
-        spikes=torch.from_numpy(spikes).to(DEVICE).unsqueeze(2),
-        first_channel=0,
-        channels=spikes.shape[2],
-        plan=plan,
-        sums=sums,
-        **on_cpu([part]),
-        **options,
-    )
-    return module.mirror_upper(sums[0], plan.factor)[0].cpu().numpy()
-
-
-def integer_sum(spikes: np.ndarray, plan: gram_plan.BytesPlan) -> np.ndarray:
-    """``X' K X`` of the plan's own integers, whether exact or rounded."""
-    matrix = plan.filter.astype(object)
-    K = matrix.T @ matrix if plan.squared else matrix
-    X = spikes.astype(object)
-    total = sum(K[t, u] * (X[t].T @ X[u]) for t in range(len(K)) for u in range(len(K)))
-    return np.asarray(total, dtype=object)
-
 
 # ---- linear layers -----------------------------------------------------------------------------
 
@@ -346,108 +288,7 @@ def test_assembled_is_the_hessian(conv: sbc.Conv, size: tuple[int, ...], channel
     assert np.array_equal(made.cpu().numpy(), wanted.reshape(d, d))
 
 
-# ---- floats ------------------------------------------------------------------------------------
-
-
-def float_bound(dtype: torch.dtype, T: int, rows: int) -> float:
-    """Of sums of ``|Y|' |Y|``: T roundings of either Y, and of sums over 1024 samples, or all; float32
-    products lose 2^-21 in three parts, and matrix units may cut where others round."""
-    unit = eps(np.float32 if dtype == torch.float32 else np.float64)
-    terms = min(rows, 1024) if dtype == torch.float32 else rows
-    return unit * (2 * (T + 1) + 2 * terms + (4 if dtype == torch.float32 else 0))
-
-
-# What the values come in, and what is computed in.
-PRECISIONS = [
-    (torch.float32, torch.float32),
-    (torch.float32, torch.float64),
-    (torch.float64, torch.float64),
-]
-
-
-@pytest.mark.parametrize(("dtype", "precision"), PRECISIONS, ids=str)
-@pytest.mark.parametrize("neuron", [None, sbc.IF(), sbc.LIF(3.0)], ids=repr)
-def test_analog_input(dtype: torch.dtype, precision: torch.dtype, neuron: Neuron | None) -> None:
-    T, N, d = 3, 21, 35
-    values = torch.randn(T, N, d, dtype=dtype, generator=torch.Generator().manual_seed(0))
-    membrane = membrane_matrix(neuron, T)
-    wide = values.double().numpy()
-    wanted = reference.spike_sum(wide, neuron)[0]
-    Y = np.tensordot(np.abs(membrane), np.abs(wide), axes=1).reshape(-1, d)
-    bound = float_bound(precision, T, T * N) * (Y.T @ Y)
-    made = []
-    for schedule in (SMALL._replace(samples=17, depth=3),) * 2 + (None,):
-        total = torch.zeros(d, d, dtype=torch.float64, device=DEVICE)
-        module.add_floats(
-            values=values.to(DEVICE),
-            membrane=torch.from_numpy(membrane),
-            total=total,
-            precision=precision,
-            schedule=schedule,
-        )
-        assert torch.equal(total.tril(-1), torch.zeros_like(total))
-        made.append(module.mirror_upper(total, 1.0).cpu().numpy())
-        assert_close(made[-1], wanted, bound, str(schedule))
-    assert np.array_equal(made[0], made[1])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_float32_keeps_its_precision(dtype: torch.dtype) -> None:
-    """Where high parts cancel, what is left comes from the low ones."""
-    values = torch.ones(1, 64, 2, dtype=dtype)
-    values[:, :, 1] += 2.0**-14  # one part of 11 bits does not hold it
-    values[:, ::2] *= -1
-    total = torch.zeros(2, 2, dtype=torch.float64, device=DEVICE)
-    module.add_floats(
-        values=values.to(DEVICE),
-        membrane=torch.eye(1, dtype=torch.float64),
-        total=total,
-        precision=dtype,
-    )
-    exact = 64 * (1 + 2.0**-14)
-    assert_close(total.cpu().numpy()[0, 1], exact, 2 * eps(np.float32) * exact)
-
-
-@pytest.mark.parametrize(("dtype", "precision"), PRECISIONS, ids=str)
-def test_analog_convolution(dtype: torch.dtype, precision: torch.dtype) -> None:
-    conv, size, T, N, channels = sbc.Conv((2, 2), padding=1, groups=2), (3, 2), 3, 7, 6
-    neuron, parts, per_group = sbc.LIF(3.0), regions(conv, size), 3
-    values = torch.randn(T, N, channels, 6, dtype=dtype, generator=torch.Generator().manual_seed(1))
-    sums = zeros(parts, per_group, 2)
-    module.add_floats_conv(
-        values=values.to(DEVICE).movedim(2, 3),
-        membrane=torch.from_numpy(membrane_matrix(neuron, T)),
-        sums=sums,
-        groups=2,
-        precision=precision,
-        schedule=Schedule(depth=4, tile=Tile(16, 16, 4, 2)),
-        **on_cpu(parts),
-    )
-    d = per_group * conv.taps
-    made = [
-        module.assemble_conv(
-            sums[first : first + len(parts)], [part.blocks for part in parts], 1.0, d, conv.taps
-        )
-        for first in (0, len(parts))
-    ]
-    maps = values.double().numpy().reshape(T, N, channels, *size)
-    wanted = reference.spike_sum(maps, neuron, conv)
-    Y = reference.filtered_input(np.abs(maps), neuron, conv)
-    bound = float_bound(precision, T, Y.shape[1]) * (Y.transpose(0, 2, 1) @ Y)
-    assert_close(torch.stack(made).cpu().numpy(), wanted, bound)
-
-
 # ---- the rest ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (33, 33), (2, 70, 70), (0, 0)])
-def test_mirror_upper(shape: tuple[int, ...]) -> None:
-    matrix = np.random.default_rng(0).standard_normal(shape)
-    wanted = matrix.copy()
-    for square in wanted.reshape(-1, *shape[-2:]) if matrix.size else []:
-        _native.mirror_upper(square, 1 / 3, 1)
-    made = module.mirror_upper(torch.from_numpy(matrix.copy()).to(DEVICE), 1 / 3)
-    assert np.array_equal(made.cpu().numpy(), wanted)
 
 
 def test_nothing_comes_of_no_samples() -> None:
@@ -648,13 +489,3 @@ class TestOnAGpu:
         wanted = (Y.T @ Y).cpu().numpy()
         made = module.mirror_upper(total, 1.0).cpu().numpy()
         assert_close(made, wanted, bound.cpu().numpy())
-
-
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1, 0.3], ids=["binary", "analog"])
-def test_every_gram_is_float64(dtype: torch.dtype, scale: float) -> None:
-    draw = torch.Generator().manual_seed(0)
-    for shape, conv in (((2, 5, 6), None), ((2, 2, 4, 5), sbc.Conv((3,), groups=2))):
-        spikes = ((torch.rand(shape, generator=draw) < 0.5) * scale).to(dtype).to(DEVICE)
-        gram = sbc.spike_gram(spikes, sbc.LIF(2.0), conv=conv, backend="triton")
-        assert gram.dtype == torch.float64
