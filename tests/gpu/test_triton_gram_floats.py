@@ -15,6 +15,7 @@ from sbc_kernels.neurons import Neuron, membrane_matrix
 from sbc_kernels.ops import reference
 
 pytest.importorskip("triton")
+from sbc_kernels import _native
 from sbc_kernels.backends.triton import spike_gram as module
 from sbc_kernels.backends.triton.spike_gram import Schedule
 from sbc_kernels.backends.triton.spike_gram_schedule import Tile
