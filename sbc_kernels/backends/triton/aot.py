@@ -5,14 +5,10 @@ python -m sbc_kernels.backends.triton.aot   the table of registers, shared memor
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import triton
@@ -20,21 +16,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from .device import SHARED_BYTES, Build
+from .machine_code import functions
 
-__all__ = [
-    "ARCHITECTURES",
-    "MATRIX_INSTRUCTION",
-    "Report",
-    "builds",
-    "compile_build",
-    "cuobjdump",
-    "table",
-]
+__all__ = ["ARCHITECTURES", "Report", "builds", "compile_build", "table"]
 
 ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
 MODULES = ("value_range", "spike_gram", "obs_order", "obs_solve", "obs_quantize", "factor")
-# Matrix instructions as the machine code names them: mma, wgmma and tcgen05.
-MATRIX_INSTRUCTION = re.compile(r"\b(?:[HIDQ]MMA|[HIQ]GMMA|UTC\w*MMA)\b")
 
 
 @dataclass(frozen=True)
@@ -95,7 +82,7 @@ def builds(architecture: str) -> Iterator[Build]:
 
 
 def compile_build(build: Build, architecture: str) -> Report:
-    """Compiles to machine code. Raises what the compiler raises."""
+    """Compiles to machine code, or takes it from Triton's cache. Raises what the compiler raises."""
     names = build.kernel.arg_names
     attrs = {
         (names.index(name),): [["tt.divisibility", 16]]
@@ -109,20 +96,15 @@ def compile_build(build: Build, architecture: str) -> Report:
         target=GPUTarget("cuda", ARCHITECTURES[architecture], 32),
         options={"num_warps": build.warps, "num_stages": build.stages},
     )
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        usage = cuobjdump("-res-usage", cubin)
-        code = cuobjdump("-sass", cubin)
-    registers, stack = (int(_found(rf"{key}:(\d+)", usage)) for key in ("REG", "STACK"))
-    local = int(_found(r"LOCAL:(\d+)", usage))
+    # ptxas makes matrix instructions only of PTX's: mma, wgmma.mma_async and tcgen05.mma.
+    (function,) = functions(compiled.asm["cubin"], disassemble="mma" in compiled.asm["ptx"])
     return Report(
         build.name,
         architecture,
-        registers,
-        stack + local,
+        function.registers,
+        function.spilled,
         int(compiled.metadata.shared),
-        tuple(sorted(set(MATRIX_INSTRUCTION.findall(code)))),
+        function.tensor,
     )
 
 
@@ -141,20 +123,6 @@ def table() -> str:
     if faults:
         raise RuntimeError("; ".join(faults))
     return "\n".join(lines) + "\n"
-
-
-def _found(pattern: str, text: str) -> str:
-    match = re.search(pattern, text)
-    if match is None:
-        raise RuntimeError(f"cuobjdump does not tell {pattern}")
-    return match[1]
-
-
-def cuobjdump(flag: str, binary: Path) -> str:
-    """NVIDIA's disassembler, which comes with Triton."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    done = subprocess.run([tool, flag, binary], capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 if __name__ == "__main__":
