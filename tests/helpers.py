@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +48,19 @@ def spike_train(rng: np.random.Generator, *shape: int, rate: float = 0.3) -> Arr
     """Binary uint8 spikes, inputs correlated through a shared drive."""
     drive = rng.random(shape[:2]).reshape(shape[:2] + (1,) * (len(shape) - 2))
     return (rng.random(shape) < 2 * rate * drive).astype(np.uint8)
+
+
+def draw_spikes(rng: np.random.Generator, low: int, high: int, *shape: int) -> NDArray[np.int64]:
+    """Integers in [low, high], half of them 0, both ends present."""
+    spikes = rng.integers(low, high + 1, shape) * (rng.random(shape) < 0.5)
+    spikes.flat[: 2 if spikes.size > 1 else 1] = (high, low)[: spikes.size]
+    return spikes.astype(np.int64)
+
+
+def write_idx(path: Path, array: Array) -> None:
+    """A file of bytes as MNIST has them, compressed if its name ends in ".gz"."""
+    data = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
 def layouts(values: Array) -> dict[str, Array]:

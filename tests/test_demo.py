@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import struct
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import write_idx
 from typer.testing import CliRunner
 
 from sbc_kernels import LIF, cli
@@ -96,14 +96,6 @@ def test_upsample_is_linear_between_pixel_centres() -> None:
     np.testing.assert_array_equal(upsample(image, 2), expected)
 
 
-def write_idx(path: Path, array: np.ndarray, zipped: bool = False) -> None:
-    data = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-    if zipped:
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(data))
-    else:
-        path.write_bytes(data)
-
-
 @pytest.fixture
 def idx_folder(tmp_path: Path) -> Path:
     """A few images of two kinds, bright at the top or at the bottom; the labels gzipped."""
@@ -117,7 +109,7 @@ def idx_folder(tmp_path: Path) -> Path:
             image[:5] += np.uint8(190 * label)
             image[5:] += np.uint8(190 * (1 - label))
         write_idx(folder / f"{part}-images-idx3-ubyte", images)
-        write_idx(folder / f"{part}-labels-idx1-ubyte", labels, zipped=True)
+        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
     return folder
 
 

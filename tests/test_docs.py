@@ -36,7 +36,6 @@ PAGES = [
 NUMBER_OF = {"README.md": 2, "docs/tutorial.md": 10, "docs/command-line.md": 2}
 
 
-@pytest.mark.filterwarnings("ignore")  # frameworks warn when they are imported
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_runs_and_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
     run = blocks.run_page(page, tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +17,11 @@ import torch
 
 import sbc_kernels as sbc
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
 pytest.importorskip("triton")
-import problems  # noqa: E402
-import rivals  # noqa: E402
-from gpu import __main__ as script  # noqa: E402
-from gpu import (  # noqa: E402
+import problems
+import rivals
+from gpu import __main__ as script
+from gpu import (
     cases,
     contests,
     device,
@@ -35,7 +32,9 @@ from gpu import (  # noqa: E402
     sew,
     torch_rivals,
 )
-from gpu.runner import Done, Runner  # noqa: E402
+from gpu.runner import Done, Runner
+
+ROOT = Path(__file__).parents[1]
 
 # ---- what was measured -----------------------------------------------------------------------------
 

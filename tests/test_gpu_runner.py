@@ -15,11 +15,9 @@ import torch
 
 import sbc_kernels as sbc
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
 pytest.importorskip("triton")
-from gpu import __main__ as script  # noqa: E402
-from gpu import (  # noqa: E402
+from gpu import __main__ as script
+from gpu import (
     cases,
     contests,
     device,
@@ -27,7 +25,9 @@ from gpu import (  # noqa: E402
     report,
     tune,
 )
-from gpu.runner import Done, Runner, Step  # noqa: E402
+from gpu.runner import Done, Runner, Step
+
+ROOT = Path(__file__).parents[1]
 
 # ---- the whole of it, dry --------------------------------------------------------------------------
 

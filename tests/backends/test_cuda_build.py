@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ import pytest
 from sbc_kernels import _native
 
 pytest.importorskip("triton")  # brings the disassembler
+import cuda_kernels
+
+from sbc_kernels.backends.triton.machine_code import cuobjdump
+
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
-import cuda_kernels  # noqa: E402
-
-from sbc_kernels.backends.triton.machine_code import cuobjdump  # noqa: E402
-
 TABLE = ROOT / "benchmarks" / "results" / "cuda-kernels.md"
 builds_cuda = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in ("nvcc", "cmake", "ninja", "c++filt")),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import run, said
+from helpers import write_idx
 
 from sbc_kernels.cli.data import Cut, load_data
 
@@ -60,17 +59,12 @@ def test_a_folders_files_are_batches(place: Path) -> None:
     assert [b.shape[1] for b in batches_of("f", samples=71)] == [70, 1]
 
 
-def write_idx(path: Path, array: np.ndarray, zipped: bool = False) -> None:
-    data = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-    path.write_bytes(gzip.compress(data) if zipped else data)
-
-
 def test_idx_images(place: Path) -> None:
     Path("idx").mkdir()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (70, 5, 4)).astype(np.uint8)
     labels = rng.integers(0, 10, 70).astype(np.uint8)
-    write_idx(Path("idx/t10k-images-idx3-ubyte.gz"), images, zipped=True)
+    write_idx(Path("idx/t10k-images-idx3-ubyte.gz"), images)
     (first, second) = batches_of("idx")  # 64 and 6
     assert isinstance(first, torch.Tensor)  # there are no labels
     write_idx(Path("idx/t10k-labels-idx1-ubyte"), labels)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import eps
+from helpers import draw_spikes, eps
 from interpreted import DEVICE
 
 import sbc_kernels as sbc
@@ -42,12 +42,8 @@ def plan_of(
     return plan
 
 
-def draw_spikes(seed: int, low: int, high: int, *shape: int) -> np.ndarray:
-    """Half of them 0, both ends present."""
-    rng = np.random.default_rng(seed)
-    spikes = rng.integers(low, high + 1, shape) * (rng.random(shape) < 0.5)
-    spikes.flat[:2] = (high, low)[: spikes.size]
-    return spikes.astype(np.int8)
+def draw_bytes(seed: int, low: int, high: int, *shape: int) -> np.ndarray:
+    return draw_spikes(np.random.default_rng(seed), low, high, *shape).astype(np.int8)
 
 
 def on_cpu(parts: Sequence[Region]) -> dict[str, list[torch.Tensor]]:

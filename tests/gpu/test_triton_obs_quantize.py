@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import assert_close, damped_hessian, eps
-from interpreted import DEVICE, needs_gpu, needs_triton, small_tiles, to_device, to_host
+from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
 from test_obs_quantize import assert_swept
 
 import sbc_kernels as sbc
@@ -23,13 +22,6 @@ from sbc_kernels.backends.triton import obs_quantize as module
 
 pytestmark = needs_triton
 DTYPES = (np.float32, np.float64)
-
-
-@pytest.fixture(name="small_tiles")
-def _small_tiles() -> Iterator[None]:
-    """Several panels and programs of a layer that the interpreter can walk; a GPU keeps its own."""
-    with small_tiles():
-        yield
 
 
 def on_device(grid: sbc.Grid | None) -> sbc.Grid | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, inverse_of, scaled_condition
-from interpreted import DEVICE, needs_gpu, needs_triton, small_tiles, to_device, to_host
+from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
 from test_obs_solve import assert_solved
 
 from sbc_kernels.backends.registry import BACKENDS
@@ -20,13 +19,6 @@ from sbc_kernels.backends.triton import obs_solve as module
 
 pytestmark = needs_triton
 DTYPES = (np.float32, np.float64)
-
-
-@pytest.fixture(name="small_tiles")
-def _small_tiles() -> Iterator[None]:
-    """Tiles of 32 for both types, of which the interpreter can walk a few; a GPU keeps its own."""
-    with small_tiles():
-        yield
 
 
 def solve(

@@ -15,7 +15,7 @@ from gram_sums import (
     NEURONS,
     PRECISIONS,
     SMALL,
-    draw_spikes,
+    draw_bytes,
     float_bound,
     integer_sum,
     linear_sums,
@@ -51,7 +51,7 @@ pytestmark = needs_triton
 @pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
 @pytest.mark.parametrize(("T", "low", "high"), [(4, 0, 1), (3, -1, 1), (8, 0, 1), (2, -3, 7)])
 def test_integers_are_exact(neuron: Neuron | None, T: int, low: int, high: int) -> None:
-    spikes = draw_spikes(T, low, high, T, 70, 37)
+    spikes = draw_bytes(T, low, high, T, 70, 37)
     if neuron is None:  # time steps are samples
         spikes = spikes.reshape(1, -1, 37)
     plan = plan_of(neuron, len(spikes), low, high)
@@ -114,7 +114,7 @@ def test_any_number_of_inputs(d: int) -> None:
 
 @pytest.mark.parametrize(("T", "N"), [(1, 1), (1, 128), (1, 129), (5, 1), (3, 127), (25, 6)])
 def test_any_number_of_samples(T: int, N: int) -> None:
-    spikes = draw_spikes(N, 0, 1, T, N, 6)
+    spikes = draw_bytes(N, 0, 1, T, N, 6)
     plan = plan_of(sbc.LIF(1.7), T, 0, 1)
     wanted = integer_sum(spikes, plan).astype(np.float64) * plan.factor
     assert np.array_equal(linear_sums(spikes, plan), wanted)
@@ -122,7 +122,7 @@ def test_any_number_of_samples(T: int, N: int) -> None:
 
 @pytest.mark.parametrize("neuron", [sbc.IF(), sbc.LIF(1.7)], ids=repr)
 def test_however_it_is_cut(neuron: Neuron) -> None:
-    spikes, tile = draw_spikes(3, -1, 1, 4, 60, 35), Tile(16, 32, 4, 2)
+    spikes, tile = draw_bytes(3, -1, 1, 4, 60, 35), Tile(16, 32, 4, 2)
     plan = plan_of(neuron, 4, -1, 1)
     wanted = integer_sum(spikes, plan).astype(np.float64) * plan.factor
     for schedule in (
@@ -232,7 +232,7 @@ def test_convolutions_are_exact(geometry: str, case: str) -> None:
     conv, size, channels = CONVS[geometry]
     neuron, T, low, high = CASES[case]
     parts, per_group = regions(conv, size), channels // conv.groups
-    spikes = draw_spikes(T, low, high, T, 9, channels, *size)
+    spikes = draw_bytes(T, low, high, T, 9, channels, *size)
     maps = spikes.reshape(T, 9, channels, -1)
     plan = plan_of(neuron, T, low, high, shifted=True)
     wanted = native_sums(np.ascontiguousarray(maps.swapaxes(2, 3)), plan, parts, conv.groups)
@@ -255,7 +255,7 @@ def test_convolutions_in_chunks_of_one_group() -> None:
     """The last group alone, cut small, on a channels-last tensor."""
     conv, size = sbc.Conv((2, 2), padding=1, groups=2), (3, 2)
     parts = regions(conv, size)
-    spikes = np.ascontiguousarray(draw_spikes(0, -2, 1, 3, 70, 6, 36))
+    spikes = np.ascontiguousarray(draw_bytes(0, -2, 1, 3, 70, 6, 36))
     plan = plan_of(sbc.LIF(4.0), 3, -2, 1, shifted=True)
     assert plan.digits > 1
     wanted = native_sums(spikes, plan, parts, 2)[len(parts) :]
@@ -380,7 +380,7 @@ def test_tables_of_the_native_kernel(groups: int) -> None:
     """Its tiles are larger; several of them, not all full, and digits that are biased."""
     tile = Tile(16, 32, 8, 4, native=True)
     conv, size, T, N, channels = sbc.Conv((1, 2), groups=groups), (1, 3), 2, 3, 37 * groups
-    spikes = draw_spikes(0, 0, 100, T, N, channels, 3)
+    spikes = draw_bytes(0, 0, 100, T, N, channels, 3)
     parts, plan = regions(conv, size), plan_of(sbc.IF(), T, 0, 100)
     sums = zeros(parts, 37, groups)
     module.add_integers(

@@ -37,11 +37,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import functional, layer, neuron
 
 
-@pytest.fixture
-def batches() -> list[Tensor]:
-    return [spikes(seed) for seed in range(3)]
-
-
 def test_a_finished_run_is_read_back_to_the_bit(tmp_path: Path, batches: list[Tensor]) -> None:
     for options in ({"sparsity": 0.8}, {"sparsity": 0.5, "bits": 4, **PLAIN}):
         folder = tmp_path / str(len(options))

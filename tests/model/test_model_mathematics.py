@@ -30,11 +30,6 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import functional, layer, neuron
 
 
-@pytest.fixture
-def batches() -> list[Tensor]:
-    return [spikes(seed) for seed in range(3)]
-
-
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("paired", [False, True])
 def test_moments_against_float64(groups: int, paired: bool) -> None:

@@ -21,16 +21,14 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import functional, layer, neuron
 
 
-# Networks here are made to be saved, not to fire.
-pytestmark = pytest.mark.filterwarnings("ignore:no input spiked in calibration:RuntimeWarning")
+pytestmark = [
+    pytest.mark.usefixtures("seed"),
+    # Networks here are made to be saved, not to fire.
+    pytest.mark.filterwarnings("ignore:no input spiked in calibration:RuntimeWarning"),
+]
 
 UNIFORM: dict[str, Any] = {"calibration_mode": "parallel", "allocation": "uniform"}
 PLAIN: dict[str, Any] = {**UNIFORM, "bn_reestimate": False, "bias_correction": False}
-
-
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
 
 
 def lif() -> nn.Module:

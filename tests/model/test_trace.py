@@ -11,7 +11,7 @@ import pytest
 import torch
 from nets import Net
 from torch import Tensor, nn
-from traced_networks import First, lin
+from traced_networks import First, Step, lin
 
 import sbc_kernels as sbc
 
@@ -136,15 +136,6 @@ def test_what_cannot_be_resolved_is_named() -> None:
 
 
 def test_an_unknown_neuron_class_is_pointed_at() -> None:
-    class Step(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return (x >= 1).to(x.dtype)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return grad
-
     plan = sbc.trace(Net(lambda m, x: Step.apply(m.a(x)), a=lin()), torch.rand(3, 2, 6))
     assert plan["a"].role == "head"
     assert "register_neuron" in plan["a"].notes[0]

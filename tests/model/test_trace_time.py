@@ -9,7 +9,7 @@ import pytest
 import torch
 from nets import Net
 from torch import Tensor, nn
-from traced_networks import First, Second, Single, lin
+from traced_networks import First, Second, Single, Step, lin
 
 import sbc_kernels as sbc
 from sbc_kernels.model.layout import Layout
@@ -126,15 +126,6 @@ def test_layers_that_do_more_than_their_weight_are_left_alone() -> None:
 
 
 def test_unregistered_neurons_on_a_residual_stream_do_not_double_the_paths() -> None:
-    class Step(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return (x >= 0).to(x.dtype)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return grad
-
     def run(m: Any, x: Tensor) -> Tensor:
         for at in range(24):
             x = x + Step.apply(getattr(m, f"a{at}")(x))

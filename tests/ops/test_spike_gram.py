@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers import (
     assert_close,
+    draw_spikes,
     eps,
     exact_spike_sum,
     fixed_point_error,
@@ -40,13 +41,6 @@ NEURONS: dict[str, Neuron | None] = {
 # Those that know nothing faster than looking up, of pairs and in lanes.
 LOOK_UP = [name for name in sbc.available_backends("cpu") if name not in ("amx", "vpopcnt")]
 RANGES = {"binary": (0, 1), "ternary": (-1, 1), "counts": (0, 127), "bytes": (-128, 127)}
-
-
-def draw_spikes(rng: np.random.Generator, low: int, high: int, *shape: int) -> np.ndarray:
-    """Integers in [low, high], half of them 0, both ends present."""
-    spikes = rng.integers(low, high + 1, shape) * (rng.random(shape) < 0.5)
-    spikes.flat[: 2 if spikes.size > 1 else 1] = (high, low)[: spikes.size]
-    return spikes.astype(np.int64)
 
 
 def ways(hessian: sbc.SpikeHessian) -> set[str]:

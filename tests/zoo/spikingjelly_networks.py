@@ -97,7 +97,8 @@ def make_spiking_resnet18() -> nn.Module:
     return model
 
 
-def spiking_resnet18_layers() -> Table:
+def _resnet18_layers(shortcut: str) -> Table:
+    """`shortcut` is the neuron that the shortcut's convolution leads to."""
     table = {"conv1": leads_to("bn1", "sn1"), "fc": HEAD}
     for stage in range(1, 5):
         for block in range(2):
@@ -105,8 +106,12 @@ def spiking_resnet18_layers() -> Table:
             table[f"{at}.conv1"] = leads_to(f"{at}.bn1", f"{at}.sn1")
             table[f"{at}.conv2"] = leads_to(f"{at}.bn2", f"{at}.sn2")
             if stage > 1 and block == 0:  # stride 2; layer1 keeps 64 channels at stride 1
-                table[f"{at}.downsample.0"] = leads_to(f"{at}.downsample.1", f"{at}.sn2")
+                table[f"{at}.downsample.0"] = leads_to(f"{at}.downsample.1", f"{at}.{shortcut}")
     return table
+
+
+def spiking_resnet18_layers() -> Table:
+    return _resnet18_layers("sn2")
 
 
 # ---- SEW-ResNet18 ------------------------------------------------------------------------------
@@ -124,15 +129,7 @@ def make_sew_resnet18(cnf: str) -> nn.Module:
 
 
 def sew_resnet18_layers() -> Table:
-    table = {"conv1": leads_to("bn1", "sn1"), "fc": HEAD}
-    for stage in range(1, 5):
-        for block in range(2):
-            at = f"layer{stage}.{block}"
-            table[f"{at}.conv1"] = leads_to(f"{at}.bn1", f"{at}.sn1")
-            table[f"{at}.conv2"] = leads_to(f"{at}.bn2", f"{at}.sn2")
-            if stage > 1 and block == 0:
-                table[f"{at}.downsample.0"] = leads_to(f"{at}.downsample.1", f"{at}.downsample_sn")
-    return table
+    return _resnet18_layers("downsample_sn")
 
 
 def build_sew_resnet152(T: int = 4) -> nn.Module:
