@@ -36,6 +36,8 @@ PAGES = [
 NUMBER_OF = {"README.md": 2, "docs/tutorial.md": 10, "docs/command-line.md": 2}
 
 
+# The network of docs/options.md is not trained: it hardly fires.
+@pytest.mark.filterwarnings("ignore:no input spiked in calibration:RuntimeWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_runs_and_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
     run = blocks.run_page(page, tmp_path)
