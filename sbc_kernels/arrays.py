@@ -289,8 +289,7 @@ def is_float(values: Any) -> bool:
 
 def require_shape(values: Any, name: str, shape: tuple[int | None, ...]) -> None:
     same = values.ndim == len(shape) and all(
-        wanted is None or wanted == extent
-        for wanted, extent in zip(shape, values.shape, strict=True)
+        size is None or size == extent for size, extent in zip(shape, values.shape, strict=True)
     )
     if not same:
         accepted = ", ".join("any" if extent is None else str(extent) for extent in shape)

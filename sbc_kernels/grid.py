@@ -153,16 +153,16 @@ def run_fit_grid(
         return xp.reshape(padded, (d_out, groups, size))
 
     w = grouped(xp.astype(weight, xp.float32))
-    counted = xp.ones((d_out, d_in), dtype=xp.float32, device=where)
+    influence = xp.ones((d_out, d_in), dtype=xp.float32, device=where)
     if importance is not None:
         # Divided by the largest: only ratios count, and a Hessian's diagonal may exceed float32.
         largest = max(float(xp.max(importance)) if d_in else 0.0, 5e-324)
         ratio = importance / xp.full_like(importance, largest)
-        counted = counted * xp.astype(ratio, xp.float32)
+        influence = influence * xp.astype(ratio, xp.float32)
     if mask is not None:
-        counted = counted * xp.astype(mask, xp.float32)
+        influence = influence * xp.astype(mask, xp.float32)
         w = w * xp.astype(grouped(mask), xp.float32)
-    h = grouped(counted)
+    h = grouped(influence)
     silent = (
         xp.sum(h, axis=2, keepdims=True) == 0
     )  # no weight in the sum counts: let all count alike

@@ -98,12 +98,12 @@ class SpikeHessian:
         self._only_batch = False
         self._finished: Any = None  # the answer, where a kernel gave it
         self._paths: dict[GramPath, int] = {}
-        given = in_features if conv is None else in_channels
-        if given is not None:
+        channels = in_features if conv is None else in_channels
+        if channels is not None:
             name = "in_features" if conv is None else "in_channels"
-            if not isinstance(given, (int, np.integer)) or given < 1:
-                raise ValueError(f"{name} is {given!r}; accepted is a positive integer")
-            self._set_channels(int(given))
+            if not isinstance(channels, (int, np.integer)) or channels < 1:
+                raise ValueError(f"{name} is {channels!r}; accepted is a positive integer")
+            self._set_channels(int(channels))
 
     # ---- what a user sees ----------------------------------------------------------------------
 
@@ -193,8 +193,8 @@ class SpikeHessian:
         if other._engine is not None:
             self._require_engine(self._engine_like(other._engine), "other")
         for key, sums in other._sums.items():
-            mine = self._sums.setdefault(key, [0.0 * part for part in sums])
-            for to, part in zip(mine, sums, strict=True):
+            own_sums = self._sums.setdefault(key, [0.0 * part for part in sums])
+            for to, part in zip(own_sums, sums, strict=True):
                 to += part
         self._bound += other._bound
         if other._total is not None:
@@ -249,13 +249,13 @@ class SpikeHessian:
             )
         return backend.gram(other.device)
 
-    def _require_engine(self, wanted: GramEngine, name: str) -> GramEngine:
+    def _require_engine(self, engine: GramEngine, name: str) -> GramEngine:
         """The engine of the batches so far. ValueError where `name` lies on another device."""
         if self._engine is None:
-            self._engine = wanted
-        if self._engine.place != wanted.place:
+            self._engine = engine
+        if self._engine.place != engine.place:
             raise ValueError(
-                f"{name} lies in {wanted.place}, and earlier batches in {self._engine.place}; accepted "
+                f"{name} lies in {engine.place}, and earlier batches in {self._engine.place}; accepted "
                 "is one device for all"
             )
         return self._engine

@@ -9,7 +9,7 @@ _INVERSE_COST = 8.0  # of d^3 multiply-adds in LAPACK's float64, in those of a r
 
 
 def solve_sides(
-    kept: NDArray[np.integer], d: int, has_inverse: bool
+    num_kept: NDArray[np.integer], d: int, has_inverse: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Rows that are solved through their pruned inputs, and those through their kept ones.
 
@@ -19,13 +19,13 @@ def solve_sides(
 
     Parameters
     ----------
-    kept : number of weights that each row keeps, on the host.
+    num_kept : number of weights that each row keeps, on the host.
     d : number of weights of a row.
     """
-    touched = kept < d
-    pruned_side = touched & (2 * kept > d)
+    touched = num_kept < d
+    pruned_side = touched & (2 * num_kept > d)
     if not has_inverse:
-        sizes = kept[pruned_side].astype(np.float64)
+        sizes = num_kept[pruned_side].astype(np.float64)
         saved = float((sizes**3 - (d - sizes) ** 3).sum()) / 3
         if saved < _INVERSE_COST * d**3:
             pruned_side[:] = False

@@ -105,16 +105,16 @@ def backend_of(array: Any, name: str, backend: str | None) -> Backend:
     on_gpu = is_tensor and array.is_cuda
     if backend is None:
         return fastest_backend("cuda", array.device) if on_gpu else fastest_backend("cpu")
-    found = named_backend(backend, array.device if on_gpu else None)
-    if found.device == "cuda" and is_tensor and (on_gpu or interpreted()):
-        return found
-    if on_gpu or found.device == "cuda":
+    target = named_backend(backend, array.device if on_gpu else None)
+    if target.device == "cuda" and is_tensor and (on_gpu or interpreted()):
+        return target
+    if on_gpu or target.device == "cuda":
         where = array.device if is_tensor else "CPU memory"
         names = [*map(repr, available_backends("cuda")), "None"]
-        accepted = "a CUDA tensor" if found.device == "cuda" else " or ".join(names)
+        accepted = "a CUDA tensor" if target.device == "cuda" else " or ".join(names)
         shown = f"{backend!r} and {name} lies in {where}"
         raise ParameterError("backend", backend, accepted, shown=shown)
-    return found
+    return target
 
 
 def backend_for(values: Any, backend: str | None) -> Backend:

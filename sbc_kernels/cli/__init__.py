@@ -65,8 +65,8 @@ class Data(StrEnum):
     fashion_mnist = "fashion-mnist"
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(value: bool) -> None:
+    if value:
         typer.echo(f"sbc-kernels {__version__}")
         raise typer.Exit
 
@@ -154,14 +154,14 @@ def info(json: o.Json = False) -> Answer:
         "threads": str(native["threads"]),
         "cuda": "not built in" if cuda is None else str(cuda or "no device"),
     }
-    told = {
+    facts = {
         "versions": {
             name: lines[name] for name in ("sbc-kernels", "python", *LIBRARIES, *FRAMEWORKS)
         },
         **native,
         "backends": available_backends(),
     }
-    return Answer(told, "\n".join(f"{name:<16} {value}" for name, value in lines.items()))
+    return Answer(facts, "\n".join(f"{name:<16} {value}" for name, value in lines.items()))
 
 
 def _version(package: str) -> str:

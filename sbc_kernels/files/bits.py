@@ -21,12 +21,12 @@ def encode_mask(mask: Mask) -> tuple[int, Bytes, Bytes]:
     Gap g between two survivors is g >> k zeros and a one in the first stream, and the k low bits of g
     in the second. k is the one that gives the fewest bits.
     """
-    kept = np.flatnonzero(mask)
-    gaps = np.diff(kept, prepend=-1) - 1
-    cost = [int((gaps >> k).sum()) + kept.size * (1 + k) for k in range(32)]
+    positions = np.flatnonzero(mask)
+    gaps = np.diff(positions, prepend=-1) - 1
+    cost = [int((gaps >> k).sum()) + positions.size * (1 + k) for k in range(32)]
     k = cost.index(min(cost))
     ends = np.cumsum((gaps >> k) + 1) - 1
-    unary = np.zeros(int(ends[-1]) + 1 if kept.size else 0, bool)
+    unary = np.zeros(int(ends[-1]) + 1 if positions.size else 0, bool)
     unary[ends] = True
     return k, np.packbits(unary, bitorder="little"), pack_bits(gaps & ((1 << k) - 1), k)
 
@@ -40,11 +40,11 @@ def decode_mask(k: int, unary: Bytes, low: Bytes, size: int) -> Mask:
     """
     ends = np.flatnonzero(np.unpackbits(unary, bitorder="little"))
     gaps = (np.diff(ends, prepend=-1) - 1 << k) + unpack_bits(low, ends.size, k).astype(np.int64)
-    kept = np.cumsum(gaps + 1) - 1
-    if kept.size and kept[-1] >= size:
-        raise ValueError(f"a mask of {size} weights keeps weight {kept[-1]}")
+    positions = np.cumsum(gaps + 1) - 1
+    if positions.size and positions[-1] >= size:
+        raise ValueError(f"a mask of {size} weights keeps weight {positions[-1]}")
     mask = np.zeros(size, bool)
-    mask[kept] = True
+    mask[positions] = True
     return mask
 
 

@@ -313,16 +313,16 @@ def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, Array]]:
     array = tensor.weight if isinstance(tensor, Pruned) else tensor.codes
     record: dict[str, Any] = {"shape": list(array.shape)}
     parts: dict[str, Array] = {}
-    kept = array.ravel()
+    values = array.ravel()
     if tensor.mask is not None:
         record["rice"], parts["mask"], parts["mask_low"] = encode_mask(tensor.mask)
-        kept = kept[tensor.mask.ravel()]
+        values = values[tensor.mask.ravel()]
     if isinstance(tensor, Pruned):
-        parts["values"] = kept
+        parts["values"] = values
         return record, parts
     grid = tensor.grid
     record |= {"bits": grid.bits, "group_size": grid.group_size, "dtype": tensor.dtype}
-    parts["codes"] = pack_bits(kept, grid.bits)
+    parts["codes"] = pack_bits(values, grid.bits)
     parts["scale"] = np.ascontiguousarray(grid.scale)
     code = np.clip(np.nan_to_num(grid.zero_point), 0, 2**grid.bits - 1).astype(np.uint8)
     if code.astype(np.float32).tobytes() == grid.zero_point.tobytes():  # from 2 bits on: a level

@@ -172,9 +172,9 @@ def _share_quota(
     indices come first in `ranked`."""
     xp = parts[0].xp
     quota = max(pattern.num_pruned(num_weights(parts)) - num_silent(parts), 0)
-    chosen = xp.zeros(ranked.shape[0], dtype=xp.int64, device=device(ranked))
-    chosen[ranked[:quota]] = 1
-    return [xp.sum(part, axis=1) for part in unflatten(chosen, losses)]
+    quota_flags = xp.zeros(ranked.shape[0], dtype=xp.int64, device=device(ranked))
+    quota_flags[ranked[:quota]] = 1
+    return [xp.sum(part, axis=1) for part in unflatten(quota_flags, losses)]
 
 
 def _loss_curve(parts: list[Rows], losses: Array) -> Curve:
@@ -230,6 +230,6 @@ def _prune_silent_in_groups(part: Rows, mask: Array, pattern: Pattern) -> None:
     xp, shape = part.xp, (len(mask), -1, pattern.of_m)
     size, keep = xp.reshape(_size_of_silent(part), shape), xp.reshape(mask, shape)
     rank = xp.argsort(xp.argsort(size, axis=2, stable=True), axis=2, stable=True)
-    gone = xp.sum(xp.astype(~keep, xp.int64), axis=2, keepdims=True)
-    also = (rank < pattern.of_m - pattern.keep_n - gone) & xp.isfinite(size)
+    num_pruned = xp.sum(xp.astype(~keep, xp.int64), axis=2, keepdims=True)
+    also = (rank < pattern.of_m - pattern.keep_n - num_pruned) & xp.isfinite(size)
     mask[...] = xp.reshape(keep & ~also, mask.shape)

@@ -200,7 +200,7 @@ class OperationCounter:
         return hook
 
 
-def _count(module: nn.Module, inputs: Tensor, kept: Tensor, whole: Tensor) -> dict[str, int]:
+def _count(module: nn.Module, inputs: Tensor, nonzero: Tensor, whole: Tensor) -> dict[str, int]:
     """Returns the counts of one call, by the fields of `LayerOperations`.
 
     Every count is linear in the number of events, so events are summed over samples and steps first.
@@ -208,7 +208,7 @@ def _count(module: nn.Module, inputs: Tensor, kept: Tensor, whole: Tensor) -> di
     Parameters
     ----------
     inputs : the input of the layer, with any leading axes.
-    kept, whole : `_fan` of the non-zero weights, and of all weights.
+    nonzero, whole : `_fan` of the non-zero weights, and of all weights.
     """
     flat = inputs.reshape(-1, *inputs.shape[len(leading_axes(module, tuple(inputs.shape))) :])
     if flat.numel() == 0:
@@ -217,9 +217,9 @@ def _count(module: nn.Module, inputs: Tensor, kept: Tensor, whole: Tensor) -> di
     size = flat.abs()
     integral = not size.is_floating_point() or bool((size == size.round()).all())
     counts = {"dense": _operations(module, torch.full_like(events, len(flat)), whole)}
-    effective = _operations(module, events, kept)
+    effective = _operations(module, events, nonzero)
     if integral:
-        counts["weighted_acs"] = _operations(module, size.sum(dim=0, dtype=torch.float64), kept)
+        counts["weighted_acs"] = _operations(module, size.sum(dim=0, dtype=torch.float64), nonzero)
     if integral and bool(size.max() <= 1):
         return {**counts, "acs": effective, "dense_acs": _operations(module, events, whole)}
     return {**counts, "macs": effective}

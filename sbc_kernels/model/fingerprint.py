@@ -60,12 +60,12 @@ def fingerprint(
         for neuron in layer.neurons:
             if neuron is not None:
                 weights.update(impulse_response(neuron, layer.layout.steps).tobytes())
-    asked = hashlib.sha256(json.dumps(options, sort_keys=True, default=repr).encode())
+    options_digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=repr).encode())
     return {
         "format": f"{_VERSION}, sbc-kernels {__version__}",
         "model": weights.hexdigest(),
         "calibration": data.hexdigest(),
-        "options": asked.hexdigest(),
+        "options": options_digest.hexdigest(),
     }
 
 

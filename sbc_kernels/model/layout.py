@@ -102,8 +102,8 @@ def _candidates(lead: tuple[int, ...], steps: int, batch_first: bool) -> list[La
     """Returns the ways to hold the steps: on an axis of their own, or flattened with others."""
     own = [Layout(steps, None, at) for at, extent in enumerate(lead) if extent == steps]
     own = own[::-1] if batch_first else own
-    rest, left = divmod(math.prod(lead), steps)
-    flat = [] if left else [i for i in range(1, rest + 1) if rest % i == 0]
+    rest, remainder = divmod(math.prod(lead), steps)
+    flat = [] if remainder else [i for i in range(1, rest + 1) if rest % i == 0]
     return [
         *(own if len(lead) > 1 else []),
         *([Layout(steps)] if flat else []),

@@ -97,14 +97,14 @@ def plan_of(
     ]
     planned = {entry(layer.name, "weight") for layer in [*layers.values(), *unsupported]}
     planned |= {entry(other, "weight") for layer in layers.values() for other in layer.also}
-    left = [
+    others = [
         n for n, p in model.named_parameters() if p.ndim >= 2 and p.numel() > 1 and n not in planned
     ]
     inside = tuple(f"{name}." for name in neurons)
     size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     return Plan(
         (*layers.values(), *unsupported),
-        tuple(n for n in left if not n.startswith(inside) or n.rpartition(".")[0] not in modules),
+        tuple(n for n in others if not n.startswith(inside) or n.rpartition(".")[0] not in modules),
         size,
         {
             name: calls[0].facts.steps

@@ -57,13 +57,13 @@ def damped_inverse(hessian: Any, damp_percent: float = 0.01, *, backend: str | N
     numpy.linalg.LinAlgError : the damped Hessian is not positive definite, as with a dead input and
         ``damp_percent=0``.
     """
-    chosen = backend_of(hessian, "hessian", backend)
-    values, restore = _checked(hessian, chosen.device)
+    runner = backend_of(hessian, "hessian", backend)
+    values, restore = _checked(hessian, runner.device)
     damped = _damped(values, _checked_percent(damp_percent))
     if damped.ndim == 2:
-        return restore(chosen.inverse(damped))
+        return restore(runner.inverse(damped))
     xp = array_namespace(damped)
-    inverses = [chosen.inverse(matrix) for matrix in damped]
+    inverses = [runner.inverse(matrix) for matrix in damped]
     return restore(xp.stack(inverses) if inverses else damped)
 
 

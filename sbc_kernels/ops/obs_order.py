@@ -49,8 +49,8 @@ def obs_order(
     tie within rounding either may go first. Rounding is kept from driving a diagonal entry of G below
     the machine epsilon times its first value.
     """
-    chosen = backend_of(weight, "weight", backend)
-    w, g, restore = weight_and_matrix(weight, inverse_hessian, "inverse_hessian", chosen.device)
+    runner = backend_of(weight, "weight", backend)
+    w, g, restore = weight_and_matrix(weight, inverse_hessian, "inverse_hessian", runner.device)
     g = narrowed(g, "inverse_hessian", w)
     d = w.shape[1]
     if wrong := int((g.diagonal() <= 0).sum()):
@@ -61,6 +61,6 @@ def obs_order(
     count = d if num_pruned is None else num_pruned
     if not isinstance(count, (int, np.integer)) or not 0 <= count <= d:
         raise ValueError(f"num_pruned is {num_pruned!r}; accepted is an integer in 0..{d}, or None")
-    order, loss = chosen.obs_order(w, g, int(count))
+    order, loss = runner.obs_order(w, g, int(count))
     xp = array_namespace(loss)
     return restore(order), restore(xp.astype(loss, xp.float32))

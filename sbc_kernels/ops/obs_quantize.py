@@ -55,8 +55,8 @@ def obs_quantize(
     TypeError, ValueError : naming the parameter, what came and what is accepted.
     numpy.linalg.LinAlgError : the Hessian is not positive definite.
     """
-    chosen = backend_of(weight, "weight", backend)
-    w, h, restore = weight_and_matrix(weight, hessian, "hessian", chosen.device)
+    runner = backend_of(weight, "weight", backend)
+    w, h, restore = weight_and_matrix(weight, hessian, "hessian", runner.device)
     if grid is not None and not isinstance(grid, Grid):
         raise TypeError(f"grid is a {type(grid).__name__}; accepted is a Grid of fit_grid, or None")
     if grid is None and pattern is None:
@@ -69,7 +69,7 @@ def obs_quantize(
     if mask is not None:
         if pattern is not None:
             raise ValueError("mask and pattern are both given; accepted is one of them")
-        keep = kept_mask(mask, w.shape, chosen.device)
+        keep = kept_mask(mask, w.shape, runner.device)
         require_same_device(keep, "mask", w, "weight")
     if pattern is not None:
         if not isinstance(pattern, Pattern):
@@ -83,7 +83,7 @@ def obs_quantize(
             raise ValueError(
                 f"block_size is {block_size}; accepted is a multiple of M = {pattern.of_m}"
             )
-    answer = chosen.obs_quantize(
+    answer = runner.obs_quantize(
         w,
         h,
         grid,

@@ -35,9 +35,9 @@ def obs_solve(weight: Any, hessian: Any, mask: Any, *, backend: str | None = Non
     TypeError, ValueError : naming the parameter, what came and what is accepted.
     numpy.linalg.LinAlgError : a submatrix of the Hessian is not positive definite.
     """
-    chosen = backend_of(weight, "weight", backend)
-    w, h, restore = weight_and_matrix(weight, hessian, "hessian", chosen.device)
+    runner = backend_of(weight, "weight", backend)
+    w, h, restore = weight_and_matrix(weight, hessian, "hessian", runner.device)
     require_range(h, "hessian", w)
-    keep = kept_mask(mask, w.shape, chosen.device)
+    keep = kept_mask(mask, w.shape, runner.device)
     require_same_device(keep, "mask", w, "weight")
-    return restore(chosen.obs_solve(w, h, keep))
+    return restore(runner.obs_solve(w, h, keep))

@@ -93,9 +93,11 @@ def obs_order(
     for r in range(rows):
         w, G = weight[r].astype(np.float64), inverse_hessian.astype(np.float64)
         open_ = np.ones(d, dtype=bool)
-        left = None if quota is None else quota.copy()
+        allowance = None if quota is None else quota.copy()
         for step in range(count):
-            allowed = open_ if group is None or left is None else open_ & (left[group] > 0)
+            allowed = (
+                open_ if group is None or allowance is None else open_ & (allowance[group] > 0)
+            )
             score = np.where(allowed, w**2 / np.where(open_, np.diagonal(G), 1.0), np.inf)
             p = int(np.argmin(score))
             order[r, step], loss[r, step] = p, score[p] / 2
@@ -104,8 +106,8 @@ def obs_order(
             G = G - np.outer(column, G[p])
             open_[p] = False
             w[p] = 0.0
-            if left is not None and group is not None:
-                left[group[p]] -= 1
+            if allowance is not None and group is not None:
+                allowance[group[p]] -= 1
     return order, loss
 
 

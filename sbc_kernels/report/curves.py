@@ -46,7 +46,7 @@ def _multiples(layers: Sequence[Layer], width: float, columns: int) -> Sheet:
     high = max(
         1.0, *(error for layer in layers for _, error in (*layer.curve, _final_point(layer)))
     )
-    kept = np.geomspace(1.0, least, 64)
+    fractions = np.geomspace(1.0, least, 64)
     for i, layer in enumerate(layers):
         line, column = divmod(i, columns)
         x, y = left + column * (room + gap), line * (above + height + below) + above
@@ -60,7 +60,7 @@ def _multiples(layers: Sequence[Layer], width: float, columns: int) -> Sheet:
         for sparsity, share in _ticks(least, room / 36):
             anchor = "middle" if sparsity else "start"
             sheet.text(x + room * share, y + height + 12, f"{100 * sparsity:g} %", "quiet", anchor)
-        axes.plot(kept, _interpolated(layer, kept), color=color("accent"), lw=1.8)
+        axes.plot(fractions, _interpolated(layer, fractions), color=color("accent"), lw=1.8)
         sparsity, error = _final_point(layer)
         axes.plot(
             [max(1 - sparsity, least)], [error], "o", ms=8, mew=2, mec=color("card"),
@@ -122,10 +122,12 @@ def _key(sheet: Sheet, width: float) -> None:
         rectangles(axes, shade, 0, 1, 1, "accent", (shade + 1) / SHADES)
 
 
-def _interpolated(layer: Layer, kept: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolated(layer: Layer, fractions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the curve at these kept fractions, interpolated linearly; NaN outside the curve."""
     sparsity, error = np.array(layer.curve).T
-    return np.asarray(np.interp(1 - kept, sparsity, error, left=np.nan, right=np.nan), np.float64)
+    return np.asarray(
+        np.interp(1 - fractions, sparsity, error, left=np.nan, right=np.nan), np.float64
+    )
 
 
 def _final_point(layer: Layer) -> tuple[float, float]:
@@ -139,8 +141,8 @@ def _description(layer: Layer) -> str:
 
 def _least_kept(layers: Sequence[Layer]) -> float:
     """Returns the kept fraction at which the scale ends: a third of the sparsest layer's."""
-    kept = [1 - layer.sparsity for layer in layers if layer.sparsity is not None]
-    return float(np.clip(min((k for k in kept if k > 0), default=0.1) / 3, 1e-4, 0.02))
+    fractions = [1 - layer.sparsity for layer in layers if layer.sparsity is not None]
+    return float(np.clip(min((k for k in fractions if k > 0), default=0.1) / 3, 1e-4, 0.02))
 
 
 def _ticks(least: float, most: float) -> list[tuple[float, float]]:

@@ -151,14 +151,14 @@ def rectangles(
 
 def _tidy(root: ET.Element, key: str) -> None:
     """Replaces colours by roles, prefixes ids with `key`, rounds to two decimals, drops unused ids."""
-    used: set[str] = set()
+    references: set[str] = set()
     for element in root.iter():
         for name, value in element.attrib.items():
-            used.update(re.findall(r"url\(#(.+?)\)", value))
+            references.update(re.findall(r"url\(#(.+?)\)", value))
             if name == _LINK:
-                used.add(value[1:])
+                references.add(value[1:])
     for element in root.iter():
-        if element.get("id") not in used:
+        if element.get("id") not in references:
             element.attrib.pop("id", None)
         for name, value in element.attrib.items():
             if name == "id":

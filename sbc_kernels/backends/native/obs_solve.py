@@ -26,8 +26,8 @@ def obs_solve(
     note_kernel("obs_solve", isa)
     d, dtype = weight.shape[1], weight.dtype
     solution = weight.copy()
-    kept = mask.sum(axis=1)
-    pruned_side, kept_side = solve_sides(kept, d, inverse_hessian is not None)
+    num_kept = mask.sum(axis=1)
+    pruned_side, kept_side = solve_sides(num_kept, d, inverse_hessian is not None)
     if pruned_side.any():
         G = inverse(hessian) if inverse_hessian is None else inverse_hessian
         G = G.astype(dtype, copy=False)
@@ -37,7 +37,7 @@ def obs_solve(
         H = hessian.astype(dtype, copy=False)
         # Of W H only the kept entries are needed: where those are few, the kernel takes them one by
         # one; a GEMM is several times faster an entry.
-        few = float(kept[kept_side].mean()) < d / 8
+        few = float(num_kept[kept_side].mean()) < d / 8
         rhs = weight[kept_side] if few else weight[kept_side] @ H
         solution[kept_side] = _solve_subsets(H, rhs, mask[kept_side], kept_side, isa, few)
     solution[~mask] = 0

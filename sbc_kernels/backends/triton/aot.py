@@ -53,31 +53,31 @@ class Report:
     def faults(self, tensor_cores: bool) -> list[str]:
         """What is wrong with it, which is to have matrix instructions or need not; nothing where all
         is well."""
-        found = []
+        reasons = []
         if self.spilled:
-            found.append(f"spills {self.spilled} bytes a thread")
+            reasons.append(f"spills {self.spilled} bytes a thread")
         if self.shared > SHARED_BYTES[self.architecture.rstrip("a")]:
-            found.append(f"needs {self.shared} bytes of shared memory")
+            reasons.append(f"needs {self.shared} bytes of shared memory")
         if tensor_cores and not self.tensor:
-            found.append("has no matrix instruction")
-        return [f"{self.name} on {self.architecture} {fault}" for fault in found]
+            reasons.append("has no matrix instruction")
+        return [f"{self.name} on {self.architecture} {reason}" for reason in reasons]
 
 
 def builds(architecture: str) -> Iterator[Build]:
     """Every way a kernel is compiled for one of `ARCHITECTURES`: its device class, and "other"."""
-    seen = set()
+    identities = set()
     for name in MODULES:
         module = import_module(f"{__package__}.{name}")
         for device_class in (architecture, "other"):
             for build in module.builds(device_class):
-                same = (
+                identity = (
                     build.name,
                     build.warps,
                     build.stages,
                     repr(sorted(build.constants.items())),
                 )
-                if same not in seen:
-                    seen.add(same)
+                if identity not in identities:
+                    identities.add(identity)
                     yield build
 
 

@@ -74,12 +74,12 @@ def _class_of(index: int) -> str:
     }.get(capability, "other")  # fmt: skip
 
 
-def kept_alive(kept: Tensor) -> Tensor:
+def kept_alive(tensor: Tensor) -> Tensor:
     """A tensor that is kept between calls, for use on the current stream: when it is let go of, its
     memory waits for that stream."""
-    if kept.device.type == "cuda":
-        kept.record_stream(torch.cuda.current_stream(kept.device))
-    return kept
+    if tensor.device.type == "cuda":
+        tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return tensor
 
 
 def has_fast_float64(tensor: Tensor) -> bool:
@@ -89,7 +89,7 @@ def has_fast_float64(tensor: Tensor) -> bool:
     return torch.cuda.get_device_capability(tensor.device) in ((8, 0), (9, 0), (10, 0))
 
 
-def room(tensor: Tensor, wanted: int, max_memory: int | None) -> int:
+def room(tensor: Tensor, demand: int, max_memory: int | None) -> int:
     """Bytes that may be taken on the tensor's device: `max_memory`; None: four fifths of what is free,
     and for who wants little no more than that, so that small layers are cut the same way in every run.
 
@@ -101,11 +101,11 @@ def room(tensor: Tensor, wanted: int, max_memory: int | None) -> int:
         return 1 << 32
     little = int(torch.cuda.get_device_properties(tensor.device).total_memory * _LITTLE)
     stats = torch.cuda.memory_stats_as_nested_dict(tensor.device)
-    reserved, taken = (
+    reserved, in_use = (
         stats[f"{what}_bytes"]["all"]["current"] for what in ("reserved", "allocated")
     )
-    if wanted <= min(little, reserved - taken):
+    if demand <= min(little, reserved - in_use):
         return little
     free, _ = torch.cuda.mem_get_info(tensor.device)
-    available = int(0.8 * (free + reserved - taken))
-    return min(little, available) if wanted <= little else available
+    available = int(0.8 * (free + reserved - in_use))
+    return min(little, available) if demand <= little else available

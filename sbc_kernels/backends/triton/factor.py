@@ -94,8 +94,8 @@ def _factor(matrix: Tensor) -> Tensor:
     pivots = factor.diagonal()
     bad = ~(torch.isfinite(pivots) & (pivots > 0))
     past = len(pivots) + 1
-    seen = torch.where(bad.any(), bad.int().argmax() + 1, past)
-    order = torch.minimum(seen, torch.where(info > 0, info, past))
+    first_bad = torch.where(bad.any(), bad.int().argmax() + 1, past)
+    order = torch.minimum(first_bad, torch.where(info > 0, info, past))
     minor = int(order)  # the wait
     require_positive(minor if minor < past else 0)
     return factor

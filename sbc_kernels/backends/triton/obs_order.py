@@ -290,7 +290,7 @@ class Scratch:
         self.state, self.ids, self.group, self.index = (
             empty((rows, self.side), dtype=torch.int32) for _ in range(4)
         )
-        self.left = empty((rows, max(num_groups, 1)), dtype=torch.int32)
+        self.allowance = empty((rows, max(num_groups, 1)), dtype=torch.int32)
         self.unit = empty(rows)
         self.lines = empty((rows, self.depth, self.side))
         parts = (1 + tiles.split) * (len(steps) > 1)
@@ -333,7 +333,7 @@ class Scratch:
         self.state[:rows, :d] = OPEN.value
         self.state[:rows, d:] = GONE.value
         if group is not None and quota is not None:
-            self.left[:rows] = quota
+            self.allowance[:rows] = quota
             self.group[:rows, :d] = group
             self.group[:rows, d:] = -1
             self.state[:rows, :d] = torch.where(quota[group.long()] > 0, OPEN.value, BARRED.value)
@@ -390,9 +390,9 @@ def _run_panel(
 ) -> None:
     sweep = _sweep(step.m, tiles)
     panel[(len(order),)](
-        step.source, s.weight, s.diagonal, s.floor, s.state, s.ids, s.group, s.left, s.lines,
+        step.source, s.weight, s.diagonal, s.floor, s.state, s.ids, s.group, s.allowance, s.lines,
         s.unit, order, loss, s.skipped, step.stride, s.lines.stride(0), step.width, s.side,
-        order.stride(0), s.left.stride(0), step.m, step.pivots, step.done, PACKED=step.tile > 0,
+        order.stride(0), s.allowance.stride(0), step.m, step.pivots, step.done, PACKED=step.tile > 0,
         HAS_GROUPS=grouped, BLOCK=sweep.block, DEPTH=sweep.lines, STAGES=sweep.stages,
         LARGEST=torch.finfo(loss.dtype).max, num_warps=sweep.warps, num_stages=1,
     )  # fmt: skip
@@ -456,7 +456,7 @@ def builds(device_class: str) -> Iterator[Build]:
             )
 
 
-_INTEGERS = ("state", "ids", "group", "left", "index", "order", "skipped")
+_INTEGERS = ("state", "ids", "group", "allowance", "index", "order", "skipped")
 _SCALARS = ("side", "num_pruned", "num_groups", "depth", "m", "n", "count", "done")
 
 

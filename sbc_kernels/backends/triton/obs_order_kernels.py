@@ -87,7 +87,7 @@ def panel(
     state,  # int32 [rows, side]
     ids,  # int32 [rows, side]: the column that stands at a place
     group,  # int32 [rows, side], if HAS_GROUPS
-    left,  # int32 [rows, num_groups], likewise: what each group may still give up
+    allowance,  # int32 [rows, num_groups], likewise: what each group may still give up
     lines,  # [rows, lines_stride / side, side]: L
     unit,  # [rows]: what 1 in `weight` means
     order,  # int32 [rows, num_pruned]
@@ -120,7 +120,7 @@ def panel(
     state += row * side
     ids += row * side
     group += row * side
-    left += row * num_groups
+    allowance += row * num_groups
     order += row * num_pruned + done
     loss += row * num_pruned + done
     one = tl.load(unit + row)
@@ -151,10 +151,10 @@ def panel(
         if PACKED:
             start_p -= tl.load(skipped + p)
         if HAS_GROUPS:
-            mine = tl.load(group + p)
-            remain = tl.load(left + mine) - 1
+            own_group = tl.load(group + p)
+            remain = tl.load(allowance + own_group) - 1
             tl.debug_barrier()  # all threads have read it
-            tl.store(left + mine, remain)
+            tl.store(allowance + own_group, remain)
 
         score = tl.full([BLOCK], float("inf"), one.dtype)
         place = tl.zeros([BLOCK], tl.int32)
@@ -167,7 +167,7 @@ def panel(
             else:
                 entry = start_p + at
             column = tl.load(matrix + entry, mask=at < m, other=0.0)
-            known = tl.zeros([BLOCK], one.dtype)
+            correction = tl.zeros([BLOCK], one.dtype)
             for first in tl.range(0, k, DEPTH, num_stages=STAGES):
                 j = first + tl.arange(0, DEPTH)
                 factors = tl.load(lines + j * side + p, mask=j < k, other=0.0)
@@ -177,9 +177,9 @@ def panel(
                     other=0.0,
                     cache_modifier=".cg",  # read once a pivot: leaves L1 to the vectors
                 )
-                known += tl.sum(factors[:, None] * earlier, 0)
+                correction += tl.sum(factors[:, None] * earlier, 0)
             # 0 at p: what other threads may still have to read there stays as it is.
-            line = tl.where(at == p, 0.0, (column - known) * scale)
+            line = tl.where(at == p, 0.0, (column - correction) * scale)
             w = tl.load(weight + at, mask=live, other=0.0) - step * line
             g = tl.load(diagonal + at, mask=live, other=1.0) - line * line
             lowest = tl.load(floor + at, mask=live, other=1.0)
@@ -189,9 +189,10 @@ def panel(
             tl.store(diagonal + at, g, mask=live)
             may_go = (tl.load(state + at, mask=live, other=GONE) == OPEN) & (at != p)
             if HAS_GROUPS:
-                spent = (tl.load(group + at, mask=live, other=-1) == mine) & (remain == 0) & may_go
-                tl.store(state + at, BARRED, mask=spent)
-                may_go &= ~spent
+                in_group = tl.load(group + at, mask=live, other=-1) == own_group
+                to_bar = in_group & (remain == 0) & may_go
+                tl.store(state + at, BARRED, mask=to_bar)
+                may_go &= ~to_bar
             score, place = _lower(score, place, w, g, may_go, at, LARGEST)
         p = _least(score, place, m)
 
@@ -212,7 +213,7 @@ def compact(
 ):
     """Closes the gaps that a panel's pivots left in a row's vectors, in place. One program a row."""
     row = tl.program_id(0).to(tl.int64) * side
-    kept = 0
+    num_kept = 0
     for start in range(0, m, BLOCK):
         at = start + tl.arange(0, BLOCK)
         live = at < m
@@ -221,24 +222,24 @@ def compact(
         g = tl.load(diagonal + row + at, mask=live)
         lowest = tl.load(floor + row + at, mask=live)
         column = tl.load(ids + row + at, mask=live)
-        stays = status != GONE
-        to = row + kept + tl.cumsum(stays.to(tl.int32), 0) - 1
-        kept += tl.sum(stays.to(tl.int32), 0)
+        survives = status != GONE
+        to = row + num_kept + tl.cumsum(survives.to(tl.int32), 0) - 1
+        num_kept += tl.sum(survives.to(tl.int32), 0)
         if HAS_GROUPS:
             member = tl.load(group + row + at, mask=live)
         # Survivors move to the front: to places of this block, which all threads have read by now, and
         # of blocks before.
         tl.debug_barrier()
-        tl.store(state + to, status, mask=stays)
-        tl.store(weight + to, w, mask=stays)
-        tl.store(diagonal + to, g, mask=stays)
-        tl.store(floor + to, lowest, mask=stays)
-        tl.store(ids + to, column, mask=stays)
-        tl.store(index + to, at, mask=stays)
+        tl.store(state + to, status, mask=survives)
+        tl.store(weight + to, w, mask=survives)
+        tl.store(diagonal + to, g, mask=survives)
+        tl.store(floor + to, lowest, mask=survives)
+        tl.store(ids + to, column, mask=survives)
+        tl.store(index + to, at, mask=survives)
         if HAS_GROUPS:
-            tl.store(group + to, member, mask=stays)
-    beyond = kept + tl.arange(0, ALIGN)  # what `panel` reads past the end
-    past = beyond < (kept + ALIGN - 1) // ALIGN * ALIGN
+            tl.store(group + to, member, mask=survives)
+    beyond = num_kept + tl.arange(0, ALIGN)  # what `panel` reads past the end
+    past = beyond < (num_kept + ALIGN - 1) // ALIGN * ALIGN
     tl.store(state + row + beyond, GONE, mask=past)
     tl.store(weight + row + beyond, 0.0, mask=past)
     tl.store(diagonal + row + beyond, 1.0, mask=past)

@@ -104,7 +104,7 @@ def obs_quantize(
     factor = upper_factor(hessian, perm).to(weight.dtype)
     note_kernel("obs_quantize", "triton")
     in_order = weight[:, order].contiguous()
-    kept = torch.ones_like(in_order, dtype=torch.bool) if prunes else None
+    keep = torch.ones_like(in_order, dtype=torch.bool) if prunes else None
     sweep = _Sweep(
         weight=in_order,
         factor=factor,
@@ -112,32 +112,32 @@ def obs_quantize(
         scale=None if grid is None else grid.scale.to(weight.dtype).contiguous(),
         zero_point=None if grid is None else grid.zero_point.to(weight.dtype).contiguous(),
         group=None if grid is None else grid.group_of_column(d)[order].to(torch.int32),
-        mask=kept if mask is None else mask[:, order].contiguous(),
+        mask=keep if mask is None else mask[:, order].contiguous(),
     )
     carried = torch.zeros_like(in_order)
     block = min(block_size, max(d, 1)) if prunes else max(d, 1)
     for first in range(0, d, block):
         last = min(first + block, d)
-        if kept is not None:
+        if keep is not None:
             scores = sweep.scores(carried[:, first:last], first)
             if pattern is not None and of_m > 0:
-                chosen = _keep_pattern(scores, pattern.keep_n, of_m)
+                block_keep = _keep_pattern(scores, pattern.keep_n, of_m)
             else:
                 # Each block carries its share of the quota, so that the last one ends exactly on it.
                 due, before = ((2 * quota * at + d) // (2 * d) for at in (last, first))
-                chosen = _keep_all_but(scores, due - before)
-            kept[:, first:last] = chosen
+                block_keep = _keep_all_but(scores, due - before)
+            keep[:, first:last] = block_keep
         sweep.round(carried, first, last)
     back = order.argsort()
-    if kept is not None:
-        kept = kept[:, back]
+    if keep is not None:
+        keep = keep[:, back]
     elif pattern is not None:  # it prunes nothing
-        kept = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+        keep = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
     return QuantizedRows(
         None if sweep.codes is None else sweep.codes[:, back],
         sweep.quantized[:, back],
         sweep.loss,
-        kept,
+        keep,
     )
 
 
@@ -184,11 +184,11 @@ class _Sweep:
         (rows, d), columns = self.weight.shape, self.tile.columns
         for at in range(first, last, columns):
             after = min(at + columns, last)
-            mine = carried[:, at - origin :]
+            own_carried = carried[:, at - origin :]
             with launching(carried):
                 _sweep[triton.cdiv(rows, self.tile.rows),](
                     self.weight[:, at:],
-                    mine,
+                    own_carried,
                     self.factor[at:, at:],
                     self.scale,
                     self.zero_point,
@@ -210,7 +210,7 @@ class _Sweep:
                     num_warps=self.tile.warps,
                 )
             add_product(
-                mine[:, after - at :],
+                own_carried[:, after - at :],
                 self.errors[:, : after - at],
                 self.factor[at:after, after : origin + carried.shape[1]],
             )
@@ -252,7 +252,7 @@ def _sweep(
     w = tl.load(weight + at, mask=inside, other=0.0)
     gained = tl.load(carried + row[:, None] * stride + column[None, :], mask=inside, other=0.0)
     coded = tl.zeros((ROWS, COLUMNS), number)
-    lost = tl.zeros((ROWS,), number)
+    row_loss = tl.zeros((ROWS,), number)
     ahead = tl.load(factor + column, mask=column < width, other=0.0)
     for m in range(width):
         here = (column == m)[None, :]
@@ -261,8 +261,8 @@ def _sweep(
             factor + (m + 1) * d + column, mask=(column < width) & (m + 1 < width), other=0.0
         )
         pivot = tl.load(factor + m * d + m)
-        mine = tl.sum(tl.where(here, w, 0.0), axis=1)
-        target = mine + _divide(tl.sum(tl.where(here, gained, 0.0), axis=1), pivot)
+        original = tl.sum(tl.where(here, w, 0.0), axis=1)
+        target = original + _divide(tl.sum(tl.where(here, gained, 0.0), axis=1), pivot)
         q = target
         if loss is None:
             cost = target * pivot
@@ -283,13 +283,13 @@ def _sweep(
                 q = tl.where(tl.load(mask + row * d + m, mask=live, other=0) != 0, q, 0.0)
             w = tl.where(here, q[:, None], w)
             missed = (target - q) * pivot
-            lost += 0.5 * missed * missed
-        error = mine - q
+            row_loss += 0.5 * missed * missed
+        error = original - q
         gained = tl.where(here, error[:, None], tl.fma(error[:, None], factors[None, :], gained))
     tl.store(answer + row[:, None] * answer_stride + column[None, :], w, mask=inside)
     tl.store(errors + row[:, None] * COLUMNS + column[None, :], gained, mask=live[:, None])
     if loss is not None:
-        tl.store(loss + row, tl.load(loss + row, mask=live, other=0.0) + lost, mask=live)
+        tl.store(loss + row, tl.load(loss + row, mask=live, other=0.0) + row_loss, mask=live)
     if codes is not None:
         tl.store(codes + at, coded.to(tl.uint8), mask=inside)
 
@@ -303,9 +303,9 @@ def _divide(a, b):
 def _keep_all_but(scores: Tensor, count: int) -> Tensor:
     """Mask [rows, width], True = kept, without the `count` least scores; ties go to the earlier one."""
     least = _ordered(scores).ravel().argsort(stable=True)[:count]
-    kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    kept[least] = False
-    return kept.view_as(scores)
+    keep = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
+    keep[least] = False
+    return keep.view_as(scores)
 
 
 def _keep_pattern(scores: Tensor, keep_n: int, of_m: int) -> Tensor:

@@ -114,26 +114,26 @@ def obs_solve(
     note_kernel("obs_solve", "triton")
     d, dtype = weight.shape[1], weight.dtype
     weight, mask = weight.contiguous(), mask.contiguous()
-    kept = mask.sum(dim=1).cpu().numpy()  # the first wait
-    small, large = solve_sides(kept, d, inverse_hessian is not None)
+    num_kept = mask.sum(dim=1).cpu().numpy()  # the first wait
+    small, large = solve_sides(num_kept, d, inverse_hessian is not None)
     solution = torch.where(mask, weight, 0)
     failures = []
     if small.any():
         rows = torch.as_tensor(np.flatnonzero(small), device=weight.device)
         G = inverse(hessian) if inverse_hessian is None else inverse_hessian
         G = G.to(dtype).contiguous()
-        given = weight[rows]
+        current = weight[rows]
         pruned = ~mask[rows]
-        change, failed = _solve_subsets(G, -given, pruned, d - kept[small], max_memory)
-        add_product(given, change, G)
-        solution[rows] = torch.where(pruned, 0, given)
+        change, failed = _solve_subsets(G, -current, pruned, d - num_kept[small], max_memory)
+        add_product(current, change, G)
+        solution[rows] = torch.where(pruned, 0, current)
         failures.append((rows, failed))
     if large.any():
         rows = torch.as_tensor(np.flatnonzero(large), device=weight.device)
         H = hessian.to(dtype).contiguous()
         current = torch.zeros_like(weight[rows])
         add_product(current, weight[rows], H)
-        solution[rows], failed = _solve_subsets(H, current, mask[rows], kept[large], max_memory)
+        solution[rows], failed = _solve_subsets(H, current, mask[rows], num_kept[large], max_memory)
         failures.append((rows, failed))
     _require_solved(failures)
     return solution
@@ -207,10 +207,10 @@ def _solve_chunk(
     tiles = -(-size // side)  # to a side of each row's matrix
     across = int(tiles[0])
     width = across * side
-    chosen = select[rows]
-    count = chosen.sum(dim=1, dtype=torch.int32)
-    # The subsets, ascending. What is not chosen all goes to a last column, which is never read.
-    place = torch.where(chosen, chosen.cumsum(dim=1) - 1, width)
+    members = select[rows]
+    count = members.sum(dim=1, dtype=torch.int32)
+    # The subsets, ascending. All other inputs go to a last column, which is never read.
+    place = torch.where(members, members.cumsum(dim=1) - 1, width)
     subset = torch.zeros(len(rows), width + 1, dtype=torch.int32, device=rhs.device)
     inputs = torch.arange(d, dtype=torch.int32, device=rhs.device)
     subset = subset.scatter_(1, place, inputs.expand(len(rows), d))[:, :width].contiguous()
@@ -298,15 +298,15 @@ def _update(
         return
     one = tl.arange(0, SIDE)
     row, column = i * SIDE + one, k * SIDE + one
-    mine = subset + m.to(tl.int64) * width
-    of_row = tl.load(mine + row, mask=row < size, other=0).to(tl.int64)
-    of_column = tl.load(mine + column, mask=column < size, other=0)
+    subset_row = subset + m.to(tl.int64) * width
+    of_row = tl.load(subset_row + row, mask=row < size, other=0).to(tl.int64)
+    of_column = tl.load(subset_row + column, mask=column < size, other=0)
     inside = (row < size)[:, None] & (column < size)[None, :]
     a = tl.load(matrix + of_row[:, None] * d + of_column[None, :], mask=inside, other=0.0)
     a = tl.where(inside | (row[:, None] != column[None, :]), a, 1.0)
     left, right = factor + _at(base, m, i, 0, SIDE), factor + _at(base, m, k, 0, SIDE)
-    known = _product_of_rows(left, right, k, SIDE, TERMS, SPLIT)
-    tl.store(left + k * SIDE * SIDE + one[:, None] * SIDE + one[None, :], a - known)
+    product = _product_of_rows(left, right, k, SIDE, TERMS, SPLIT)
+    tl.store(left + k * SIDE * SIDE + one[:, None] * SIDE + one[None, :], a - product)
 
 
 @triton.jit
@@ -408,13 +408,13 @@ def _below(
         return
     one = tl.arange(0, SIDE)
     tile = factor + _at(base, m, i, k, SIDE)
-    known = _product_of_rows(tile, factor + _at(base, m, k, k, SIDE), 1, SIDE, TERMS, SPLIT)
+    scaled_tile = _product_of_rows(tile, factor + _at(base, m, k, k, SIDE), 1, SIDE, TERMS, SPLIT)
     tl.debug_barrier()  # until every warp has read the tile
-    tl.store(tile + one[:, None] * SIDE + one[None, :], known)
-    mine = vector + m.to(tl.int64) * width + one
-    y = tl.load(mine + k * SIDE)
-    to = mine + i * SIDE
-    tl.store(to, tl.load(to) - tl.sum(known * y[None, :], axis=1))
+    tl.store(tile + one[:, None] * SIDE + one[None, :], scaled_tile)
+    vector_row = vector + m.to(tl.int64) * width + one
+    y = tl.load(vector_row + k * SIDE)
+    to = vector_row + i * SIDE
+    tl.store(to, tl.load(to) - tl.sum(scaled_tile * y[None, :], axis=1))
 
 
 @triton.jit(do_not_specialize=_ANY)
@@ -427,17 +427,17 @@ def _back(count, base, factor, vector, width, k, d, subset, rows, solution, SIDE
         return
     one = tl.arange(0, SIDE)
     square = one[:, None] * SIDE + one[None, :]
-    mine = vector + m.to(tl.int64) * width + one
+    vector_row = vector + m.to(tl.int64) * width + one
     x = tl.load(factor + _at(base, m, k, k, SIDE) + square)
-    v = tl.sum(x * tl.load(mine + k * SIDE)[:, None], axis=0)
+    v = tl.sum(x * tl.load(vector_row + k * SIDE)[:, None], axis=0)
     if i == k:
         live = k * SIDE + one < size
         of = tl.load(subset + m.to(tl.int64) * width + k * SIDE + one, mask=live, other=0)
         tl.store(solution + tl.load(rows + m) * d + of, v, mask=live)
     else:
-        known = tl.load(factor + _at(base, m, k, i, SIDE) + square)
-        to = mine + i * SIDE
-        tl.store(to, tl.load(to) - tl.sum(known * v[:, None], axis=0))
+        tile = tl.load(factor + _at(base, m, k, i, SIDE) + square)
+        to = vector_row + i * SIDE
+        tl.store(to, tl.load(to) - tl.sum(tile * v[:, None], axis=0))
 
 
 def builds(device: str) -> Iterator[Build]:

@@ -246,9 +246,9 @@ def _tap_pairs(
             listed[a, b].append((region, shift))
     pairs: list[tuple[int, int, int]] = []
     entries: list[tuple[int, int]] = []
-    for (a, b), found in listed.items():
+    for (a, b), tap_entries in listed.items():
         pairs.append((a, b, len(entries)))
-        entries += found
+        entries += tap_entries
     pairs.append((0, 0, len(entries)))
     return (
         torch.tensor(pairs, dtype=torch.int32).to(device),

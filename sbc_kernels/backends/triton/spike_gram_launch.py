@@ -102,7 +102,7 @@ def _add_chunk(
     T, samples, P, C = values.shape
     device = values.device
     work, pairs = geometry.work_on(device, job), geometry.pairs_on(device, planes.fold)
-    made, position_sums = _filter(values, planes, job.steps)
+    plane_rows, position_sums = _filter(values, planes, job.steps)
     left = right = biases = work.tiles  # read where there are biases only
     if planes.biased:
         left, right = _sum_pairs(position_sums, geometry, pairs)
@@ -118,10 +118,10 @@ def _add_chunk(
         if tile.native:
             assert multiply_bytes is not None
             note_kernel("spike_gram", "cuda")
-            multiply_bytes(made, units, pairs, partials, planes.planes * P, C)
+            multiply_bytes(plane_rows, units, pairs, partials, planes.planes * P, C)
         else:
             note_kernel("spike_gram", "triton")
-            _multiply_rows(made, units, pairs, partials, planes.planes * P, C, tile)
+            _multiply_rows(plane_rows, units, pairs, partials, planes.planes * P, C, tile)
         add_partials[(num_tiles, tile.rows * tile.columns // ENTRIES["ENTRIES"])](
             partials,
             work.tiles[first_tile:],
@@ -140,7 +140,7 @@ def _add_chunk(
 
 
 def _multiply_rows(
-    made: Tensor,
+    plane_rows: Tensor,
     units: Tensor,
     pairs: Tensor,
     partials: Tensor,
@@ -148,23 +148,23 @@ def _multiply_rows(
     channels: int,
     tile: Tile,
 ) -> None:
-    operands: tuple[Any, Any] = (made, made)
+    operands: tuple[Any, Any] = (plane_rows, plane_rows)
     if tile.tma:
         operands = (
-            TensorDescriptor.from_tensor(made, [tile.rows, made.shape[1]]),
-            TensorDescriptor.from_tensor(made, [tile.columns, made.shape[1]]),
+            TensorDescriptor.from_tensor(plane_rows, [tile.rows, plane_rows.shape[1]]),
+            TensorDescriptor.from_tensor(plane_rows, [tile.columns, plane_rows.shape[1]]),
         )
     multiply_rows[(len(units),)](
         *operands,
         units,
         pairs,
         partials,
-        len(made),
+        len(plane_rows),
         slots,
         channels,
         ROWS=tile.rows,
         COLUMNS=tile.columns,
-        WIDTH=made.shape[1],
+        WIDTH=plane_rows.shape[1],
         SUM=TYPES[partials.dtype],
         TMA=tile.tma,
         num_warps=tile.warps,
@@ -176,8 +176,8 @@ def _filter(values: Tensor, planes: Planes, steps: int) -> tuple[Tensor, Tensor]
     """The planes [rows, width], and where some are biased int32 [steps, P * C]: sums of plane 0."""
     T, samples, P, C = values.shape
     rows = (steps * planes.planes * P * C, planes.width)
-    made = torch.empty(rows, dtype=planes.dtype, device=values.device)
-    position_sums = made
+    plane_rows = torch.empty(rows, dtype=planes.dtype, device=values.device)
+    position_sums = plane_rows
     if planes.biased:
         position_sums = torch.empty((steps, P * C), dtype=torch.int32, device=values.device)
     # The inner axis is the one that lies contiguous.
@@ -188,7 +188,7 @@ def _filter(values: Tensor, planes: Planes, steps: int) -> tuple[Tensor, Tensor]
     filter_rows[(-(-steps // T) * T * values.shape[outer] * blocks,)](
         values,
         planes.weights,
-        made,
+        plane_rows,
         position_sums,
         T,
         samples,
@@ -212,7 +212,7 @@ def _filter(values: Tensor, planes: Planes, steps: int) -> tuple[Tensor, Tensor]
         CAUSAL=planes.causal,
         num_warps=FILTER_WARPS,
     )
-    return made, position_sums
+    return plane_rows, position_sums
 
 
 def _sum_pairs(position_sums: Tensor, geometry: Geometry, pairs: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,11 +106,11 @@ class Geometry:
         for region, (at, leads) in enumerate(zip(positions, neighbours, strict=True)):
             here, there = at.cpu().numpy(), leads.cpu().numpy()
             for shift, row in enumerate(there):
-                found = row[here]
-                inside = found >= 0
+                neighbour = row[here]
+                inside = neighbour >= 0
                 if not inside.any():
                     continue
-                pair = np.stack([found[inside], here[inside]], axis=1)
+                pair = np.stack([neighbour[inside], here[inside]], axis=1)
                 identity = bool((pair[:, 0] == pair[:, 1]).all())
                 pairs.append(pair)
                 counts.append(len(pair))
@@ -133,8 +133,8 @@ class Geometry:
                 pairs = (pairs[:, None, :] + parts).reshape(-1, 2)
             return _upload(pairs, device)
 
-        kept: Tensor = self._kept(("pairs", device, fold), build)
-        return kept_alive(kept)
+        table: Tensor = self._cached(("pairs", device, fold), build)
+        return kept_alive(table)
 
     def items_on(self, device: torch.device) -> Tensor:
         """int32 [items, 2]: first pair, pairs."""
@@ -143,17 +143,17 @@ class Geometry:
             table = np.stack([self.first, self.counts], axis=1)
             return _upload(table.astype(np.int32), device)
 
-        kept: Tensor = self._kept(("items", device), build)
-        return kept_alive(kept)
+        tensor: Tensor = self._cached(("items", device), build)
+        return kept_alive(tensor)
 
     def work_on(self, device: torch.device, job: Job) -> Work:
         """The same again costs nothing: the next batch has the same shape."""
-        work: Work = self._kept((device, job), lambda: self._plan(device, job))
+        work: Work = self._cached((device, job), lambda: self._plan(device, job))
         for table in (work.units, work.tiles):
             kept_alive(table)
         return work
 
-    def _kept(self, key: tuple[Any, ...], build: Any) -> Any:
+    def _cached(self, key: tuple[Any, ...], build: Any) -> Any:
         if key not in self._tensors:
             if len(self._tensors) >= _KEPT:
                 del self._tensors[next(iter(self._tensors))]
@@ -164,9 +164,9 @@ class Geometry:
         tile, channels, groups = job.tile, job.channels, job.groups
         i, j, upper = _tiles_of(channels, tile)
         # Of every group and item its tiles; where it is its own mirror image, the upper ones.
-        used = [np.nonzero(upper | (not same))[0] for same in self.identity]
-        item = np.concatenate([np.full(len(which), e) for e, which in enumerate(used)])
-        which = np.concatenate(used)
+        tiles_of_item = [np.nonzero(upper | (not same))[0] for same in self.identity]
+        item = np.concatenate([np.full(len(which), e) for e, which in enumerate(tiles_of_item)])
+        which = np.concatenate(tiles_of_item)
         group = np.repeat(np.arange(groups), len(item))
         item, which = np.tile(item, groups), np.tile(which, groups)
         i, j = i[which], j[which]
@@ -223,11 +223,11 @@ def geometry_of(positions: Sequence[Tensor], neighbours: Sequence[Tensor]) -> Ge
     """Built when these tensors are seen first, and kept for as long as they live."""
     tensors = (*positions, *neighbours)
     key = tuple(id(tensor) for tensor in tensors)
-    known = _GEOMETRIES.get(key)
-    if known is not None and all(
-        ref() is tensor for ref, tensor in zip(known[0], tensors, strict=True)
+    entry = _GEOMETRIES.get(key)
+    if entry is not None and all(
+        ref() is tensor for ref, tensor in zip(entry[0], tensors, strict=True)
     ):
-        return known[1]
+        return entry[1]
     for old in [k for k, (refs, _) in _GEOMETRIES.items() if any(r() is None for r in refs)]:
         del _GEOMETRIES[old]
     geometry = Geometry(positions, neighbours)

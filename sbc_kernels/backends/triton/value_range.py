@@ -44,21 +44,22 @@ def value_range(values: Tensor) -> tuple[bool, float, float]:
     axes = sorted(range(values.ndim), key=lambda axis: -values.stride(axis))
     flat = values.permute(axes).reshape(-1)
     programs = min(-(-len(flat) // _BLOCK), _MOST_PROGRAMS)
-    found = torch.empty((3, programs), dtype=torch.float64, device=values.device)
+    summary = torch.empty((3, programs), dtype=torch.float64, device=values.device)
     with launching(values):
-        _look[(programs,)](flat, found, len(flat), programs, BLOCK=_BLOCK, num_warps=_WARPS)
-    least, minus_greatest, whole = found.amin(dim=1).tolist()
+        _look[(programs,)](flat, summary, len(flat), programs, BLOCK=_BLOCK, num_warps=_WARPS)
+    least, minus_greatest, whole = summary.amin(dim=1).tolist()
     return whole == 1.0, least, -minus_greatest
 
 
 @triton.jit(do_not_specialize=["programs"])
 def _look(
     values,  # [count]
-    found,  # float64 [3, programs]: least, minus the greatest, 1 where all are integers; NaN: NaN, -, 0
+    summary,  # float64 [3, programs]: least, minus the greatest, 1 where all are integers
     count,
     programs,
     BLOCK: tl.constexpr,
 ):
+    # A NaN among the values makes the least NaN.
     program = tl.program_id(0)
     start = program.to(tl.int64) * BLOCK
     first = tl.load(values + start).to(tl.float64)
@@ -75,9 +76,9 @@ def _look(
             whole &= tl.min((x == tl.floor(x)).to(tl.int32), 0)
             nans |= tl.max((x != x).to(tl.int32), 0)
         start += programs.to(tl.int64) * BLOCK
-    tl.store(found + program, tl.where(nans == 0, least, float("nan")))
-    tl.store(found + programs + program, -greatest)
-    tl.store(found + 2 * programs + program, whole.to(tl.float64))
+    tl.store(summary + program, tl.where(nans == 0, least, float("nan")))
+    tl.store(summary + programs + program, -greatest)
+    tl.store(summary + 2 * programs + program, whole.to(tl.float64))
 
 
 def builds(device: str) -> Iterator[Build]:
@@ -86,7 +87,7 @@ def builds(device: str) -> Iterator[Build]:
         yield Build(
             f"value_range/look {dtype}",
             _look,
-            {"values": f"*{dtype}", "found": "*fp64", "count": "i32", "programs": "i32"},
+            {"values": f"*{dtype}", "summary": "*fp64", "count": "i32", "programs": "i32"},
             {"BLOCK": _BLOCK},
             _WARPS,
             aligned=("count",),

@@ -179,7 +179,7 @@ class _EdgeFinder(Tracker):
 
     def _leave_node(self, name: str, module: Any, output: Tensor, *states: Tensor) -> None:
         assert self.pending is not None
-        (times, given), node = self.pending, self.nodes[name]
+        (times, node_input), node = self.pending, self.nodes[name]
         rows = times.step.size
         if name in self.neurons:
             node.output_shape = node.input_shape
@@ -193,7 +193,7 @@ class _EdgeFinder(Tracker):
             )
         if name in self.neurons:
             _keep(node.outputs, output, times, node.output_shape)
-        elif isinstance(module, WEIGHT_LAYERS) and not is_plain(module, given, output):
+        elif isinstance(module, WEIGHT_LAYERS) and not is_plain(module, node_input, output):
             raise ValueError(
                 f"model has {module_label(name, module)}, whose forward does more than multiply by its "
                 "weight and add its bias; accepted are layers that do no more"
@@ -206,11 +206,13 @@ class _EdgeFinder(Tracker):
 
     # ---- a node's input
 
-    def _enter_node(self, name: str, module: Any, given: Tensor | None) -> tuple[RowTimes, Tensor]:
+    def _enter_node(
+        self, name: str, module: Any, node_input: Tensor | None
+    ) -> tuple[RowTimes, Tensor]:
         """Returns the times of a node's input, and the input, once its sources are recorded."""
         what = module_label(name, module)
-        origin = self.origin(given)
-        if given is None or origin is None:
+        origin = self.origin(node_input)
+        if node_input is None or origin is None:
             raise ValueError(
                 f"model has {what}, whose input is no other node's output (a constant, a state, or "
                 "something compiled); accepted are chains of modules that start at the model's "
@@ -218,7 +220,7 @@ class _EdgeFinder(Tracker):
             )
         if origin.operations:
             raise ValueError(no_edge(origin.operations, origin.sources, what))
-        own = self._own_shape(name, module, given, origin)
+        own = self._own_shape(name, module, node_input, origin)
         terms = [self._rows(term, own, what) for term in origin.terms]
         sources = self._sources([outputs for outputs, _ in terms], what)
         node = self.nodes.setdefault(name, Node(module, own, sources))
@@ -230,16 +232,16 @@ class _EdgeFinder(Tracker):
             )
         times = self.times.merged(terms, what)
         if name in self.neurons:
-            shape = tuple(given.shape)
+            shape = tuple(node_input.shape)
             facts = self.neurons[name][1].describe(module, shape)
             self.times.tell(name, facts, shape, own, times, what)
-            node.dtype = given.dtype
-            _keep(node.currents, given, times, own)
-        return times, given
+            node.dtype = node_input.dtype
+            _keep(node.currents, node_input, times, own)
+        return times, node_input
 
-    def _own_shape(self, name: str, module: Any, given: Tensor, origin: Origin) -> Shape:
+    def _own_shape(self, name: str, module: Any, node_input: Tensor, origin: Origin) -> Shape:
         """Returns the shape of one sample's input at one time step."""
-        shape = tuple(given.shape)
+        shape = tuple(node_input.shape)
         if name not in self.neurons:
             return shape[len(shape) - _own_axes(module) :]
         source = next(iter(self.nodes_of(origin)), INPUT)
@@ -335,10 +337,12 @@ class _EdgeFinder(Tracker):
             if name not in reached and name != INPUT:
                 reached.add(name)
                 stack += self.nodes[name].sources
-        left = [module_label(n, node.module) for n, node in self.nodes.items() if n not in reached]
-        if left:
+        orphans = [
+            module_label(n, node.module) for n, node in self.nodes.items() if n not in reached
+        ]
+        if orphans:
             raise ValueError(
-                f"model has {', '.join(left)}, which nothing leads from to its output, "
+                f"model has {', '.join(orphans)}, which nothing leads from to its output, "
                 f"{listed(outputs)}; accepted is one output that all nodes lead to"
             )
         assert self.input_shape is not None

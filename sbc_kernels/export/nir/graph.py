@@ -152,8 +152,8 @@ def nir_graph(
         if name in neurons:
             update = _update_of(name, *neurons[name])
             require_equations_hold(name, node, update)
-            nodes[keys[name]], lost = neuron_node(nir, name, node, update, scale)
-            losses += lost
+            nodes[keys[name]], node_losses = neuron_node(nir, name, node, update, scale)
+            losses += node_losses
         else:
             nodes[keys[name]] = layer_node(nir, name, node, quantized.get(name), integers.get(name))
         scales.record(name, nodes[keys[name]], scale)
@@ -239,10 +239,10 @@ def _update_of(name: str, module: nn.Module, adapter: Adapter) -> Update:
 # ---- names, shapes, flattening -----------------------------------------------------------------
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
+def _free(name: str, nodes: Mapping[str, Any]) -> str:
     """Returns a name that no node has, also not with underscores for dots, as readers write it."""
-    used = {key.replace(".", "_") for key in taken}
-    while name.replace(".", "_") in used:
+    names = {key.replace(".", "_") for key in nodes}
+    while name.replace(".", "_") in names:
         name += "_"
     return name
 
@@ -265,26 +265,26 @@ def _flattened(
     pairs: list[tuple[str, str]],
     source: str,
     shape: Shape,
-    wanted: Shape,
+    target: Shape,
 ) -> str:
-    """Returns the node that has the output of `source` in the wanted shape.
+    """Returns the node that has the output of `source` in the shape `target`.
 
     It is `source` itself, or a Flatten behind it, which is added unless there is one already.
     """
-    if shape == wanted:
+    if shape == target:
         return source
     span = next(
         (
             (start, end)
             for start in range(len(shape))
             for end in range(start + 1, len(shape))
-            if (*shape[:start], int(np.prod(shape[start : end + 1])), *shape[end + 1 :]) == wanted
+            if (*shape[:start], int(np.prod(shape[start : end + 1])), *shape[end + 1 :]) == target
         ),
         None,
     )
     if span is None:
         raise ValueError(
-            f"model reshapes the output of {source} from {list(shape)} to {list(wanted)}; accepted is "
+            f"model reshapes the output of {source} from {list(shape)} to {list(target)}; accepted is "
             "a reshape that joins axes, which is NIR's Flatten"
         )
     # From the end: readers differ in whether they count a batch axis.

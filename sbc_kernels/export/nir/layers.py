@@ -79,17 +79,16 @@ def layer_node(
         bias=bias,
         **about,
     )
-    read, written = (
+    nir_input, nir_output = (
         tuple(int(n) for n in shape)
         for types in (nir_node.input_type, nir_node.output_type)
         for shape in types.values()
     )
-    if (read, written) != (node.input_shape, node.output_shape):
+    if (nir_input, nir_output) != (node.input_shape, node.output_shape):
         raise ValueError(
             f"model has {what}, from {list(node.input_shape)} to {list(node.output_shape)}; nir "
-            f"{nir.version} takes it to go from {list(read)} to {list(written)} and could not be read "
-            "back: it cannot "
-            "hold grouped convolutions and kernels that are not square"
+            f"{nir.version} takes it to go from {list(nir_input)} to {list(nir_output)} and could "
+            "not be read back: it cannot hold grouped convolutions and kernels that are not square"
         )
     return nir_node
 

@@ -84,14 +84,14 @@ class StepTracker:
         for outputs, rows in terms:
             for number in np.unique(outputs[outputs >= 0]):
                 source, here = self.outputs[number], np.flatnonzero(outputs == number)
-                for into, told in (
+                for into, value in (
                     (times.step, source.step[rows[here]]),
                     (times.sample, source.sample[rows[here]]),
                 ):
-                    both = (into[here] >= 0) & (told >= 0)
-                    if (into[here] != told)[both].any():
+                    both = (into[here] >= 0) & (value >= 0)
+                    if (into[here] != value)[both].any():
                         raise ValueError(f"model has {what}, {_OTHER_STEP}")
-                    into[here] = np.maximum(into[here], told)
+                    into[here] = np.maximum(into[here], value)
                 for root in source.roots:
                     from_input = np.full(times.step.size, -1, dtype=np.int64)
                     from_input[here] = root[rows[here]]
@@ -130,8 +130,8 @@ class StepTracker:
         step = row // inner % facts.steps + self._steps.get(name, 0)
         sample = row // (inner * facts.steps) * inner + row % inner
         self._steps[name] = self._steps.get(name, 0) + facts.steps
-        told = times.step >= 0
-        if (times.step != step)[told].any() or (times.sample != sample)[told].any():
+        known_rows = times.step >= 0
+        if (times.step != step)[known_rows].any() or (times.sample != sample)[known_rows].any():
             raise ValueError(f"model has {what}, {_OTHER_STEP}")
         for root in times.roots:
             here = root >= 0

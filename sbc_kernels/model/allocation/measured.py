@@ -36,18 +36,20 @@ def measured(trial: Trial, sparsity: float) -> Shares:
     if density <= 0.0 or density >= 1.0:
         return Shares(dict.fromkeys(sizes, sparsity), ["nothing to share out"])
     densities, losses = _losses_alone(trial, density)
-    kept = _cheapest(densities, losses, sizes, density)
+    cheapest = _cheapest(densities, losses, sizes, density)
     by_lamp = lamp(trial, sparsity).sparsities
-    middle = {name: (kept[name] * (1.0 - by_lamp[name])) ** 0.5 for name in sizes}
+    middle = {name: (cheapest[name] * (1.0 - by_lamp[name])) ** 0.5 for name in sizes}
     candidates = {
-        "measured": {name: 1.0 - share for name, share in kept.items()},
+        "measured": {name: 1.0 - share for name, share in cheapest.items()},
         "lamp": by_lamp,
         "between": _scaled_to(middle, sizes, density),
     }
     distances = {name: trial.distance(shares) for name, shares in candidates.items()}
     best = min(distances, key=lambda name: distances[name])
     # Where much is lost there is much to gain: those layers first.
-    order = sorted(sizes, key=lambda name: -float(np.interp(kept[name], densities, losses[name])))
+    order = sorted(
+        sizes, key=lambda name: -float(np.interp(cheapest[name], densities, losses[name]))
+    )
     shares, error = _exchange(trial, candidates[best], distances[best], density, order)
     compared = ", ".join(f"{name} {value:.4g}" for name, value in distances.items())
     notes = [
@@ -69,8 +71,8 @@ def _losses_alone(
     losses = {}
     for name, prune in trial.prunings():
         curve = []
-        for kept in densities:
-            curve.append(trial.loss(name, prune(float(1.0 - kept))))
+        for fraction in densities:
+            curve.append(trial.loss(name, prune(float(1.0 - fraction))))
             step()
         losses[name] = np.array([*curve, 0.0])
     return np.array([*densities, 1.0]), losses
@@ -86,8 +88,8 @@ def _cheapest(
         np.exp(np.interp(np.log(fine), np.log(densities), np.log(np.maximum(losses[name], floor))))
         for name in sizes
     ]
-    chosen = cheapest_densities(list(sizes.values()), costs, [fine] * len(sizes), density)
-    return dict(zip(sizes, chosen, strict=True))
+    cheapest = cheapest_densities(list(sizes.values()), costs, [fine] * len(sizes), density)
+    return dict(zip(sizes, cheapest, strict=True))
 
 
 def _exchange(
@@ -98,13 +100,15 @@ def _exchange(
     for factor in _FACTORS:
         for name in order:
             for step in (factor, 1.0 / factor):
-                kept = {n: 1.0 - share for n, share in shares.items()}
-                own = min(1.0, kept[name] * step)
+                density_of = {n: 1.0 - share for n, share in shares.items()}
+                own = min(1.0, density_of[name] * step)
                 rest = {n: size for n, size in sizes.items() if n != name}
                 room = density * sum(sizes.values()) - own * sizes[name]
-                if remaining == 0 or own == kept[name] or not rest or room <= 0:
+                if remaining == 0 or own == density_of[name] or not rest or room <= 0:
                     continue
-                others = _scaled_to({n: kept[n] for n in rest}, rest, room / sum(rest.values()))
+                others = _scaled_to(
+                    {n: density_of[n] for n in rest}, rest, room / sum(rest.values())
+                )
                 remaining -= 1
                 moved = {n: others.get(n, 1.0 - own) for n in shares}
                 distance = trial.distance(moved)
@@ -115,18 +119,20 @@ def _exchange(
 
 
 def _scaled_to(
-    kept: Mapping[str, float], sizes: Mapping[str, int], density: float
+    proportions: Mapping[str, float], sizes: Mapping[str, int], density: float
 ) -> dict[str, float]:
-    """Sparsities whose densities are proportional to `kept`, none above 1, with `density` in total."""
-    low, high = 0.0, 1.0 / max(min(kept.values()), 1e-9)
+    """Sparsities whose densities are in these proportions, none above 1, with `density` in total."""
+    low, high = 0.0, 1.0 / max(min(proportions.values()), 1e-9)
     for _ in range(60):
         factor = (low + high) / 2
-        total = sum(min(1.0, factor * kept[name]) * size for name, size in sizes.items())
+        total = sum(min(1.0, factor * proportions[name]) * size for name, size in sizes.items())
         low, high = (low, factor) if total > density * sum(sizes.values()) else (factor, high)
-    return {name: 1.0 - min(1.0, low * share) for name, share in kept.items()}
+    return {name: 1.0 - min(1.0, low * share) for name, share in proportions.items()}
 
 
 def _densities(density: float) -> NDArray[np.float64]:
     """Rising, below 1, none much nearer to the next than the others."""
-    wanted = sorted([r * density for r in _RELATIVE] + [a for a in _ABSOLUTE if a > 4.5 * density])
-    return np.array([d for d in wanted if d < 0.97])
+    candidates = sorted(
+        [r * density for r in _RELATIVE] + [a for a in _ABSOLUTE if a > 4.5 * density]
+    )
+    return np.array([d for d in candidates if d < 0.97])

@@ -47,13 +47,13 @@ def cheapest_densities(
         least = totals.min(axis=0)
     if not np.isfinite(least[-1]):
         raise ValueError(f"no choice of densities keeps {density:g} of all weights or less")
-    chosen, remaining = [], _UNITS
+    selection, remaining = [], _UNITS
     for size, options, choice in zip(
         reversed(sizes), reversed(densities), reversed(choices), strict=True
     ):
         option = float(options[choice[remaining]])
-        chosen.append(option)
+        selection.append(option)
         remaining -= max(math.ceil(size * option / unit - 1e-9), 0)
-    chosen.reverse()
-    kept = sum(size * option for size, option in zip(sizes, chosen, strict=True))
-    return [min(1.0, option * budget / kept) if kept > 0 else option for option in chosen]
+    selection.reverse()
+    total = sum(size * option for size, option in zip(sizes, selection, strict=True))
+    return [min(1.0, option * budget / total) if total > 0 else option for option in selection]
