@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -18,13 +18,17 @@ from . import _native
 from .errors import ParameterError, ParameterTypeError
 from .threads import thread_count
 
-Array = NDArray[Any]
-Restore = Callable[[Array], Any]
+# An array of any framework: NumPy, torch, or another library of the array API standard. They share no
+# type, so the alias only says what is meant; arguments of users are checked where they come in.
+Array: TypeAlias = Any
+NumpyArray: TypeAlias = NDArray[Any]
+# Takes a NumPy result to the framework of the argument it was made from; a torch result stays as it is.
+Restore = Callable[[NumpyArray], Array]
 
 _CPU = 1  # DLPack's device type
 
 
-def to_array(array: Any, name: str, device: str | None = None) -> tuple[Any, Restore]:
+def to_array(array: Array, name: str, device: str | None = None) -> tuple[Array, Restore]:
     """``array`` as NumPy, or as the torch tensor that it is where it lies on a GPU.
 
     A tensor's dtype is widened as `to_numpy` widens it.
@@ -57,7 +61,7 @@ def to_array(array: Any, name: str, device: str | None = None) -> tuple[Any, Res
     return tensor, lambda result: result
 
 
-def to_numpy(array: Any, name: str) -> tuple[Array, Restore]:
+def to_numpy(array: Array, name: str) -> tuple[NumpyArray, Restore]:
     """``array`` as NumPy, and a function that takes a NumPy result back to the array's framework.
 
     Accepts NumPy, torch (any strides, with or without grad, also bfloat16, which is widened to
@@ -102,7 +106,7 @@ def to_numpy(array: Any, name: str) -> tuple[Array, Restore]:
     return _plain(values, name), lambda result: namespace.asarray(result)
 
 
-def _from_torch(tensor: Any, name: str) -> tuple[Array, Restore]:
+def _from_torch(tensor: Array, name: str) -> tuple[NumpyArray, Restore]:
     import torch
 
     if tensor.device.type != "cpu":
@@ -115,13 +119,13 @@ def _from_torch(tensor: Any, name: str) -> tuple[Array, Restore]:
         )
     dense = _plain_torch(tensor, name)
 
-    def restore(result: Array) -> Any:
+    def restore(result: NumpyArray) -> Array:
         return torch.from_numpy(np.ascontiguousarray(result))
 
     return _plain(dense.numpy(), name), restore
 
 
-def _plain_torch(tensor: Any, name: str) -> Any:
+def _plain_torch(tensor: Array, name: str) -> Array:
     """Dense, without a graph; halves are widened."""
     import torch
 
@@ -141,7 +145,7 @@ def _plain_torch(tensor: Any, name: str) -> Any:
     return dense.float() if dense.dtype in (torch.bfloat16, torch.float16) else dense
 
 
-def _plain(values: Array, name: str) -> Array:
+def _plain(values: NumpyArray, name: str) -> NumpyArray:
     if values.dtype.kind not in "biuf":
         raise ParameterTypeError(
             name,
@@ -156,17 +160,17 @@ def _plain(values: Array, name: str) -> Array:
     return values
 
 
-def is_numpy(values: Any) -> bool:
+def is_numpy(values: Array) -> bool:
     """Whether a checked array is NumPy's; else it is a torch tensor that stays where it lies."""
     return isinstance(values, np.ndarray)
 
 
-def contiguous(values: Any) -> Any:
+def contiguous(values: Array) -> Array:
     """A checked array in row-major order, itself where it is already."""
     return np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values.contiguous()
 
 
-def cast_like(result: Any, array: Any) -> Any:
+def cast_like(result: Array, array: Array) -> Array:
     """``result`` (of ``array``'s framework) in ``array``'s floating dtype."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
@@ -176,7 +180,7 @@ def cast_like(result: Any, array: Any) -> Any:
     return result
 
 
-def _framework(array: Any) -> str:
+def _framework(array: Array) -> str:
     """Where the array's type comes from; a subclass belongs to its base's framework."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
@@ -184,7 +188,7 @@ def _framework(array: Any) -> str:
     return "numpy" if isinstance(array, np.ndarray) else type(array).__module__.split(".")[0]
 
 
-def require_same_kind(first: Any, second: Any, first_name: str, second_name: str) -> None:
+def require_same_kind(first: Array, second: Array, first_name: str, second_name: str) -> None:
     """Raises TypeError where one is a torch tensor and the other is of another framework."""
     kinds = [_framework(array) for array in (first, second)]
     if "builtins" not in kinds and kinds[0] != kinds[1]:
@@ -197,8 +201,8 @@ def require_same_kind(first: Any, second: Any, first_name: str, second_name: str
 
 
 def weight_and_matrix(
-    weight: Any, matrix: Any, name: str, device: str | None = None
-) -> tuple[Any, Any, Restore]:
+    weight: Array, matrix: Array, name: str, device: str | None = None
+) -> tuple[Array, Array, Restore]:
     """The two arguments that every op on rows takes: [d_out, d_in] and symmetric [d_in, d_in].
 
     Both are finite, row-major, of one framework and on one device. The matrix has weight's floating
@@ -216,7 +220,7 @@ def weight_and_matrix(
     return w, m, restore
 
 
-def require_same_device(values: Any, name: str, other: Any, other_name: str) -> None:
+def require_same_device(values: Array, name: str, other: Array, other_name: str) -> None:
     """Raises ValueError where two checked arrays lie on different devices."""
     if getattr(values, "device", None) != getattr(other, "device", None):
         raise ParameterError(
@@ -224,7 +228,7 @@ def require_same_device(values: Any, name: str, other: Any, other_name: str) -> 
         )
 
 
-def narrowed(matrix: Any, name: str, weight: Any) -> Any:
+def narrowed(matrix: Array, name: str, weight: Array) -> Array:
     """A float64 matrix in weight's dtype, which must hold its entries; itself where it has it."""
     require_range(matrix, name, weight)
     if matrix.dtype == weight.dtype:
@@ -232,7 +236,7 @@ def narrowed(matrix: Any, name: str, weight: Any) -> Any:
     return array_namespace(matrix).astype(matrix, weight.dtype)
 
 
-def require_range(matrix: Any, name: str, weight: Any) -> None:
+def require_range(matrix: Array, name: str, weight: Array) -> None:
     """Raises ValueError where weight's dtype cannot hold an entry of the matrix."""
     if matrix.dtype == weight.dtype or 0 in matrix.shape:
         return
@@ -248,7 +252,7 @@ def require_range(matrix: Any, name: str, weight: Any) -> None:
         )
 
 
-def kept_mask(mask: Any, shape: tuple[int, ...], device: str | None = None) -> Any:
+def kept_mask(mask: Array, shape: tuple[int, ...], device: str | None = None) -> Array:
     """A mask of that shape, True = kept."""
     keep, _ = to_array(mask, "mask", device)
     require_shape(keep, "mask", shape)
@@ -260,8 +264,8 @@ def kept_mask(mask: Any, shape: tuple[int, ...], device: str | None = None) -> A
 
 
 def floating_matrix(
-    array: Any, name: str, shape: tuple[int | None, ...], device: str | None = None
-) -> tuple[Any, Restore]:
+    array: Array, name: str, shape: tuple[int | None, ...], device: str | None = None
+) -> tuple[Array, Restore]:
     """A finite, row-major float32 or float64 array of the given shape (None: any extent)."""
     values, restore = to_array(array, name, device)
     if dtype_name(values) not in ("float32", "float64"):
@@ -277,17 +281,17 @@ def floating_matrix(
     return contiguous(values), restore
 
 
-def dtype_name(values: Any) -> str:
+def dtype_name(values: Array) -> str:
     """As NumPy calls it."""
     return str(values.dtype).removeprefix("torch.")
 
 
-def is_float(values: Any) -> bool:
+def is_float(values: Array) -> bool:
     """Whether the dtype is a real float."""
     return "float" in dtype_name(values)
 
 
-def require_shape(values: Any, name: str, shape: tuple[int | None, ...]) -> None:
+def require_shape(values: Array, name: str, shape: tuple[int | None, ...]) -> None:
     same = values.ndim == len(shape) and all(
         size is None or size == extent for size, extent in zip(shape, values.shape, strict=True)
     )
@@ -298,7 +302,7 @@ def require_shape(values: Any, name: str, shape: tuple[int | None, ...]) -> None
         )
 
 
-def require_finite(values: Any, name: str) -> None:
+def require_finite(values: Array, name: str) -> None:
     if not is_float(values):
         return
     finite = array_namespace(values).isfinite(values)
@@ -314,7 +318,7 @@ def require_finite(values: Any, name: str) -> None:
         )
 
 
-def require_symmetric(values: Any, name: str) -> None:
+def require_symmetric(values: Array, name: str) -> None:
     """Up to rounding: a matrix that came out of a product or an inverse."""
     if isinstance(values, np.ndarray):
         largest, skew = _native.measure_skew(exportable(values), thread_count())
@@ -334,7 +338,7 @@ def require_symmetric(values: Any, name: str) -> None:
         )
 
 
-def exportable(values: Array) -> Array:
+def exportable(values: NumpyArray) -> NumpyArray:
     """Read-only arrays leave NumPy through DLPack 1 only, which NumPy < 2.1 does not speak."""
     if not values.flags.writeable and np.lib.NumpyVersion(np.__version__) < "2.1.0":
         return values.copy()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
 from .arrays import (
+    Array,
     dtype_name,
     is_float,
     kept_mask,
@@ -40,11 +40,11 @@ class Grid:
     """
 
     bits: int
-    scale: Any
-    zero_point: Any
+    scale: Array
+    zero_point: Array
     group_size: int
 
-    def group_of_column(self, d_in: int) -> Any:
+    def group_of_column(self, d_in: int) -> Array:
         """Returns the group of each input, int32 [d_in], on the scales' device."""
         xp = array_namespace(self.scale)
         size = d_in if self.group_size == -1 else self.group_size
@@ -68,7 +68,7 @@ class Grid:
                 "grid", self, "positive scales", shown="one with scales that are not positive"
             )
 
-    def round(self, weight: Any) -> tuple[Any, Any]:
+    def round(self, weight: Array) -> tuple[Array, Array]:
         """Rounds each weight to the nearest level.
 
         Parameters
@@ -87,14 +87,14 @@ class Grid:
 
 
 def fit_grid(
-    weight: Any,
+    weight: Array,
     bits: int,
     *,
     kind: str = "mse",
     sym: bool = False,
     group_size: int = -1,
-    importance: Any = None,
-    mask: Any = None,
+    importance: Array | None = None,
+    mask: Array | None = None,
 ) -> Grid:
     """Fits a grid to each row, or to each group of ``group_size`` consecutive inputs of a row.
 
@@ -134,7 +134,14 @@ def fit_grid(
 
 
 def run_fit_grid(
-    weight: Any, bits: int, *, kind: str, sym: bool, group_size: int, importance: Any, mask: Any
+    weight: Array,
+    bits: int,
+    *,
+    kind: str,
+    sym: bool,
+    group_size: int,
+    importance: Array | None,
+    mask: Array | None,
 ) -> Grid:
     """Fits a grid to checked arrays, NumPy or torch. See `fit_grid`."""
     d_out, d_in = weight.shape
@@ -146,7 +153,7 @@ def run_fit_grid(
     size = max(d_in, 1) if group_size == -1 else group_size
     groups = max(-(-d_in // size), 1)
 
-    def grouped(values: Any) -> Any:
+    def grouped(values: Array) -> Array:
         """Reshapes [d_out, d_in] to [d_out, groups, size]; what is missing of the last group is 0."""
         padded = xp.zeros((d_out, groups * size), dtype=values.dtype, device=where)
         padded[:, :d_in] = values
@@ -169,7 +176,7 @@ def run_fit_grid(
     h = xp.where(silent, xp.ones_like(h), h)
     low, high = xp.clip(xp.min(w, axis=2), max=0.0), xp.clip(xp.max(w, axis=2), min=0.0)
 
-    def levels(shrink: Any) -> tuple[Any, Any]:
+    def levels(shrink: Array) -> tuple[Array, Array]:
         return _levels(low * shrink, high * shrink, bits, sym)
 
     if kind == "absmax":
@@ -178,7 +185,7 @@ def run_fit_grid(
     best_shrink = xp.ones_like(low)
     best_error = xp.full_like(low, xp.inf)
 
-    def attempt(shrink: Any) -> None:
+    def attempt(shrink: Array) -> None:
         """Keeps the shrink factor of each group where its error is the least so far."""
         nonlocal best_shrink, best_error
         scale, zero = levels(shrink)
@@ -202,7 +209,9 @@ def run_fit_grid(
     return Grid(bits, scale, zero, group_size)
 
 
-def _checked(weight: Any, importance: Any, mask: Any) -> tuple[Any, Any, Any]:
+def _checked(
+    weight: Array, importance: Array | None, mask: Array | None
+) -> tuple[Array, Array | None, Array | None]:
     """Returns the arguments as NumPy, or torch on a GPU; importance as float64."""
     w, _ = to_array(weight, "weight")
     if not is_float(w):
@@ -229,7 +238,7 @@ def _checked(weight: Any, importance: Any, mask: Any) -> tuple[Any, Any, Any]:
     return w, importance, mask
 
 
-def _levels(low: Any, high: Any, bits: int, sym: bool) -> tuple[Any, Any]:
+def _levels(low: Array, high: Array, bits: int, sym: bool) -> tuple[Array, Array]:
     """Returns scale and zero point of the range [low, high], which contains 0."""
     xp = array_namespace(low)
     top = 2**bits - 1
@@ -247,7 +256,7 @@ def _levels(low: Any, high: Any, bits: int, sym: bool) -> tuple[Any, Any]:
     return xp.where(scale > smallest, scale, xp.ones_like(scale)), zero
 
 
-def _codes(weight: Any, scale: Any, zero: Any, top: int) -> Any:
+def _codes(weight: Array, scale: Array, zero: Array, top: int) -> Array:
     """Returns the code 0..top of the level nearest to each weight, as floats."""
     xp = array_namespace(weight)
     return xp.round(xp.clip(weight / scale + zero, 0, top))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
-from .arrays import is_numpy, to_array
+from .arrays import Array, Restore, is_numpy, to_array
 from .backends.gram_plan import (
     BYTES_FIXED_POINT_BITS,
     FIXED_POINT_BITS,
@@ -28,7 +28,7 @@ __all__ = ["SpikeHessian"]
 _EXACT_SUM = 1 << 53  # float64 holds every integer below
 
 
-def one_byte(spikes: Any) -> Any:
+def one_byte(spikes: Array) -> Array:
     """Returns spikes that are integers in [-128, 127] as bool, uint8 or int8, others as they are.
 
     bool where all are 0 or 1, uint8 where none is negative. One pass over the spikes, where they lie.
@@ -90,13 +90,13 @@ class SpikeHessian:
         self._backend = backend
         self._channels: int | None = None
         self._engine: GramEngine | None = None  # of the device of the first batch
-        self._sums: dict[tuple[Any, ...], list[Any]] = {}  # by T, unit and map
+        self._sums: dict[tuple[Any, ...], list[Array]] = {}  # by T, unit and map
         self._bound = 0.0  # of any entry of _sums
         self._filters: dict[int, MatchedFilter] = {}
-        self._total: Any = None  # float64 [groups, d, d]
-        self._restore: Any = None
+        self._total: Array | None = None  # float64 [groups, d, d]
+        self._restore: Restore | None = None
         self._only_batch = False
-        self._finished: Any = None  # the answer, where a kernel gave it
+        self._finished: Array | None = None  # the whole matrix, where a kernel wrote it
         self._paths: dict[GramPath, int] = {}
         channels = in_features if conv is None else in_channels
         if channels is not None:
@@ -107,7 +107,7 @@ class SpikeHessian:
 
     # ---- what a user sees ----------------------------------------------------------------------
 
-    def update(self, spikes: Any) -> SpikeHessian:
+    def update(self, spikes: Array) -> SpikeHessian:
         """Adds a batch.
 
         Parameters
@@ -158,18 +158,18 @@ class SpikeHessian:
         self._restore = restore
         return self
 
-    def sum(self) -> Any:
+    def sum(self) -> Array:
         """``sum_n Y_n' Y_n``: `matrix()` before the scaling by 2/N."""
         return self._give_back(self._scaled(1.0))
 
-    def matrix(self) -> Any:
+    def matrix(self) -> Array:
         """``2 E_n[Y_n' Y_n]``, float64 [d_in, d_in]; [groups, d_in, d_in] for a grouped convolution.
 
         In the kind of array that the last batch was. Raises ValueError before the first batch.
         """
         return self._give_back(self.stacked())
 
-    def stacked(self) -> Any:
+    def stacked(self) -> Array:
         """`matrix()` as [groups, d_in, d_in]: NumPy, or torch on the device of the batches."""
         return self._scaled(2.0 / self._seen())
 
@@ -260,7 +260,7 @@ class SpikeHessian:
             )
         return self._engine
 
-    def _checked(self, values: Any) -> tuple[Any, int]:
+    def _checked(self, values: Array) -> tuple[Array, int]:
         """spikes as [T, N, C, *map], and C; a Linear layer's map is empty, extra positions join N."""
         if self.conv is None:
             accepted = "[T, N, d_in] or [T, N, positions, d_in]"
@@ -286,7 +286,7 @@ class SpikeHessian:
     # ---- sums ----------------------------------------------------------------------------------
 
     def _add_integers(
-        self, narrow: Any, plan: GramPlan, map_size: tuple[int, ...], num_samples: int
+        self, narrow: Array, plan: GramPlan, map_size: tuple[int, ...], num_samples: int
     ) -> None:
         assert self._channels is not None
         assert self._engine is not None
@@ -307,7 +307,7 @@ class SpikeHessian:
     def _regions(self, map_size: tuple[int, ...]) -> tuple[Region, ...]:
         return linear_regions() if self.conv is None else regions(self.conv, map_size)
 
-    def _add_floats(self, values: Any) -> None:
+    def _add_floats(self, values: Array) -> None:
         """Analog input."""
         assert self._engine is not None
         assert self.in_features is not None
@@ -318,7 +318,7 @@ class SpikeHessian:
 
     # ---- output --------------------------------------------------------------------------------
 
-    def _scaled(self, scale: float, consume: bool = False) -> Any:
+    def _scaled(self, scale: float, consume: bool = False) -> Array:
         """``scale * sum_n Y_n' Y_n`` [groups, d, d]. `consume` spares a copy and ends the stream."""
         self._seen()
         engine = self._engine
@@ -340,7 +340,7 @@ class SpikeHessian:
         return self.num_samples
 
     @classmethod
-    def of_batch(cls, spikes: Any, neuron: Neuron | None, **options: Any) -> Any:
+    def of_batch(cls, spikes: Array, neuron: Neuron | None, **options: Any) -> Array:
         """`matrix()` of one batch, without a second matrix in memory. Options: those of the class."""
         hessian = cls(neuron, **options)
         hessian._only_batch = True
@@ -349,7 +349,7 @@ class SpikeHessian:
             return hessian._give_back(hessian._finished)
         return hessian._give_back(hessian._scaled(2.0 / hessian.num_samples, consume=True))
 
-    def _give_back(self, stack: Any) -> Any:
+    def _give_back(self, stack: Array) -> Array:
         matrix = stack if self.groups > 1 else stack[0]
         return matrix if self._restore is None else self._restore(matrix)
 

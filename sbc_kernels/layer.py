@@ -13,6 +13,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from .arrays import (
+    Array,
     Restore,
     cast_like,
     contiguous,
@@ -71,14 +72,14 @@ class CompressedLayer:
         is among them where `compress_layer` summed it.
     """
 
-    weight: Any
-    mask: Any
-    codes: Any
-    scale: Any
-    zero_point: Any
+    weight: Array
+    mask: Array | None
+    codes: Array | None
+    scale: Array | None
+    zero_point: Array | None
     bits: int | None
     group_size: int | None
-    loss: Any
+    loss: Array
     sparsity: float
     damp_percent: float
     seconds: float
@@ -99,8 +100,8 @@ class CompressedLayer:
 
 
 def compress_layer(
-    W: Any,
-    spikes: Any,
+    W: Array,
+    spikes: Array | SpikeHessian,
     neuron: Neuron | None = DEFAULT_NEURON,
     *,
     sparsity: float | str | None = None,
@@ -201,7 +202,7 @@ class PreparedLayer:
     """
 
     def __init__(
-        self, W: Any, stack: Any, row_scale: Any = None, *, backend: str | None = None
+        self, W: Array, stack: Array, row_scale: Array | None = None, *, backend: str | None = None
     ) -> None:
         self.W = W
         self.stack = stack
@@ -275,7 +276,7 @@ class PreparedLayer:
         for line in log:
             _logger.debug(line)
 
-        def stacked(arrays: list[Any], shape: tuple[int, ...]) -> Any:
+        def stacked(arrays: list[Array | None], shape: tuple[int, ...]) -> Array | None:
             return None if arrays[0] is None else restore(xp.concat(arrays).reshape(shape))
 
         grids = [part.grid for part in parts]
@@ -316,12 +317,12 @@ class PreparedLayer:
         return self._order[1]
 
 
-def weight_array(W: Any, backend: str | None = None) -> Any:
+def weight_array(W: Array, backend: str | None = None) -> Array:
     """W as NumPy, or as it is where it lies on a GPU; halves are widened."""
     return to_array(W, "W", backend_of(W, "W", backend).device)[0]
 
 
-def weight_values(W: Any, backend: str | None = None) -> tuple[Any, Restore]:
+def weight_values(W: Array, backend: str | None = None) -> tuple[Array, Restore]:
     """W as NumPy, or as it is where it lies on a GPU; checked, and the way back to its framework."""
     values, restore = to_array(W, "W", backend_of(W, "W", backend).device)
     if not is_float(values):
@@ -345,7 +346,7 @@ def weight_values(W: Any, backend: str | None = None) -> tuple[Any, Restore]:
 
 
 def _checked_conv(
-    values: Any, stride: Any, padding: Any, dilation: Any, groups: int
+    values: Array, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> Conv | None:
     if values.ndim == 2:
         geometry = {
@@ -372,15 +373,15 @@ def _checked_conv(
 
 
 def _hessian_of(
-    W: Any,
-    values: Any,
-    spikes: Any,
+    W: Array,
+    values: Array,
+    spikes: Array | SpikeHessian,
     neuron: Neuron | None,
     hessian: str,
     conv: Conv | None,
     backend: str | None,
     log: list[str],
-) -> Any:
+) -> Array:
     """The undamped Hessian, [groups, d, d], beside W."""
     Choice(HESSIANS)("hessian", hessian)
     d = int(np.prod(values.shape[1:]))

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from array_api_compat import array_namespace, device
 
-from .arrays import dtype_name
+from .arrays import Array, dtype_name
 from .errors import ParameterError
 from .grid import Grid
 
 __all__ = ["CompressedWeight", "Pruned", "Quantized", "compressed_weight"]
-
-Array = Any  # NumPy, torch or another library of the array API standard
 
 _NARROW = ("float16", "bfloat16", "float32")  # computed in float32; wider ones in float64
 

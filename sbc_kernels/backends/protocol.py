@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from ..arrays import Array
 from ..conv import Conv, Region
 from ..grid import Grid
 from ..sparsity import Pattern
 from .gram_plan import Arithmetic, GramPlan
 
 # NumPy arrays on a backend for CPU memory, torch tensors on one for a GPU. d is d_in.
-Array: TypeAlias = Any
-Rows: TypeAlias = Any  # [rows, d], float32 or float64
-Matrix: TypeAlias = Any  # [d, d], symmetric
-RowMask: TypeAlias = Any  # bool [rows, d], True = kept
-Order: TypeAlias = Any  # int32 [rows, steps]
-Columns: TypeAlias = Any  # int32 [d]
+Rows: TypeAlias = Array  # [rows, d], float32 or float64
+Matrix: TypeAlias = Array  # [d, d], symmetric
+RowMask: TypeAlias = Array  # bool [rows, d], True = kept
+Order: TypeAlias = Array  # int32 [rows, steps]
+Columns: TypeAlias = Array  # int32 [d]
 Device: TypeAlias = Any  # torch.device, or "cpu" for NumPy arrays
 
 OPS = (
@@ -44,10 +44,10 @@ class QuantizedRows(NamedTuple):
     mask : bool [d_out, d_in], True = kept, where this call pruned; else None.
     """
 
-    codes: Any
-    weight: Any
-    loss: Any
-    mask: Any
+    codes: Array
+    weight: Array
+    loss: Array
+    mask: Array
 
 
 class GramEngine(Protocol):
@@ -110,7 +110,9 @@ class GramEngine(Protocol):
         None where no kernel writes it in one go.
         """
 
-    def add_floats(self, values: Array, membrane: Any, conv: Conv | None, total: Array) -> None:
+    def add_floats(
+        self, values: Array, membrane: Array | None, conv: Conv | None, total: Array
+    ) -> None:
         """Adds the products of filtered floats to the total, float64 [groups, d, d]."""
 
     def matrix(

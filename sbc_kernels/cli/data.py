@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
+from ..arrays import NumpyArray
 from ..demo.data import find_idx, read_idx
 from .objects import call, load_object
 
 if TYPE_CHECKING:
     import torch
 
-Array = NDArray[Any]
 SINGLE_FILE = 64  # samples per batch of a single file; a folder's files are one batch each
 INPUTS = ("x", "inputs", "data")
 LABELS = ("y", "labels", "targets")
@@ -173,7 +172,7 @@ class Files:
                 return
 
     def _batches(
-        self, path: Path, x: Array, y: Array | None, most: int | None
+        self, path: Path, x: NumpyArray, y: NumpyArray | None, most: int | None
     ) -> Iterator[tuple[Any, int]]:
         """Yields the batches of a file with their sizes, at most `most` samples."""
         import torch
@@ -189,7 +188,7 @@ class Files:
             labels = () if y is None else (torch.from_numpy(y[part].astype(np.int64)),)
             yield ((inputs, *labels) if labels else inputs), part.stop - part.start
 
-    def _axis(self, path: Path, x: Array) -> int:
+    def _axis(self, path: Path, x: NumpyArray) -> int:
         """Returns the axis of samples. ValueError if the array does not have it."""
         axis = self.cut.batch_axis
         if axis is None:
@@ -202,14 +201,14 @@ class Files:
             )
         return axis
 
-    def _inputs(self, path: Path, x: Array) -> Array:
+    def _inputs(self, path: Path, x: NumpyArray) -> NumpyArray:
         """Returns inputs in the requested dtype; IDX images as [N, 1, h, w] in 0..1."""
         if _is_idx(path):
             x = np.divide(x[:, None], 255, dtype=np.float32)  # [N, 1, h, w]
         kind = x.dtype if self.cut.dtype == "keep" else np.dtype(self.cut.dtype)
         return np.array(x, kind.newbyteorder("="), order="C")  # a copy, as a model may write to it
 
-    def _read(self, path: Path) -> tuple[Array, Array | None]:
+    def _read(self, path: Path) -> tuple[NumpyArray, NumpyArray | None]:
         """Returns the inputs and, if there are any, the labels. ValueError if they do not match."""
         if _is_idx(path):
             x, y = read_idx(path, 3), _idx_labels(path)
@@ -253,7 +252,7 @@ def _parts(path: Path) -> list[Path]:
     return files
 
 
-def _idx_labels(images: Path) -> Array | None:
+def _idx_labels(images: Path) -> NumpyArray | None:
     """Returns the labels of an images file, from the file beside it; None if there is none."""
     name = images.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
     try:
@@ -262,7 +261,7 @@ def _idx_labels(images: Path) -> Array | None:
         return None
 
 
-def _arrays(path: Path) -> tuple[Array, Array | None]:
+def _arrays(path: Path) -> tuple[NumpyArray, NumpyArray | None]:
     """Returns the inputs and labels of an .npz or .npy file. ValueError if it cannot be read."""
     try:
         if path.suffix == ".npy":

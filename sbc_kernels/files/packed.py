@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, to_numpy
+from ..arrays import NumpyArray, to_numpy
 from ..errors import ParameterError
 from ..grid import Grid
 from ..layer import CompressedLayer
@@ -95,7 +95,7 @@ def packed_tensor(layer: CompressedLayer) -> PackedTensor:
 
 def save_packed(
     path: str | Path,
-    tensors: Mapping[str, PackedTensor | Array],
+    tensors: Mapping[str, PackedTensor | NumpyArray],
     metadata: Mapping[str, Any] | None = None,
 ) -> int:
     """Writes tensors to one file, in one step, and returns its size in bytes.
@@ -125,7 +125,7 @@ class CodedTensors:
     checksum : of `stored`.
     """
 
-    stored: dict[str, Array]
+    stored: dict[str, NumpyArray]
     records: dict[str, dict[str, Any]]
     sizes: dict[str, int]
     checksum: int
@@ -168,7 +168,7 @@ class CodedTensors:
         return sorted(self.stored, key=lambda name: (-_RANK[self.stored[name].dtype.name], name))
 
 
-def code_tensors(tensors: Mapping[str, PackedTensor | Array]) -> CodedTensors:
+def code_tensors(tensors: Mapping[str, PackedTensor | NumpyArray]) -> CodedTensors:
     """Codes tensors for the packed file.
 
     Parameters
@@ -179,7 +179,7 @@ def code_tensors(tensors: Mapping[str, PackedTensor | Array]) -> CodedTensors:
     ------
     ValueError : a name contains a colon, or a dtype is none that a file holds.
     """
-    stored: dict[str, Array] = {}
+    stored: dict[str, NumpyArray] = {}
     records: dict[str, dict[str, Any]] = {}
     sizes: dict[str, int] = {}
     for name, tensor in tensors.items():
@@ -200,7 +200,7 @@ def code_tensors(tensors: Mapping[str, PackedTensor | Array]) -> CodedTensors:
     return CodedTensors(stored, records, sizes, checksum(stored))
 
 
-def checksum(stored: Mapping[str, Array]) -> int:
+def checksum(stored: Mapping[str, NumpyArray]) -> int:
     """Returns the CRC-32 of all that lies in a file beside the header, in the order of the names."""
     code = 0
     for name in sorted(stored):
@@ -209,19 +209,19 @@ def checksum(stored: Mapping[str, Array]) -> int:
     return code
 
 
-def _bytes_of(array: Array) -> memoryview:
+def _bytes_of(array: NumpyArray) -> memoryview:
     """The bytes of a row-major array, in its memory."""
     return array.reshape(-1).view(np.uint8).data
 
 
-def _on_host(array: Any) -> Array:
+def _on_host(array: Any) -> NumpyArray:
     return to_numpy(array, "weight")[0]
 
 
 # ---- reading -----------------------------------------------------------------------------------
 
 
-def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict[str, Any]]:
+def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | NumpyArray], dict[str, Any]]:
     """Reads a file in compressed form.
 
     Returns
@@ -238,7 +238,7 @@ def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict
         most = max(SMALL, LARGEST_RATIO * Path(path).stat().st_size)
         if sum(math.prod(record["shape"]) for record in records.values()) > most:
             raise ValueError(f"its tensors claim more than {most} weights")
-        tensors: dict[str, PackedTensor | Array] = {}
+        tensors: dict[str, PackedTensor | NumpyArray] = {}
         for name, record in records.items():
             keys = [key for key in stored if key.startswith(f"{name}:")]
             tensors[name] = _unpack(record, {k[len(name) + 1 :]: stored.pop(k) for k in keys})
@@ -247,7 +247,7 @@ def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | Array], dict
     return tensors | stored, metadata
 
 
-def load_packed(path: str | Path) -> dict[str, Array]:
+def load_packed(path: str | Path) -> dict[str, NumpyArray]:
     """Reads a file as dense arrays by name, zeros and all. Raises what `read_packed` raises."""
     tensors, _ = read_packed(path)
     return {
@@ -263,7 +263,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 def read_stored(
     path: str | Path, with_tensors: bool
-) -> tuple[dict[str, Array], dict[str, dict[str, Any]], dict[str, Any]]:
+) -> tuple[dict[str, NumpyArray], dict[str, dict[str, Any]], dict[str, Any]]:
     """Reads a file without unpacking its tensors.
 
     Returns
@@ -305,14 +305,14 @@ def read_stored(
 # ---- one tensor --------------------------------------------------------------------------------
 
 
-def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, Array]]:
+def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, NumpyArray]]:
     """Returns a tensor as its record in the header and its parts."""
     accepted = PRUNABLE if isinstance(tensor, Pruned) else FLOATS
     if tensor.dtype not in accepted:
         raise ParameterError("dtype", tensor.dtype, ", ".join(accepted))
     array = tensor.weight if isinstance(tensor, Pruned) else tensor.codes
     record: dict[str, Any] = {"shape": list(array.shape)}
-    parts: dict[str, Array] = {}
+    parts: dict[str, NumpyArray] = {}
     values = array.ravel()
     if tensor.mask is not None:
         record["rice"], parts["mask"], parts["mask_low"] = encode_mask(tensor.mask)
@@ -332,7 +332,7 @@ def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, Array]]:
     return record, parts
 
 
-def _unpack(record: dict[str, Any], parts: dict[str, Array]) -> PackedTensor:
+def _unpack(record: dict[str, Any], parts: dict[str, NumpyArray]) -> PackedTensor:
     """The inverse of `_pack`. Raises ValueError, KeyError or TypeError where the parts do not fit."""
     shape = tuple(record["shape"])
     size = math.prod(shape)

@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from array_api_compat import device
 
-from .rows import Array, Rows
+from ..arrays import Array
+from .rows import Rows
 
 MAX_RETRIES = 5
 

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import device
 
+from ..arrays import Array
 from ..backends.registry import backend_for
 from ..sparsity import Pattern
 from .damping import Damping, with_damping
 from .options import Curve, LayerOptions, Method, Outcome
-from .rows import Array, Rows, among_live, flattened, masked, num_silent, num_weights, unflatten
+from .rows import Rows, among_live, flattened, masked, num_silent, num_weights, unflatten
 from .sweep import round_rows
 
 CURVE_SPARSITIES = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .rows import Array, Rows
+from ..arrays import Array
+from .rows import Rows
 
 
 def row_losses(parts: list[Rows], weight: Array, changed: Array) -> Array:

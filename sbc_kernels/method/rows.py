@@ -7,9 +7,8 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
+from ..arrays import Array
 from ..grid import Grid
-
-Array = Any  # NumPy, or torch on a GPU
 
 
 @dataclass

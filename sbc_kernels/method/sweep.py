@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..arrays import Array
 from ..backends.registry import backend_for
 from ..errors import ParameterError
 from ..grid import Grid, run_fit_grid
 from ..sparsity import Pattern, prune_least
 from .damping import Damping, with_damping
 from .options import LayerOptions, Method, Outcome
-from .rows import Array, Rows, masked
+from .rows import Rows, masked
 
 
 class Blocked(Method):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..arrays import Array
+from ..arrays import NumpyArray
 from ..errors import ParameterError, ParameterTypeError
 from ..files.footprint import Footprint
 from ..files.packed import PRUNABLE, PackedTensor, code_tensors
@@ -75,7 +75,7 @@ def packed_file(
         owners.setdefault(identity(name, state[name]), name)
     casts: dict[str, str] = {}
     aliases: dict[str, str] = {}
-    tensors: dict[str, PackedTensor | Array] = {}
+    tensors: dict[str, PackedTensor | NumpyArray] = {}
     dense_bytes: dict[str, int] = {}
     for name, value in state.items():
         owner = owners[identity(name, value)]
@@ -140,11 +140,11 @@ def require_storable(state: Mapping[str, Any]) -> None:
 
 def _packed(
     name: str, dense: Tensor, compressed: CompressedWeight | None
-) -> tuple[PackedTensor | Array, str]:
+) -> tuple[PackedTensor | NumpyArray, str]:
     """Returns a tensor ready for the file, and its own dtype where NumPy does not have that."""
     cast = ""
     try:
-        values: Array = dense.numpy()
+        values: NumpyArray = dense.numpy()
     except TypeError:  # bfloat16 and the floats of one byte
         cast = str(dense.dtype).removeprefix("torch.")
         if dense.element_size() not in _BITS_OF:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from ..arrays import Restore, dtype_name, require_finite, require_symmetric, to_array
+from ..arrays import Array, Restore, dtype_name, require_finite, require_symmetric, to_array
 from ..backends.registry import backend_of
 from ..errors import ParameterError
 
 __all__ = ["damped_hessian", "damped_inverse"]
 
 
-def damped_hessian(hessian: Any, damp_percent: float = 0.01) -> Any:
+def damped_hessian(hessian: Array, damp_percent: float = 0.01) -> Array:
     """``H + damp_percent * mean(H_jj over live inputs) * I``: what `obs_solve` and `obs_quantize` take.
 
     An input j is live if ``H_jj > 0``. A dead one never fired in calibration: its row and column are
@@ -39,7 +39,9 @@ def damped_hessian(hessian: Any, damp_percent: float = 0.01) -> Any:
     return restore(_damped(values, _checked_percent(damp_percent)))
 
 
-def damped_inverse(hessian: Any, damp_percent: float = 0.01, *, backend: str | None = None) -> Any:
+def damped_inverse(
+    hessian: Array, damp_percent: float = 0.01, *, backend: str | None = None
+) -> Array:
     """Inverse of `damped_hessian`: what `obs_order` takes.
 
     Parameters
@@ -67,7 +69,7 @@ def damped_inverse(hessian: Any, damp_percent: float = 0.01, *, backend: str | N
     return restore(xp.stack(inverses) if inverses else damped)
 
 
-def _damped(values: Any, damp_percent: float) -> Any:
+def _damped(values: Array, damp_percent: float) -> Array:
     """`damped_hessian` on a checked array."""
     xp, where = array_namespace(values), device(values)
     damped = xp.astype(values, xp.float64, copy=True)
@@ -82,7 +84,7 @@ def _damped(values: Any, damp_percent: float) -> Any:
     return damped
 
 
-def _checked(hessian: Any, on: str | None) -> tuple[Any, Restore]:
+def _checked(hessian: Array, on: str | None) -> tuple[Array, Restore]:
     values, restore = to_array(hessian, "hessian", on)
     if dtype_name(values) not in ("float32", "float64"):
         raise TypeError(f"hessian has dtype {dtype_name(values)}; accepted are float32 and float64")

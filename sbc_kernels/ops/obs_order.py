@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from array_api_compat import array_namespace
 
-from ..arrays import narrowed, weight_and_matrix
+from ..arrays import Array, narrowed, weight_and_matrix
 from ..backends.registry import backend_of
 
 __all__ = ["obs_order"]
 
 
 def obs_order(
-    weight: Any,
-    inverse_hessian: Any,
+    weight: Array,
+    inverse_hessian: Array,
     num_pruned: int | None = None,
     *,
     backend: str | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Array, Array]:
     """Exact greedy OBS on each row: which weight goes next, and what that costs.
 
     At each step the weight with the least ``w_p^2 / (2 G_pp)`` goes, and

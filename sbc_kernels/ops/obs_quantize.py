@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from ..arrays import kept_mask, require_same_device, weight_and_matrix
+from ..arrays import Array, kept_mask, require_same_device, weight_and_matrix
 from ..backends.protocol import QuantizedRows
 from ..backends.registry import backend_of
 from ..grid import Grid
@@ -16,13 +14,13 @@ __all__ = ["QuantizedRows", "obs_quantize"]
 
 
 def obs_quantize(
-    weight: Any,
-    hessian: Any,
+    weight: Array,
+    hessian: Array,
     grid: Grid | None,
     *,
     block_size: int = 128,
     act_order: bool = True,
-    mask: Any = None,
+    mask: Array | None = None,
     pattern: Pattern | None = None,
     backend: str | None = None,
 ) -> QuantizedRows:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..arrays import kept_mask, require_range, require_same_device, weight_and_matrix
+from ..arrays import Array, kept_mask, require_range, require_same_device, weight_and_matrix
 from ..backends.registry import backend_of
 
 __all__ = ["obs_solve"]
 
 
-def obs_solve(weight: Any, hessian: Any, mask: Any, *, backend: str | None = None) -> Any:
+def obs_solve(weight: Array, hessian: Array, mask: Array, *, backend: str | None = None) -> Array:
     """``argmin_v (v - w) H (v - w)'`` over rows v that are zero where the mask is False.
 
     With R the kept and P the pruned inputs of a row, ``v_R = w_R + H_RR^-1 H_RP w_P``: the update of

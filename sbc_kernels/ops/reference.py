@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import NumpyArray
 from ..conv import Conv
 from ..grid import Grid
 from ..neurons import Neuron, membrane_matrix
@@ -14,7 +13,7 @@ from ..neurons import Neuron, membrane_matrix
 Matrix = NDArray[np.float64]
 
 
-def unfold(maps: NDArray[Any], conv: Conv) -> Matrix:
+def unfold(maps: NumpyArray, conv: Conv) -> Matrix:
     """[S, C, *map] to [S, outputs, C * taps]: what each output position sees."""
     padded = np.pad(maps.astype(np.float64), [(0, 0), (0, 0), *conv.pads()])
     outputs = conv.output_size(maps.shape[2:])
@@ -30,7 +29,7 @@ def unfold(maps: NDArray[Any], conv: Conv) -> Matrix:
     return unfolded
 
 
-def filtered_input(spikes: NDArray[Any], neuron: Neuron | None, conv: Conv | None) -> Matrix:
+def filtered_input(spikes: NumpyArray, neuron: Neuron | None, conv: Conv | None) -> Matrix:
     """Y [groups, samples, d_in] of a layer, every time step and position a sample."""
     T, N = spikes.shape[:2]
     M = membrane_matrix(neuron, T)
@@ -46,9 +45,7 @@ def filtered_input(spikes: NDArray[Any], neuron: Neuron | None, conv: Conv | Non
     )
 
 
-def spike_sum(
-    spikes: NDArray[Any], neuron: Neuron | None = None, conv: Conv | None = None
-) -> Matrix:
+def spike_sum(spikes: NumpyArray, neuron: Neuron | None = None, conv: Conv | None = None) -> Matrix:
     """``sum_n Y_n' Y_n`` [groups, d_in, d_in]."""
     Y = filtered_input(spikes, neuron, conv)
     total: Matrix = Y.transpose(0, 2, 1) @ Y
@@ -56,7 +53,7 @@ def spike_sum(
 
 
 def spike_gram(
-    spikes: NDArray[Any], neuron: Neuron | None = None, conv: Conv | None = None
+    spikes: NumpyArray, neuron: Neuron | None = None, conv: Conv | None = None
 ) -> Matrix:
     """``2 E_n[Y_n' Y_n]`` [groups, d_in, d_in]."""
     mean: Matrix = 2.0 / spikes.shape[1] * spike_sum(spikes, neuron, conv)
@@ -154,9 +151,9 @@ def obs_quantize(
 
 
 def output_error(
-    weight: NDArray[Any],
-    changed: NDArray[Any],
-    spikes: NDArray[Any],
+    weight: NumpyArray,
+    changed: NumpyArray,
+    spikes: NumpyArray,
     neuron: Neuron | None = None,
     conv: Conv | None = None,
 ) -> Matrix:

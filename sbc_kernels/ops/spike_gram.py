@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from ..arrays import Array
 from ..conv import Conv
 from ..hessian import SpikeHessian
 from ..neurons import Neuron
@@ -12,12 +11,12 @@ __all__ = ["spike_gram"]
 
 
 def spike_gram(
-    spikes: Any,
+    spikes: Array,
     neuron: Neuron | None = None,
     *,
     conv: Conv | None = None,
     backend: str | None = None,
-) -> Any:
+) -> Array:
     """``2 E_n[Y_n' Y_n]`` with ``Y_n = M X_n``: the SMP Hessian of a layer (SBC, eq. 6).
 
     Parameters

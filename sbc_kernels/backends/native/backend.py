@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ... import _native
+from ...arrays import Array
 from ...grid import Grid
 from ...sparsity import Pattern
 from ..gram_plan import LOOK_UP
 from ..protocol import (
-    Array,
     Columns,
     Device,
     GramEngine,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _native
-from ...arrays import Array, exportable, require_finite
+from ...arrays import NumpyArray, exportable, require_finite
 from ...conv import Conv, Region
 from ...threads import thread_count
 from ..gram_plan import Arithmetic, GramPlan, one_byte_type
@@ -31,7 +31,7 @@ class CpuGram:
         self.isa = isa
         self.algorithms = algorithms
 
-    def narrow(self, values: Array, conv: Conv | None) -> tuple[Array, int, int] | None:
+    def narrow(self, values: NumpyArray, conv: Conv | None) -> tuple[NumpyArray, int, int] | None:
         """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
 
         Looks through the values once; through bools, whose range is known, only to lay them out.
@@ -60,32 +60,32 @@ class CpuGram:
         require_finite(values, "spikes")
         return None
 
-    def float_arithmetic(self, values: Array) -> Arithmetic:
+    def float_arithmetic(self, values: NumpyArray) -> Arithmetic:
         """What `add_floats` computes in."""
         return Arithmetic.FLOAT64
 
-    def zeros(self, *shape: int) -> Array:
+    def zeros(self, *shape: int) -> NumpyArray:
         return np.zeros(shape)
 
-    def zero_sums(self, parts: tuple[Region, ...], groups: int, channels: int) -> list[Array]:
+    def zero_sums(self, parts: tuple[Region, ...], groups: int, channels: int) -> list[NumpyArray]:
         """What `add_integers` adds to: by region, [groups, num_shifts, channels, channels]."""
         return [np.zeros((groups, len(part.neighbours), channels, channels)) for part in parts]
 
     def add_integers(
         self,
-        narrow: Array,
+        narrow: NumpyArray,
         plan: GramPlan,
         conv: Conv | None,
         groups: int,
         parts: tuple[Region, ...],
-        sums: list[Array],
+        sums: list[NumpyArray],
     ) -> None:
         """Adds a batch to the sums."""
         self._run(narrow, plan, conv is None, groups, parts, sums, 0.0)
 
     def finished(
-        self, narrow: Array, plan: GramPlan, parts: tuple[Region, ...], factor: float
-    ) -> Array | None:
+        self, narrow: NumpyArray, plan: GramPlan, parts: tuple[Region, ...], factor: float
+    ) -> NumpyArray | None:
         """``factor`` times the whole sum of one batch of a Linear layer, [1, d, d].
 
         None where the algorithm's kernel does not write it in one go.
@@ -99,12 +99,12 @@ class CpuGram:
 
     def _run(
         self,
-        narrow: Array,
+        narrow: NumpyArray,
         plan: GramPlan,
         triangle: bool,
         groups: int,
         parts: tuple[Region, ...],
-        sums: list[Array],
+        sums: list[NumpyArray],
         finish: float,
     ) -> None:
         """The algorithm's kernel. With `finish` the sum is written, times that, and mirrored."""
@@ -123,7 +123,7 @@ class CpuGram:
         )
 
     def add_floats(
-        self, values: Array, membrane: Array | None, conv: Conv | None, total: Array
+        self, values: NumpyArray, membrane: NumpyArray | None, conv: Conv | None, total: NumpyArray
     ) -> None:
         """Filters over time, then float64 products on bounded chunks of the unfolding; one product a
         group of ``total`` [groups, d, d]."""
@@ -146,19 +146,19 @@ class CpuGram:
 
     def matrix(
         self,
-        sums: list[Array],
+        sums: list[NumpyArray],
         parts: tuple[Region, ...],
         conv: Conv | None,
         channels: int,
         factor: float,
         consume: bool,
-    ) -> Array:
+    ) -> NumpyArray:
         """[groups, d, d], ``factor`` times what `add_integers` has summed; `channels` of one group.
 
         `consume` spares a copy; the sums are no more then.
         """
         if conv is None:
-            matrix: Array = sums[0][0] if consume else sums[0][0].copy()
+            matrix: NumpyArray = sums[0][0] if consume else sums[0][0].copy()
             _native.mirror_upper(matrix[0], factor, thread_count())
             return matrix
         groups, d = conv.groups, channels * conv.taps
@@ -167,7 +167,7 @@ class CpuGram:
         _native.assemble_conv(sums, blocks, factor, matrix, thread_count())
         return matrix.reshape(groups, d, d)
 
-    def bytes_of(self, values: Array) -> Array | None:
+    def bytes_of(self, values: NumpyArray) -> NumpyArray | None:
         """The values in one byte, bool where they are 0 and 1, else uint8 or int8; None where they are
         no integers in [-128, 127]. In one pass, in the layout that they have."""
         if values.size == 0:
@@ -184,7 +184,7 @@ class CpuGram:
         return narrow.view(one_byte_type(minimum, maximum)).transpose(np.argsort(axes))
 
 
-def _range_of(values: Array) -> tuple[int, int] | None:
+def _range_of(values: NumpyArray) -> tuple[int, int] | None:
     """(least, greatest) of bytes and 0 in one pass; None where one is past 127."""
     rows = (values.shape[0] * values.shape[1], -1, 1)
     integral, minimum, maximum = _native.narrow_spikes(
@@ -205,7 +205,7 @@ def _aligned(*shape: int) -> NDArray[np.float64]:
     return memory[first : first + size].reshape(shape)
 
 
-def _unfold(maps: Array, conv: Conv, group: int) -> Array:
+def _unfold(maps: NumpyArray, conv: Conv, group: int) -> NumpyArray:
     """[S, C, *map] to [S * outputs, d_in] of one group."""
     per_group = maps.shape[1] // conv.groups
     maps = maps[:, group * per_group : (group + 1) * per_group]

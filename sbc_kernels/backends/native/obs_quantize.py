@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ... import _native
+from ...arrays import NumpyArray
 from ...grid import Grid
 from ...sparsity import Pattern
 from ...threads import thread_count
@@ -15,12 +14,10 @@ from ..kernels import note_kernel
 from ..protocol import QuantizedRows
 from .factor import upper_factor
 
-Array = NDArray[Any]
-
 
 def obs_quantize(
-    weight: Array,
-    hessian: Array,
+    weight: NumpyArray,
+    hessian: NumpyArray,
     grid: Grid | None,
     block_size: int,
     act_order: bool,

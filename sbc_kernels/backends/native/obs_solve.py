@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ... import _native
+from ...arrays import NumpyArray
 from ...threads import thread_count
 from ..cholesky import require_rows_solved, solve_sides
 from ..kernels import note_kernel
 from .factor import inverse
 
-Array = NDArray[Any]
-
 
 def obs_solve(
-    weight: Array,
-    hessian: Array,
+    weight: NumpyArray,
+    hessian: NumpyArray,
     mask: NDArray[np.bool_],
-    inverse_hessian: Array | None,
+    inverse_hessian: NumpyArray | None,
     isa: str,
-) -> Array:
+) -> NumpyArray:
     note_kernel("obs_solve", isa)
     d, dtype = weight.shape[1], weight.dtype
     solution = weight.copy()
@@ -45,13 +42,13 @@ def obs_solve(
 
 
 def _solve_subsets(
-    matrix: Array,
-    rhs: Array,
+    matrix: NumpyArray,
+    rhs: NumpyArray,
     select: NDArray[np.bool_],
     of_rows: NDArray[np.bool_],
     isa: str,
     multiply: bool = False,
-) -> Array:
+) -> NumpyArray:
     """Each row's ``matrix[S, S]^-1 b[S]``, zero outside S; b is rhs, or with `multiply` ``matrix rhs``.
 
     `of_rows` says which of the caller's rows these are.

@@ -8,10 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
+from ...arrays import Array
 from ...grid import Grid
 from ...sparsity import Pattern
 from ..protocol import (
-    Array,
     Columns,
     Device,
     GramEngine,

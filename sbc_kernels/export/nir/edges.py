@@ -54,7 +54,7 @@ class Node:
         float64 [n, ...] a time step.
     """
 
-    module: Any
+    module: nn.Module
     input_shape: Shape
     sources: tuple[str, ...]
     output_shape: Shape = ()
@@ -148,11 +148,11 @@ class _EdgeFinder(Tracker):
             for handle in handles:
                 handle.remove()
 
-    def _is_node(self, name: str, module: Any) -> bool:
+    def _is_node(self, name: str, module: nn.Module) -> bool:
         return name in self.neurons or isinstance(module, (*WEIGHT_LAYERS, *POOLS))
 
     def _enter(self, name: str) -> Callable[..., None]:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.active.append((name, module))
             if self.depth == 0 and is_norm(module):
                 raise ValueError(
@@ -168,7 +168,7 @@ class _EdgeFinder(Tracker):
         return hook
 
     def _leave(self, name: str) -> Callable[..., None]:
-        def hook(module: Any, args: tuple[Any, ...], output: Any) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if self._is_node(name, module):
                 if self.depth == 1:
                     self._leave_node(name, module, *tensors_in(output))
@@ -177,7 +177,7 @@ class _EdgeFinder(Tracker):
 
         return hook
 
-    def _leave_node(self, name: str, module: Any, output: Tensor, *states: Tensor) -> None:
+    def _leave_node(self, name: str, module: nn.Module, output: Tensor, *states: Tensor) -> None:
         assert self.pending is not None
         (times, node_input), node = self.pending, self.nodes[name]
         rows = times.step.size
@@ -207,7 +207,7 @@ class _EdgeFinder(Tracker):
     # ---- a node's input
 
     def _enter_node(
-        self, name: str, module: Any, node_input: Tensor | None
+        self, name: str, module: nn.Module, node_input: Tensor | None
     ) -> tuple[RowTimes, Tensor]:
         """Returns the times of a node's input, and the input, once its sources are recorded."""
         what = module_label(name, module)
@@ -239,7 +239,7 @@ class _EdgeFinder(Tracker):
             _keep(node.currents, node_input, times, own)
         return times, node_input
 
-    def _own_shape(self, name: str, module: Any, node_input: Tensor, origin: Origin) -> Shape:
+    def _own_shape(self, name: str, module: nn.Module, node_input: Tensor, origin: Origin) -> Shape:
         """Returns the shape of one sample's input at one time step."""
         shape = tuple(node_input.shape)
         if name not in self.neurons:
@@ -387,7 +387,7 @@ class _EdgeFinder(Tracker):
         return ("add",) if any(len(summands) > len(names) for summands in sums) else ()
 
 
-def _own_axes(module: Any) -> int:
+def _own_axes(module: nn.Module) -> int:
     """Returns how many of the last axes of a layer's input and output are one sample's at one step."""
     if isinstance(module, nn.Linear):
         return 1

@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...arrays import NumpyArray
 from ...weights import Quantized
 from .edges import Node
 from .scales import Integers
 from .tracking import module_label
 
 __all__ = ["layer_node"]
-
-Array = NDArray[Any]
 
 
 def layer_node(
@@ -124,14 +122,14 @@ def _pool_node(nir: Any, node: Node, what: str) -> Any:
     return nir.AvgPool2d(kernel, stride, padding)
 
 
-def _pair(value: Any) -> Array:
+def _pair(value: Any) -> NumpyArray:
     """Returns a number or a pair as int64 [2]."""
-    pair: Array = np.broadcast_to(np.array(value, dtype=np.int64), 2).copy()
+    pair: NumpyArray = np.broadcast_to(np.array(value, dtype=np.int64), 2).copy()
     return pair
 
 
-def _floats(tensor: Tensor) -> Array:
+def _floats(tensor: Tensor) -> NumpyArray:
     """Returns a tensor in NumPy: float64 as it is, others as float32."""
     values = tensor.detach()
-    array: Array = (values if values.dtype == torch.float64 else values.float()).numpy()
+    array: NumpyArray = (values if values.dtype == torch.float64 else values.float()).numpy()
     return array

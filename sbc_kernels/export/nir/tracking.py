@@ -10,13 +10,14 @@ module that called it are kept.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -50,7 +51,7 @@ _BLANKS = {
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"}
 
 
-def module_label(name: str, module: Any) -> str:
+def module_label(name: str, module: nn.Module) -> str:
     """Returns a module's name and class as messages show them."""
     return f"{name or 'the model itself'} ({type(module).__name__})"
 
@@ -96,9 +97,9 @@ class Tracker(TorchFunctionMode):  # type: ignore[misc]
     offsets : the first label of each output, and one past the last.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.active: list[tuple[str, Any]] = [("", model)]
+        self.active: list[tuple[str, nn.Module]] = [("", model)]
         self.depth = 0
         self.owners: list[str] = []
         self.offsets: list[int] = [0]
@@ -149,7 +150,7 @@ class Tracker(TorchFunctionMode):  # type: ignore[misc]
 
     def __torch_function__(
         self,
-        func: Any,
+        func: Callable[..., Any],
         types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
@@ -169,7 +170,7 @@ class Tracker(TorchFunctionMode):  # type: ignore[misc]
     def _track(
         self,
         name: str,
-        func: Any,
+        func: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         inputs: list[Origin],
@@ -192,7 +193,7 @@ class Tracker(TorchFunctionMode):  # type: ignore[misc]
     def _move(
         self,
         name: str,
-        func: Any,
+        func: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         inputs: list[Origin],
