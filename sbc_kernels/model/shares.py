@@ -11,6 +11,8 @@ from .progress import logger
 from .run import Run
 from .trial import RunTrial
 
+Sparsities = dict[str, float | str | None]  # by layer name
+
 _STORED = "#allocation"  # the shares' name in a checkpoint
 
 
@@ -54,18 +56,37 @@ def share_out(run: Run) -> None:
             logger.debug("%s: sparsity %.4f", name, share)
 
 
-def _shares(run: Run, rule: Rule, layers: list[str], sparsity: float) -> dict[str, float]:
+def _shares(run: Run, rule: Rule, layers: list[str], sparsity: float) -> Sparsities:
     """The rule's shares, from the checkpoint where an earlier run has paid for them."""
     stored = run.ledger.checkpoint.load(_STORED) if rule.expensive else None
     if stored is not None:
         run.log += stored[1]["notes"]
         return dict(stored[1]["shares"])
     trial = RunTrial(run, {name: run.layers[name] for name in layers}, sparsity)
-    shares, notes = rule.share(trial, sparsity)
+    answer, notes = rule.share(trial, sparsity)
+    shares = _checked(run, answer, layers)
     run.log += notes
     if rule.expensive:
         run.ledger.checkpoint.save(_STORED, {}, {"shares": shares, "notes": notes})
     return shares
+
+
+def _checked(run: Run, answer: Mapping[str, float], layers: list[str]) -> Sparsities:
+    """What a rule returned, which must name these layers and no others."""
+    name = run.settings.allocation
+    for wrong, text in (
+        ([layer for layer in layers if layer not in answer], "gave no sparsity for"),
+        ([layer for layer in answer if layer not in layers], "gave a sparsity for"),
+    ):
+        if wrong:
+            raise ParameterError(
+                "allocation",
+                name,
+                f"a rule that gives one to each of {', '.join(layers)}",
+                shown=f"{name!r}, which {text} {wrong[0]!r}",
+            )
+    with inside("allocation"):
+        return {layer: Sparsity()(layer, answer[layer]) for layer in layers}
 
 
 def fractions_of(run: Run) -> dict[str, float]:

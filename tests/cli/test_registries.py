@@ -114,6 +114,34 @@ def test_registered_ones_compress_a_model(monkeypatch: pytest.MonkeyPatch) -> No
         sbc.compress_model(net, batches, method="two")
 
 
+def test_bits_are_those_of_the_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that makes no codes has quantized nothing, whatever was asked of it."""
+    monkeypatch.setitem(METHODS, "one", KeepLargestInput())
+    rng = np.random.default_rng(0)
+    weight, spikes = rng.standard_normal((4, 6)), rng.random((5, 30, 6)) < 0.3
+    out = sbc.compress_layer(weight, spikes, method="one", sparsity=0.5, bits=4)
+    assert (out.codes, out.bits, out.group_size) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"0": 0.5}, "allocation is 'odd', which gave no sparsity for '2'; .* each of 0, 2"),
+        ({"0": 0.5, "2": 0.5, "1": 0.5}, "allocation is 'odd', which gave a sparsity for '1'"),
+        ({"0": 0.5, "2": 1.5}, r"allocation\['2'\] is 1.5"),
+    ],
+)
+def test_shares_that_do_not_fit_are_refused(
+    monkeypatch: pytest.MonkeyPatch, shares: dict[str, float], message: str
+) -> None:
+    odd = Rule(lambda trial, sparsity: Shares(shares, []), "odd", expensive=True)
+    monkeypatch.setitem(ALLOCATIONS, "odd", odd)
+    net = torch.nn.Sequential(torch.nn.Linear(12, 20), torch.nn.ReLU(), torch.nn.Linear(20, 3))
+    batches = [(torch.rand(4, 30, 12) < 0.4).float()]
+    with pytest.raises(sbc.ParameterError, match=message):
+        sbc.compress_model(net, batches, sparsity=0.6, allocation="odd")
+
+
 def test_registered_ones_compress_on_the_command_line(place: Path) -> None:
     """The file of the model registers them when it is imported, after the options were read."""
     Path("toy.py").write_text(TOY)
