@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -176,13 +176,31 @@ def compress_layer(
         options = replace(options, sparsity=DEFAULT_SPARSITY)
         log.append("neither sparsity nor bits given: pruning 90 %, unstructured")
     options = options.resolved()
-    values, _ = weight_values(W, backend)
+    weight = checked_weight(W, backend)
+    values = weight.values
     conv = _checked_conv(values, stride, padding, dilation, groups)
     options.require_fits((len(values), math.prod(values.shape[1:])))
     with recorded_kernels() as kernels:
         stack = _hessian_of(W, values, spikes, neuron, hessian, conv, backend, log)
-    prepared = PreparedLayer(W, stack, backend=backend)
+    prepared = PreparedLayer(weight, stack)
     return prepared.compress(options, log=log, start=start, kernels=kernels)
+
+
+class CheckedWeight(NamedTuple):
+    """A layer's weight, converted and checked once.
+
+    Attributes
+    ----------
+    original : as it was given.
+    values : the same numbers as NumPy, or as torch where they lie on a GPU; halves are widened.
+    restore : takes such an array back to the framework of the original.
+    backend : that the weight is meant for, or None.
+    """
+
+    original: Array
+    values: Array
+    restore: Restore
+    backend: str | None
 
 
 class PreparedLayer:
@@ -193,24 +211,19 @@ class PreparedLayer:
 
     Parameters
     ----------
-    W : as in `compress_layer`.
-    stack : the undamped Hessian of each convolution group, float64 [groups, d, d], beside W.
+    weight : from `checked_weight`. Its backend computes.
+    stack : the undamped Hessian of each convolution group, float64 [groups, d, d], beside the weight.
     row_scale : float64 [d_out], what each row's output is multiplied by before it is integrated (a
         BatchNorm's ``gamma / sqrt(var + eps)``, one over the threshold). Rows compete for the layer's
         quota by the losses times its square; inside a row it changes nothing. None is all ones.
-    backend : as in `compress_layer`.
     """
 
-    def __init__(
-        self, W: Array, stack: Array, row_scale: Array | None = None, *, backend: str | None = None
-    ) -> None:
-        self.W = W
+    def __init__(self, weight: CheckedWeight, stack: Array, row_scale: Array | None = None) -> None:
         self.stack = stack
-        self.values, self._restore = weight_values(W, backend)
+        self.W, self.values, self._restore, self.backend = weight
         xp = array_namespace(self.values)
         where = device(self.values)
         ones = xp.ones(len(self.values), dtype=xp.float64, device=where)
-        self.backend = backend
         self.row_scale = ones if row_scale is None else xp.abs(xp.asarray(row_scale, device=where))
         # The method and its key, its order, and the kernels that ran for it.
         self._order: tuple[Hashable, Any, Kernels] | None = None
@@ -322,8 +335,8 @@ def weight_array(W: Array, backend: str | None = None) -> Array:
     return to_array(W, "W", backend_of(W, "W", backend).device)[0]
 
 
-def weight_values(W: Array, backend: str | None = None) -> tuple[Array, Restore]:
-    """W as NumPy, or as it is where it lies on a GPU; checked, and the way back to its framework."""
+def checked_weight(W: Array, backend: str | None = None) -> CheckedWeight:
+    """Converts and checks a weight. Raises ParameterError where it is not accepted."""
     values, restore = to_array(W, "W", backend_of(W, "W", backend).device)
     if not is_float(values):
         raise ParameterTypeError(
@@ -339,7 +352,7 @@ def weight_values(W: Array, backend: str | None = None) -> tuple[Array, Restore]
             verb="has",
         )
     require_finite(values, "W")
-    return values, restore
+    return CheckedWeight(W, values, restore, backend)
 
 
 # ---- checks ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from array_api_compat import array_namespace
 from torch import Tensor, nn
 
-from ..layer import PreparedLayer, weight_array
+from ..layer import PreparedLayer, checked_weight, weight_array
 from ..method import LayerOptions
 from ..network.state import owner_of, tensor_of
 from .moments import Matrix, Moments, corrected_target
@@ -50,7 +50,7 @@ def compressed_layer(
         refitted = corrected_target(matrix, centred, settings.target_damping)
         target = torch.as_tensor(refitted).reshape(target.shape).to(target.dtype)
     scale, notes = output_scale(layer, dense)
-    out = PreparedLayer(target, centred.hessian, scale, backend=backend).compress(options)
+    out = PreparedLayer(checked_weight(target, backend), centred.hessian, scale).compress(options)
     entries = {}
     if moments.constant is not None:
         change = moments.bias_change(matrix, _matrix(out.weight, backend))

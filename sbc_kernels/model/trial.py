@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..layer import PreparedLayer
+from ..layer import PreparedLayer, checked_weight
 from ..method import LayerOptions
 from ..network.copies import copy_of
 from ..network.tensors import tensors_in
@@ -47,9 +47,8 @@ class RunTrial:
             for name, moments in run.gather(names):
                 weight = run.dense_modules[name].weight.detach().clone()
                 scale = output_scale(self.layers[name], run.dense_modules)[0]
-                prepared = PreparedLayer(
-                    weight, moments.hessian, scale, backend=run.settings.backend
-                )
+                checked = checked_weight(weight, run.settings.backend)
+                prepared = PreparedLayer(checked, moments.hessian, scale)
                 options = run.settings.for_layer(self.layers[name].options, self.sparsity)
                 assert options is not None
 

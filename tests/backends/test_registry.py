@@ -23,7 +23,7 @@ from sbc_kernels.backends.native.backend import NativeBackend
 from sbc_kernels.backends.native.isas import kernel_of
 from sbc_kernels.backends.registry import BACKENDS, OPS, Backend, named_backend
 from sbc_kernels.backends.triton import backend as triton_backend
-from sbc_kernels.layer import PreparedLayer
+from sbc_kernels.layer import PreparedLayer, checked_weight
 from sbc_kernels.method import LayerOptions
 from sbc_kernels.threads import thread_count
 
@@ -182,7 +182,7 @@ def test_a_prepared_order_is_named_each_time() -> None:
     """It ran once; every sparsity's result rests on it."""
     rng = np.random.default_rng(0)
     weight, H = rng.standard_normal((3, 8)), np.eye(8)
-    prepared = PreparedLayer(weight, H[None])
+    prepared = PreparedLayer(checked_weight(weight), H[None])
     options = [LayerOptions(sparsity=s).resolved() for s in (0.3, 0.6)]
     first, second = (prepared.compress(option) for option in options)
     assert first.backend == second.backend

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from layers import LAYERS, OPTIONS, assert_consistent, conv_of, layer_case
 
 import sbc_kernels as sbc
+from sbc_kernels import layer
 from sbc_kernels.ops import reference
 
 # ---- what comes back ---------------------------------------------------------------------------
@@ -199,3 +200,17 @@ def test_spikes_of_other_kinds(kind: str) -> None:
         plain = sbc.compress_layer(weight, spikes, sbc.IF(), sparsity=0.6)
         out = sbc.compress_layer(weight, form, sbc.IF(), sparsity=0.6)
         assert np.array_equal(out.mask, plain.mask)
+
+
+def test_the_weight_is_converted_and_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    require_finite = layer.require_finite
+
+    def spy(values: Any, name: str) -> None:
+        checked.append(name)
+        require_finite(values, name)
+
+    monkeypatch.setattr(layer, "require_finite", spy)
+    rng = np.random.default_rng(0)
+    sbc.compress_layer(rng.standard_normal((4, 6)), rng.random((3, 5, 6)) < 0.5, sparsity=0.5)
+    assert checked == ["W"]
