@@ -104,6 +104,37 @@ def inverse_of(H: Array) -> NDArray[np.float64]:
     return (G + G.T) / 2
 
 
+# ---- problems of the ops -----------------------------------------------------------------------
+
+
+def order_problem(
+    kind: str, d: int, dtype: Any, rows: int = 2, damp: float = 0.01
+) -> tuple[Array, Array]:
+    """Weight [rows, d] and inverse Hessian [d, d]."""
+    weight = np.random.default_rng([7, d]).standard_normal((rows, d)).astype(dtype)
+    return weight, inverse_of(damped_hessian(kind, d, damp=damp)).astype(dtype)
+
+
+def solve_problem(
+    kind: str, d: int, dtype: Any, rows: int, kept: float, damp: float = 0.01
+) -> tuple[Array, Array, Array]:
+    """Weight [rows, d], Hessian [d, d] and mask [rows, d] of a part `kept`."""
+    rng = np.random.default_rng([3, d, rows])
+    H = damped_hessian(kind, d, damp=damp).astype(dtype)
+    return rng.standard_normal((rows, d)).astype(dtype), H, rng.random((rows, d)) < kept
+
+
+def quantize_problem(
+    kind: str, d: int, dtype: Any, rows: int = 7, damp: float = 0.01
+) -> tuple[Array, Array]:
+    """Weight [rows, d] and Hessian [d, d]."""
+    weight = np.random.default_rng([11, d]).standard_normal((rows, d)).astype(dtype)
+    return weight, damped_hessian(kind, d, damp=damp).astype(dtype)
+
+
+# ---- sums of spikes ----------------------------------------------------------------------------
+
+
 def exact_spike_sum(spikes: Array, neuron: Neuron | None) -> NDArray[np.float64]:
     """``sum_n Y_n' Y_n`` of integer spikes [T, N, d] in rational arithmetic, rounded once."""
     from fractions import Fraction

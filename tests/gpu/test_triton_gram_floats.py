@@ -25,7 +25,7 @@ pytestmark = needs_triton
 
 @pytest.mark.parametrize(("dtype", "precision"), PRECISIONS, ids=str)
 @pytest.mark.parametrize("neuron", [None, sbc.IF(), sbc.LIF(3.0)], ids=repr)
-def test_analog_input(dtype: torch.dtype, precision: torch.dtype, neuron: Neuron | None) -> None:
+def test_analog_sums(dtype: torch.dtype, precision: torch.dtype, neuron: Neuron | None) -> None:
     T, N, d = 3, 21, 35
     values = torch.randn(T, N, d, dtype=dtype, generator=torch.Generator().manual_seed(0))
     membrane = membrane_matrix(neuron, T)
@@ -93,16 +93,6 @@ def test_analog_convolution(dtype: torch.dtype, precision: torch.dtype) -> None:
     Y = reference.filtered_input(np.abs(maps), neuron, conv)
     bound = float_bound(precision, T, Y.shape[1]) * (Y.transpose(0, 2, 1) @ Y)
     assert_close(torch.stack(made).cpu().numpy(), wanted, bound)
-
-
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1, 0.3], ids=["binary", "analog"])
-def test_every_gram_is_float64(dtype: torch.dtype, scale: float) -> None:
-    draw = torch.Generator().manual_seed(0)
-    for shape, conv in (((2, 5, 6), None), ((2, 2, 4, 5), sbc.Conv((3,), groups=2))):
-        spikes = ((torch.rand(shape, generator=draw) < 0.5) * scale).to(dtype).to(DEVICE)
-        gram = sbc.spike_gram(spikes, sbc.LIF(2.0), conv=conv, backend="triton")
-        assert gram.dtype == torch.float64
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (33, 33), (2, 70, 70), (0, 0)])

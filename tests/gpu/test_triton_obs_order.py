@@ -11,9 +11,8 @@ import torch
 from helpers import (
     assert_close,
     assert_greedy,
-    damped_hessian,
     eps,
-    inverse_of,
+    order_problem,
 )
 from interpreted import DEVICE, needs_gpu, needs_triton, small_tiles, to_device, to_host
 
@@ -67,18 +66,11 @@ def order_of(
     return to_host(order), to_host(loss)
 
 
-def _problem(
-    kind: str, d: int, dtype: Any, rows: int = 1, damp: float = 0.01
-) -> tuple[np.ndarray, np.ndarray]:
-    weight = np.random.default_rng([7, d]).standard_normal((rows, d)).astype(dtype)
-    return weight, inverse_of(damped_hessian(kind, d, damp=damp)).astype(dtype)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_tiles_of_its_own(own_tiles: None, dtype: Any) -> None:
     """From the shared matrix, then from a triangle, in tiles of 64 or 128."""
     steps = 70 if dtype == np.float32 else 130  # two panels, three
-    weight, G = _problem("correlated", 260, dtype)
+    weight, G = order_problem("correlated", 260, dtype, rows=1)
     order, loss = order_of(weight, G, steps)
     assert_greedy(weight, G, order, loss)
 
@@ -96,7 +88,7 @@ def test_of_equal_scores_the_lower_column_goes_first(dtype: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_not_a_number_is_no_crash() -> None:
-    weight, G = _problem("correlated", 20, np.float32, rows=2)
+    weight, G = order_problem("correlated", 20, np.float32, rows=2)
     order, loss = order_of(weight, G, 20)
     weight[0, 3] = np.nan
     again, cost = order_of(weight, G, 20)
@@ -107,7 +99,7 @@ def test_not_a_number_is_no_crash() -> None:
 
 
 def test_memory_repetition_and_company_change_nothing() -> None:
-    weight, G = _problem("correlated", 45, np.float32, rows=3)
+    weight, G = order_problem("correlated", 45, np.float32, rows=3)
     order, loss = order_of(weight, G, 45)
     tiles = module.TILES[module.device_class(to_device(weight)), torch.float32]
     row = module.Scratch.row_bytes(45, module._panels(45, 45, tiles), 0, tiles, 4)
@@ -120,7 +112,7 @@ def test_memory_repetition_and_company_change_nothing() -> None:
 
 
 def test_layouts_and_gradients() -> None:
-    weight, G = _problem("correlated", 20, np.float64, rows=3)
+    weight, G = order_problem("correlated", 20, np.float64, rows=3)
     order, loss = order_of(weight, G, 20)
     w = to_device(np.ascontiguousarray(weight.T)).T.requires_grad_()
     wide = torch.zeros(20, 40, dtype=torch.float64, device=DEVICE)
@@ -138,7 +130,7 @@ def test_nothing_to_do(rows: int, d: int) -> None:
 
 
 def test_refusals() -> None:
-    weight, G = _problem("correlated", 6, np.float64)
+    weight, G = order_problem("correlated", 6, np.float64, rows=1)
     group, quota = np.zeros(6, np.int32), np.array([2], np.int32)
     with pytest.raises(ValueError, match="the quotas admit 2 removals a row; num_pruned is 3"):
         order_of(weight, G, 3, group, quota)
@@ -190,7 +182,7 @@ class TestOnlyOnAGPU:
 
     def test_many_rows(self, dtype: Any) -> None:
         """In turns. What removing all costs is known beforehand."""
-        weight, G = _problem("correlated", 900, dtype, rows=300)
+        weight, G = order_problem("correlated", 900, dtype, rows=300)
         order, loss = order_of(weight, G, 900, max_memory=1 << 29)
         assert_greedy(weight[[0, 299]], G, order[[0, 299]], loss[[0, 299]])
         assert (np.sort(order, axis=1) == np.arange(900)).all()
@@ -200,7 +192,7 @@ class TestOnlyOnAGPU:
         assert_close(sums, whole, 1e5 * eps(dtype) * whole, "sum of the losses")
 
     def test_peak_memory(self, dtype: Any) -> None:
-        weight, G = _problem("independent", 1000, dtype, rows=200)
+        weight, G = order_problem("independent", 1000, dtype, rows=200)
         w, matrix = to_device(weight), to_device(G)
         limit = 256 << 20
         torch.cuda.synchronize()

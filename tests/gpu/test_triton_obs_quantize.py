@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, damped_hessian, eps
+from helpers import (
+    assert_close,
+    eps,
+    quantize_problem,
+)
 from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
 from test_obs_quantize import assert_swept
 
@@ -57,13 +61,6 @@ def quantize(
     return QuantizedRows(*map(to_host, answer))
 
 
-def _problem(
-    kind: str, d: int, dtype: Any, rows: int = 7, damp: float = 0.01
-) -> tuple[np.ndarray, np.ndarray]:
-    weight = np.random.default_rng([11, d]).standard_normal((rows, d)).astype(dtype)
-    return weight, damped_hessian(kind, d, damp=damp).astype(dtype)
-
-
 # ---- linear algebra ----------------------------------------------------------------------------
 
 
@@ -103,7 +100,7 @@ def test_product_of_nothing() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_tiles_of_a_gpu(dtype: Any) -> None:
     """Two panels of 128 columns, the second ragged, and two programs of rows: as the native sweep."""
-    weight, H = _problem("correlated", 141, dtype, rows=18)
+    weight, H = quantize_problem("correlated", 141, dtype, rows=18)
     grid = sbc.fit_grid(weight, 4, group_size=64)
     answer = quantize(weight, H, grid)
     assert_swept(weight, H, answer, grid, True)
@@ -164,7 +161,7 @@ def test_scores_that_overflow_are_kept() -> None:
 
 @pytest.mark.usefixtures("small_tiles")
 def test_repetition_and_layout_change_nothing() -> None:
-    weight, H = _problem("correlated", 20, np.float32)
+    weight, H = quantize_problem("correlated", 20, np.float32)
     grid = sbc.fit_grid(weight, 3)
     pattern = parse_sparsity(0.5)
     plain, wide = to_device(weight), torch.zeros(20, 14, device=DEVICE)
@@ -187,7 +184,7 @@ class TestOnAGpu:
 
     @pytest.mark.parametrize("sparsity", [None, 0.5])
     def test_a_layer(self, dtype: Any, sparsity: float | None) -> None:
-        weight, H = _problem("correlated", 1100, dtype, rows=777)
+        weight, H = quantize_problem("correlated", 1100, dtype, rows=777)
         grid = sbc.fit_grid(weight, 4, group_size=128)
         pattern = None if sparsity is None else parse_sparsity(sparsity)
         answer = quantize(weight, H, grid, pattern=pattern)

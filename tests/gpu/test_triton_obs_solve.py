@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, inverse_of, scaled_condition
+from helpers import (
+    HESSIAN_KINDS,
+    assert_close,
+    eps,
+    inverse_of,
+    scaled_condition,
+    solve_problem,
+)
 from interpreted import DEVICE, needs_gpu, needs_triton, to_device, to_host
 from test_obs_solve import assert_solved
 
@@ -37,14 +44,6 @@ def solve(
     return to_host(answer)
 
 
-def _problem(
-    kind: str, d: int, dtype: Any, rows: int, kept: float, damp: float = 0.01
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng([3, d, rows])
-    H = damped_hessian(kind, d, damp=damp).astype(dtype)
-    return rng.standard_normal((rows, d)).astype(dtype), H, rng.random((rows, d)) < kept
-
-
 def _keeping(counts: list[int], d: int) -> np.ndarray:
     """Row r keeps counts[r] inputs, scattered."""
     rng = np.random.default_rng(d)
@@ -56,7 +55,7 @@ def _keeping(counts: list[int], d: int) -> np.ndarray:
 def test_subsets_around_the_tiles(dtype: Any) -> None:
     """Rows of one to four tiles together, at and beside their edges, in no order."""
     counts = [65, 1, 32, 97, 0, 31, 33, 64, 16]
-    weight, H, _ = _problem("correlated", 200, dtype, len(counts), 0.5)
+    weight, H, _ = solve_problem("correlated", 200, dtype, len(counts), 0.5)
     mask = _keeping(counts, 200)
     answer = solve(weight, H, mask)
     assert_solved(weight, H, mask, answer)
@@ -69,7 +68,7 @@ def test_subsets_around_the_tiles(dtype: Any) -> None:
 def test_the_native_answer(dtype: Any, kind: str) -> None:
     """Both sides in one call: rows that keep little and rows that lose little."""
     counts = [10, 50, 40, 7]
-    weight, H, _ = _problem(kind, 60, dtype, len(counts), 0.5)
+    weight, H, _ = solve_problem(kind, 60, dtype, len(counts), 0.5)
     mask = _keeping(counts, 60)
     G = inverse_of(H.astype(np.float64))
     answer = solve(weight, H, mask, G)
@@ -83,7 +82,7 @@ def test_the_native_answer(dtype: Any, kind: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_tiles_of_a_gpu(dtype: Any) -> None:
-    weight, H, _ = _problem("correlated", 150, dtype, 3, 0.5)
+    weight, H, _ = solve_problem("correlated", 150, dtype, 3, 0.5)
     mask = _keeping([70, 20, 130], 150)
     answer = solve(weight, H, mask, inverse_of(H.astype(np.float64)))
     assert_solved(weight, H, mask, answer)
@@ -100,7 +99,7 @@ def test_each_row_is_solved_on_its_smaller_side(monkeypatch: pytest.MonkeyPatch)
         return plain(matrix, rhs, select, size, *rest)
 
     monkeypatch.setattr(module, "_solve_subsets", spy)
-    weight, H, _ = _problem("correlated", 30, np.float64, 7, 0.5)
+    weight, H, _ = solve_problem("correlated", 30, np.float64, 7, 0.5)
     mask = _keeping([0, 3, 15, 16, 28, 30, 29], 30)
     answer = solve(weight, H, mask, inverse_of(H))
     assert_solved(weight, H, mask, answer)
@@ -116,7 +115,7 @@ def test_each_row_is_solved_on_its_smaller_side(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("small_tiles")
 def test_an_inverse_that_is_repaid(dtype: Any) -> None:
     """A row that loses one of nine saves 8^3 / 3 - 1 / 3; 40 of them pay for G."""
-    weight, H, mask = _problem("correlated", 9, dtype, 40, 0.5)
+    weight, H, mask = solve_problem("correlated", 9, dtype, 40, 0.5)
     mask[:] = np.arange(9) != (np.arange(40) % 9)[:, None]
     calls = []
     plain = module.inverse
@@ -134,7 +133,7 @@ def test_an_inverse_that_is_repaid(dtype: Any) -> None:
 
 @pytest.mark.usefixtures("small_tiles")
 def test_memory_and_repetition_change_nothing() -> None:
-    weight, H, mask = _problem("correlated", 60, np.float32, 5, 0.4)
+    weight, H, mask = solve_problem("correlated", 60, np.float32, 5, 0.4)
     answer = solve(weight, H, mask)
     assert np.array_equal(solve(weight, H, mask), answer)
     side = module._tile(module.device_class(to_device(H)), torch.float32).side
@@ -157,7 +156,7 @@ class TestOnAGpu:
 
     @pytest.mark.parametrize("kept", [0.03, 0.5, 0.9])
     def test_a_layer(self, dtype: Any, kept: float) -> None:
-        weight, H, mask = _problem("correlated", 1000, dtype, 300, kept)
+        weight, H, mask = solve_problem("correlated", 1000, dtype, 300, kept)
         answer = solve(weight, H, mask)
         assert_solved(weight, H, mask, answer)
         assert np.array_equal(solve(weight, H, mask, max_memory=64 << 20), answer)

@@ -15,6 +15,7 @@ from helpers import (
     damped_hessian,
     eps,
     inverse_of,
+    order_problem,
     plain_order,
     replay_order,
     spike_train,
@@ -31,15 +32,8 @@ DTYPES = (np.float32, np.float64)
 SIZES = (*range(1, 50), 63, 64, 65, 95, 96, 97, 127, 128, 129, 144, 193, 200)
 
 
-def _problem(
-    kind: str, d: int, dtype: Any, rows: int = 2, damp: float = 0.01
-) -> tuple[np.ndarray, np.ndarray]:
-    weight = np.random.default_rng([7, d]).standard_normal((rows, d)).astype(dtype)
-    return weight, inverse_of(damped_hessian(kind, d, damp=damp)).astype(dtype)
-
-
 def test_comparator_rejects_a_wrong_pick() -> None:
-    weight, G = _problem("correlated", 12, np.float64, rows=1)
+    weight, G = order_problem("correlated", 12, np.float64, rows=1)
     order, loss = reference.obs_order(weight, G)
     assert_greedy(weight, G, order, loss)
     for step in range(11):
@@ -58,7 +52,7 @@ def test_every_step_takes_the_least_saliency(ops: Ops, dtype: Any) -> None:
     # On a GPU: one panel, two, one more than a block, an odd and an even number of tiles.
     for d in ops.several(SIZES, (1, 2, 15, 33, 97)):
         rows = 3 if d < 20 or (d < 50 and not ops.on_gpu) else 1
-        weight, G = _problem(HESSIAN_KINDS[d % 4], d, dtype, rows=rows)
+        weight, G = order_problem(HESSIAN_KINDS[d % 4], d, dtype, rows=rows)
         order, loss = ops.obs_order(weight, G, d)
         assert_greedy(weight, G, order, loss)
         if ops.on_gpu and dtype == np.float64:
@@ -71,7 +65,7 @@ def test_every_step_takes_the_least_saliency(ops: Ops, dtype: Any) -> None:
 @pytest.mark.parametrize("kind", HESSIAN_KINDS)
 def test_float64_order_is_the_reference_order(backend: str, kind: str) -> None:
     for d in (1, 2, 5, 24, 61, 130, 200):
-        weight, G = _problem(kind, d, np.float64, rows=2)
+        weight, G = order_problem(kind, d, np.float64, rows=2)
         order, _ = Ops(backend).obs_order(weight, G, d)
         assert np.array_equal(order, reference.obs_order(weight, G)[0]), d
 
@@ -79,7 +73,7 @@ def test_float64_order_is_the_reference_order(backend: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["correlated", "duplicate"])
 def test_float32_is_as_good_as_plain_float32(ops: Ops, kind: str) -> None:
     d, rows = (70 if kind == "duplicate" else 33, 1) if ops.on_gpu else (150, 4)
-    weight, G = _problem(kind, d, np.float32, rows=rows)
+    weight, G = order_problem(kind, d, np.float32, rows=rows)
     order, loss = ops.obs_order(weight, G, d)
 
     def worst_error(row: int, steps: np.ndarray, losses: np.ndarray) -> float:
@@ -110,7 +104,7 @@ def test_wider_panels(backend: str, dtype: Any, d: int, steps: int) -> None:
 
 def test_fewer_steps_are_a_prefix(ops: Ops) -> None:
     d = 45 if ops.on_gpu else 60
-    weight, G = _problem("correlated", d, np.float32, rows=1 if ops.on_gpu else 2)
+    weight, G = order_problem("correlated", d, np.float32, rows=1 if ops.on_gpu else 2)
     every, losses = ops.obs_order(weight, G, d)
     for num_pruned in ops.several((0, 1, 23, 24, 25, 59, 60), (0, 1, 16, 17, 32)):
         order, loss = ops.obs_order(weight, G, num_pruned)
@@ -124,7 +118,7 @@ def test_quotas_of_groups(ops: Ops, dtype: Any, keep: int, of: int) -> None:
     d = 96 if of != 12 else 84
     if ops.on_gpu:
         d = {(2, 4): 48, (0, 3): 36, (5, 12): 36}.get((keep, of), 12)
-    weight, G = _problem("correlated", d, dtype)
+    weight, G = order_problem("correlated", d, dtype)
     group = (np.arange(d) // of).astype(np.int32)
     quota = np.full(d // of, of - keep, dtype=np.int32)
     steps = int(quota.sum())
@@ -152,7 +146,7 @@ def test_any_groups_and_quotas(ops: Ops, data: st.DataObject) -> None:
     admitted = int(np.minimum(np.bincount(group, minlength=groups), quota).sum())
     steps = data.draw(st.integers(0, admitted), "steps")
     dtype = data.draw(st.sampled_from(DTYPES), "dtype")
-    weight, G = _problem(
+    weight, G = order_problem(
         data.draw(st.sampled_from(HESSIAN_KINDS), "kind"), d, dtype, rows=1 if ops.on_gpu else 2
     )
     order, loss = ops.obs_order(weight, G, steps, group=group, quota=quota)
@@ -160,7 +154,7 @@ def test_any_groups_and_quotas(ops: Ops, data: st.DataObject) -> None:
 
 
 def test_quotas_that_admit_too_little_raise(ops: Ops) -> None:
-    weight, G = _problem("correlated", 6, np.float64)
+    weight, G = order_problem("correlated", 6, np.float64)
     group, quota = np.zeros(6, np.int32), np.array([2], np.int32)
     with pytest.raises(ValueError, match=r"the quotas admit 2 removals a row; .* 3$"):
         ops.obs_order(weight, G, 3, group=group, quota=quota)
@@ -181,7 +175,7 @@ def test_exact_ties(backend: str) -> None:
 def test_total_loss_is_the_loss_of_removing_all(backend: str) -> None:
     d = 90
     H = damped_hessian("correlated", d)
-    weight, G = _problem("correlated", d, np.float64, rows=4)
+    weight, G = order_problem("correlated", d, np.float64, rows=4)
     _, loss = Ops(backend).obs_order(weight, G, d)
     whole = 0.5 * np.einsum("ri,ij,rj->r", weight, H, weight)
     assert_close(loss.sum(axis=1), whole, 1e5 * eps(np.float64) * whole, "sum of the losses")
@@ -191,7 +185,7 @@ def test_total_loss_is_the_loss_of_removing_all(backend: str) -> None:
 def test_nearly_singular_stays_finite(ops: Ops, dtype: Any) -> None:
     """Duplicates with next to no damping: rounding decides, but the order is whole, losses real."""
     d, rows = (50, 1) if ops.on_gpu else (80, 3)
-    weight, G = _problem("duplicate", d, dtype, rows=rows, damp=10 * eps(dtype))
+    weight, G = order_problem("duplicate", d, dtype, rows=rows, damp=10 * eps(dtype))
     order, loss = ops.obs_order(weight, G, d)
     assert (np.sort(order, axis=1) == np.arange(d)).all()
     assert np.isfinite(loss).all()
@@ -203,14 +197,14 @@ def test_nearly_singular_stays_finite(ops: Ops, dtype: Any) -> None:
 def test_weights_of_any_size(ops: Ops, power: int) -> None:
     """A power of two on the weights changes no decision, though their squares leave float32."""
     d, rows = (36, 1) if ops.on_gpu else (50, 2)
-    weight, G = _problem("correlated", d, np.float32, rows=rows)
+    weight, G = order_problem("correlated", d, np.float32, rows=rows)
     order, _ = ops.obs_order(weight, G, d)
     scaled, _ = ops.obs_order(np.ldexp(weight, power), G, d)
     assert np.array_equal(order, scaled)
 
 
 def test_zero_weights_go_first_and_cost_nothing(ops: Ops) -> None:
-    weight, G = _problem("correlated", 30, np.float64)
+    weight, G = order_problem("correlated", 30, np.float64)
     weight[:, ::3] = 0.0
     weight[1] = 0.0
     order, loss = ops.obs_order(weight, G, 30)
@@ -225,7 +219,7 @@ def test_zero_weights_go_first_and_cost_nothing(ops: Ops) -> None:
 def test_threads_and_repetition_change_nothing(
     backend: str, dtype: Any, set_threads: Callable[[int], None]
 ) -> None:
-    weight, G = _problem("correlated", 120, dtype, rows=9)
+    weight, G = order_problem("correlated", 120, dtype, rows=9)
     answers = []
     for threads in (1, 2, 2):
         set_threads(threads)
@@ -239,7 +233,7 @@ def test_threads_and_repetition_change_nothing(
 
 
 def test_public_op() -> None:
-    weight, G = _problem("correlated", 20, np.float64)
+    weight, G = order_problem("correlated", 20, np.float64)
     order, loss = sbc.obs_order(weight, G)
     wanted, true_loss = reference.obs_order(weight, G)
     assert order.dtype == np.int32

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, scaled_condition
+from helpers import (
+    HESSIAN_KINDS,
+    assert_close,
+    eps,
+    quantize_problem,
+    scaled_condition,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_backends import Ops
@@ -20,13 +26,6 @@ from sbc_kernels.ops import reference
 from sbc_kernels.sparsity import Pattern, parse_sparsity
 
 DTYPES = (np.float32, np.float64)
-
-
-def _problem(
-    kind: str, d: int, dtype: Any, rows: int = 7, damp: float = 0.01
-) -> tuple[np.ndarray, np.ndarray]:
-    weight = np.random.default_rng([11, d]).standard_normal((rows, d)).astype(dtype)
-    return weight, damped_hessian(kind, d, damp=damp).astype(dtype)
 
 
 def _sweep_order(H: np.ndarray, act_order: bool) -> np.ndarray:
@@ -81,7 +80,7 @@ def assert_swept(
 
 
 def test_comparator_rejects_a_wrong_code() -> None:
-    weight, H = _problem("correlated", 30, np.float64)
+    weight, H = quantize_problem("correlated", 30, np.float64)
     grid = sbc.fit_grid(weight, 4)
     codes, q, loss = reference.obs_quantize(weight, H, grid)
     assert_swept(weight, H, QuantizedRows(codes, q, loss, None), grid, True)
@@ -106,7 +105,7 @@ def test_every_step_takes_the_nearest_level(ops: Ops, dtype: Any, bits: int) -> 
     few = (1, 15, 16, 37) if bits in (1, 3, 8) else (17,)  # for a GPU
     for d in ops.several((1, 2, 3, 4, 5, 8, 13, 24, 49, 130), few):
         rows = 1 + d % 9 if ops.on_gpu else 3 + 10 * (d % 4)
-        weight, H = _problem(HESSIAN_KINDS[(d + bits) % 4], d, dtype, rows=rows)
+        weight, H = quantize_problem(HESSIAN_KINDS[(d + bits) % 4], d, dtype, rows=rows)
         grid = sbc.fit_grid(weight, bits, group_size=-1 if d < 4 else (d + 1) // 2)
         for act_order in ops.several((True, False), (bool(d % 2),)):
             answer = ops.obs_quantize(weight, H, grid, act_order=act_order)
@@ -119,7 +118,7 @@ def test_every_step_takes_the_nearest_level(ops: Ops, dtype: Any, bits: int) -> 
 @pytest.mark.parametrize("act_order", [True, False])
 def test_float64_codes_are_gptqs(ops: Ops, kind: str, act_order: bool) -> None:
     for d in ops.several((1, 7, 60, 150), (45,)):
-        weight, H = _problem(kind, d, np.float64, rows=6 if ops.on_gpu else 20)
+        weight, H = quantize_problem(kind, d, np.float64, rows=6 if ops.on_gpu else 20)
         for bits in ops.several((1, 2, 4, 8), (3,)):
             sym = act_order if ops.on_gpu else bits == 2
             grid = sbc.fit_grid(weight, bits, sym=sym, group_size=7 if ops.on_gpu else -1)
@@ -134,7 +133,7 @@ def test_float64_codes_are_gptqs(ops: Ops, kind: str, act_order: bool) -> None:
 @pytest.mark.parametrize("act_order", [True, False])
 def test_float32_codes_are_gptqs_but_for_ties(backend: str, act_order: bool) -> None:
     """In float32 a code may differ where the target is within rounding of the middle of two."""
-    weight, H = _problem("correlated", 120, np.float32, rows=60)
+    weight, H = quantize_problem("correlated", 120, np.float32, rows=60)
     grid = sbc.fit_grid(weight, 4)
     answer = sbc.obs_quantize(weight, H, grid, act_order=act_order, backend=backend)
     codes, _, loss = reference.obs_quantize(weight, H, grid, act_order=act_order)
@@ -144,7 +143,7 @@ def test_float32_codes_are_gptqs_but_for_ties(backend: str, act_order: bool) -> 
 
 @pytest.mark.parametrize("group_size", [-1, 1, 2, 7, 16, 50, 59, 60])
 def test_groups_of_columns(backend: str, group_size: int) -> None:
-    weight, H = _problem("correlated", 60, np.float64)
+    weight, H = quantize_problem("correlated", 60, np.float64)
     grid = sbc.fit_grid(weight, 3, group_size=group_size)
     for act_order in (True, False):
         answer = sbc.obs_quantize(weight, H, grid, act_order=act_order, backend=backend)
@@ -156,7 +155,7 @@ def test_groups_of_columns(backend: str, group_size: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.4, 0.6, 1.0])
 def test_masked_weights_stay_zero(ops: Ops, dtype: Any, kept: float) -> None:
-    weight, H = _problem("correlated", 35 if ops.on_gpu else 70, dtype)
+    weight, H = quantize_problem("correlated", 35 if ops.on_gpu else 70, dtype)
     keep = np.random.default_rng(0).random(weight.shape) < kept
     grid = sbc.fit_grid(weight, 4, mask=keep)
     answer = ops.obs_quantize(np.where(keep, weight, 0), H, grid, mask=keep)
@@ -182,7 +181,7 @@ def test_halves_go_to_the_even_code(ops: Ops, dtype: Any) -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("kind", ["correlated", "duplicate"])
 def test_better_than_rounding_to_nearest(bits: int, kind: str) -> None:
-    weight, H = _problem(kind, 80, np.float64, rows=40)
+    weight, H = quantize_problem(kind, 80, np.float64, rows=40)
     grid = sbc.fit_grid(weight, bits)
     answer = sbc.obs_quantize(weight, H, grid)
     nearest = _quadratic(weight, grid.round(weight)[1], H)
@@ -191,7 +190,7 @@ def test_better_than_rounding_to_nearest(bits: int, kind: str) -> None:
 
 
 def test_block_size_changes_nothing_without_a_pattern(ops: Ops) -> None:
-    weight, H = _problem("correlated", 20 if ops.on_gpu else 90, np.float32)
+    weight, H = quantize_problem("correlated", 20 if ops.on_gpu else 90, np.float32)
     grid = sbc.fit_grid(weight, 4)
     codes = [
         ops.obs_quantize(weight, H, grid, block_size=size).codes
@@ -252,7 +251,7 @@ def test_float64_pruning_is_sparse_gpts(ops: Ops, sparsity: float | str) -> None
     """On a GPU: blocks of less than a panel of columns, of one and a quarter, and of everything."""
     pattern = parse_sparsity(sparsity)
     d, rows = (40, 3) if ops.on_gpu else (60, 9)
-    weight, H = _problem("correlated", d, np.float64, rows=rows)
+    weight, H = quantize_problem("correlated", d, np.float64, rows=rows)
     levels = sbc.fit_grid(weight, 4)
     orders = (False,) if pattern.of_m else (False, True)
     few = 1 if sparsity in ("1:4", "3:4", "0:4", 0.5) else 3
@@ -277,7 +276,7 @@ def test_quotas_of_patterns(ops: Ops, sparsity: float | str, dtype: Any) -> None
     pattern = parse_sparsity(sparsity)
     for d in ops.several((12, 48, 132), (36 if dtype == np.float32 else 12,)):
         rows = 5 if ops.on_gpu else 11
-        weight, H = _problem("duplicate", d, dtype, rows=rows)
+        weight, H = quantize_problem("duplicate", d, dtype, rows=rows)
         answer = ops.obs_quantize(weight, H, None, block_size=24, act_order=False, pattern=pattern)
         if pattern.of_m:
             kept = answer.mask.reshape(rows, -1, pattern.of_m).sum(axis=2)
@@ -292,7 +291,7 @@ def test_quotas_of_patterns(ops: Ops, sparsity: float | str, dtype: Any) -> None
 def test_any_sweep(data: st.DataObject) -> None:
     d, rows = data.draw(st.integers(1, 50), "d"), data.draw(st.integers(1, 60), "rows")
     dtype = data.draw(st.sampled_from(DTYPES), "dtype")
-    weight, H = _problem(data.draw(st.sampled_from(HESSIAN_KINDS)), d, dtype, rows)
+    weight, H = quantize_problem(data.draw(st.sampled_from(HESSIAN_KINDS)), d, dtype, rows)
     bits = data.draw(st.integers(1, 8), "bits")
     group_size = data.draw(st.sampled_from([-1, 1, (d + 1) // 2]), "group_size")
     keep = pattern = None
@@ -326,7 +325,7 @@ def test_any_sweep(data: st.DataObject) -> None:
 def test_threads_and_repetition_change_nothing(
     backend: str, dtype: Any, set_threads: Callable[[int], None]
 ) -> None:
-    weight, H = _problem("correlated", 100, dtype, rows=130)
+    weight, H = quantize_problem("correlated", 100, dtype, rows=130)
     grid = sbc.fit_grid(weight, 3)
     for pattern in (None, parse_sparsity(0.6), parse_sparsity("2:4")):
         answers = []
@@ -350,7 +349,7 @@ def test_threads_and_repetition_change_nothing(
 
 def test_dead_inputs_are_rounded_to_nearest() -> None:
     """An input with no influence takes the nearest level, whatever was done to the others."""
-    weight, H = _problem("dead", 40, np.float64)
+    weight, H = quantize_problem("dead", 40, np.float64)
     dead = (H - np.diag(np.diagonal(H)) == 0).all(axis=1)
     assert dead.sum() == 13
     grid = sbc.fit_grid(weight, 3)
@@ -366,7 +365,7 @@ def test_not_positive_definite(matrix: str) -> None:
 
 
 def test_torch() -> None:
-    weight, H = _problem("correlated", 20, np.float64)
+    weight, H = quantize_problem("correlated", 20, np.float64)
     grid = sbc.fit_grid(weight, 4)
     wanted = sbc.obs_quantize(weight, H, grid)
     answer = sbc.obs_quantize(torch.tensor(weight, requires_grad=True), torch.tensor(H), grid)

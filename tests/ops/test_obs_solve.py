@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import HESSIAN_KINDS, assert_close, damped_hessian, eps, inverse_of, scaled_condition
+from helpers import (
+    HESSIAN_KINDS,
+    assert_close,
+    eps,
+    inverse_of,
+    scaled_condition,
+    solve_problem,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_backends import Ops
@@ -36,16 +43,8 @@ def assert_solved(weight: np.ndarray, H: np.ndarray, mask: np.ndarray, answer: n
     assert_close(residual, np.zeros_like(residual), bound, "residual of the normal equations")
 
 
-def _problem(
-    kind: str, d: int, dtype: Any, rows: int, kept: float, damp: float = 0.01
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng([3, d, rows])
-    H = damped_hessian(kind, d, damp=damp).astype(dtype)
-    return rng.standard_normal((rows, d)).astype(dtype), H, rng.random((rows, d)) < kept
-
-
 def test_comparator_rejects_a_wrong_answer() -> None:
-    weight, H, mask = _problem("correlated", 40, np.float64, 5, 0.5)
+    weight, H, mask = solve_problem("correlated", 40, np.float64, 5, 0.5)
     answer = reference.obs_solve(weight, H, mask)
     assert_solved(weight, H, mask, answer)
     for wrong in (np.where(mask, weight, 0), answer * (1 + 1e-9), answer * np.nan):
@@ -58,7 +57,7 @@ def test_comparator_rejects_a_wrong_answer() -> None:
 def test_normal_equations(backend: str, dtype: Any, kept: float) -> None:
     for d in SIZES:
         for rows in (1, 30):
-            weight, H, mask = _problem(HESSIAN_KINDS[d % 4], d, dtype, rows, kept)
+            weight, H, mask = solve_problem(HESSIAN_KINDS[d % 4], d, dtype, rows, kept)
             assert_solved(weight, H, mask, sbc.obs_solve(weight, H, mask, backend=backend))
 
 
@@ -68,7 +67,7 @@ def test_through_the_inverse(backend: str, dtype: Any, damp: float) -> None:
     """With G at hand every row that keeps most of its weights is solved on the pruned side."""
     for d in (1, 2, 13, 48, 100):
         for kind in HESSIAN_KINDS:
-            weight, H, mask = _problem(kind, d, dtype, 8, 0.8, damp)
+            weight, H, mask = solve_problem(kind, d, dtype, 8, 0.8, damp)
             answer = BACKENDS[backend].obs_solve(
                 weight, H, mask, inverse_hessian=inverse_of(H.astype(np.float64))
             )
@@ -84,7 +83,7 @@ def test_each_row_is_solved_on_its_smaller_side(monkeypatch: pytest.MonkeyPatch)
         return solve(matrix, rhs, select, *rest, **options)
 
     monkeypatch.setattr(native, "_solve_subsets", spy)
-    weight, H, _ = _problem("correlated", 60, np.float64, 61, 0.5)
+    weight, H, _ = solve_problem("correlated", 60, np.float64, 61, 0.5)
     mask = np.arange(60) < np.arange(61)[:, None]  # row r keeps r
     answer = BACKENDS["portable"].obs_solve(weight, H, mask, inverse_hessian=inverse_of(H))
     assert_solved(weight, H, mask, answer)
@@ -98,7 +97,7 @@ def test_each_row_is_solved_on_its_smaller_side(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("kind", HESSIAN_KINDS)
 @pytest.mark.parametrize("kept", [0.1, 0.9])
 def test_float64_is_the_reference(backend: str, kind: str, kept: float) -> None:
-    weight, H, mask = _problem(kind, 90, np.float64, 40, kept)
+    weight, H, mask = solve_problem(kind, 90, np.float64, 40, kept)
     answer = sbc.obs_solve(weight, H, mask, backend=backend)
     exact = reference.obs_solve(weight, H, mask)
     bound = eps(np.float64) * 10 * scaled_condition(H) * np.abs(exact).max()
@@ -107,7 +106,7 @@ def test_float64_is_the_reference(backend: str, kind: str, kept: float) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_none_and_one(ops: Ops, dtype: Any) -> None:
-    weight, H, _ = _problem("correlated", 50, dtype, 4, 0.5)
+    weight, H, _ = solve_problem("correlated", 50, dtype, 4, 0.5)
     mask = np.ones((4, 50), dtype=bool)
     mask[1] = False
     mask[2] = np.arange(50) == 17
@@ -125,7 +124,7 @@ def test_all_none_and_one(ops: Ops, dtype: Any) -> None:
 def test_any_mask(data: st.DataObject) -> None:
     d, rows = data.draw(st.integers(1, 60), "d"), data.draw(st.integers(1, 12), "rows")
     kind, dtype = data.draw(st.sampled_from(HESSIAN_KINDS)), data.draw(st.sampled_from(DTYPES))
-    weight, H, _ = _problem(kind, d, dtype, rows, 0.5)
+    weight, H, _ = solve_problem(kind, d, dtype, rows, 0.5)
     shares = data.draw(st.lists(st.floats(0, 1), min_size=rows, max_size=rows), "kept")
     chance = np.random.default_rng(d).random((rows, d))
     mask = chance < np.array(shares)[:, None]
@@ -139,7 +138,7 @@ def test_any_mask(data: st.DataObject) -> None:
 def test_threads_and_repetition_change_nothing(
     backend: str, dtype: Any, set_threads: Callable[[int], None]
 ) -> None:
-    weight, H, mask = _problem("correlated", 100, dtype, 41, 0.4)
+    weight, H, mask = solve_problem("correlated", 100, dtype, 41, 0.4)
     answers = []
     for threads in (1, 2, 2):
         set_threads(threads)
@@ -151,7 +150,7 @@ def test_threads_and_repetition_change_nothing(
 @pytest.mark.parametrize("damp", [-0.5, -3.0])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_indefinite_hessian(ops: Ops, damp: float, dtype: Any) -> None:
-    weight, H, mask = _problem("independent", 40, dtype, 3, 0.9)
+    weight, H, mask = solve_problem("independent", 40, dtype, 3, 0.9)
     H = (H + damp * np.diagonal(H).mean() * np.eye(40)).astype(dtype)
     mask[0] = False
     with pytest.raises(
@@ -184,7 +183,7 @@ def test_singular_hessian(ops: Ops) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_torch(dtype: torch.dtype) -> None:
-    weight, H, mask = _problem("correlated", 20, np.float64, 3, 0.5)
+    weight, H, mask = solve_problem("correlated", 20, np.float64, 3, 0.5)
     tensors = [torch.tensor(array).to(dtype) for array in (weight, H)]
     answer = sbc.obs_solve(tensors[0].requires_grad_(), tensors[1], torch.tensor(mask))
     assert isinstance(answer, torch.Tensor)
