@@ -1,7 +1,6 @@
-"""Arrays of any framework in, NumPy inside, the caller's kind out. On a GPU: torch, in and out.
+"""Conversion of arguments: NumPy on a CPU, torch on a GPU, and results back in the caller's framework.
 
-What is decided about weights is written once for both, in terms of the array API standard:
-``xp = array_namespace(array)``.
+Code that runs on both is written in terms of the array API standard: ``xp = array_namespace(array)``.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ _CPU = 1  # DLPack's device type
 
 
 def to_array(array: Array, name: str, device: str | None = None) -> tuple[Array, Restore]:
-    """``array`` as NumPy, or as the torch tensor that it is where it lies on a GPU.
+    """Returns ``array`` as NumPy, or as a torch tensor if it lies on a GPU, and the way back.
 
     A tensor's dtype is widened as `to_numpy` widens it.
 
     Parameters
     ----------
     array, name : as in `to_numpy`.
-    device : of the backend that is to take it, "cpu" or "cuda"; None: whichever it lies on. With
-        "cuda" a tensor is left where it lies (Triton's interpreter runs on CPU tensors).
+    device : of the backend that takes it, "cpu" or "cuda"; None: the one that it lies on. With
+        "cuda" a tensor stays on its device (Triton's interpreter runs on CPU tensors).
 
     Raises
     ------
-    TypeError, ValueError : as `to_numpy` raises them, and where an array should be a tensor.
+    TypeError, ValueError : as in `to_numpy`, and if the backend needs a tensor and this is none.
     """
     torch = sys.modules.get("torch")
     is_tensor = torch is not None and isinstance(array, torch.Tensor)
@@ -62,7 +61,7 @@ def to_array(array: Array, name: str, device: str | None = None) -> tuple[Array,
 
 
 def to_numpy(array: Array, name: str) -> tuple[NumpyArray, Restore]:
-    """``array`` as NumPy, and a function that takes a NumPy result back to the array's framework.
+    """Returns ``array`` as NumPy, and a function that takes a NumPy result back to its framework.
 
     Accepts NumPy, torch (any strides, with or without grad, also bfloat16, which is widened to
     float32 and narrowed again on the way back) and whatever exports DLPack from CPU memory. The
@@ -126,7 +125,7 @@ def _from_torch(tensor: Array, name: str) -> tuple[NumpyArray, Restore]:
 
 
 def _plain_torch(tensor: Array, name: str) -> Array:
-    """Dense, without a graph; halves are widened."""
+    """Returns the tensor dense and without a graph; halves are widened to float32."""
     import torch
 
     if tensor.layout is not torch.strided:
@@ -161,17 +160,17 @@ def _plain(values: NumpyArray, name: str) -> NumpyArray:
 
 
 def is_numpy(values: Array) -> bool:
-    """Whether a checked array is NumPy's; else it is a torch tensor that stays where it lies."""
+    """Returns whether a checked array is NumPy's; otherwise it is a torch tensor."""
     return isinstance(values, np.ndarray)
 
 
 def contiguous(values: Array) -> Array:
-    """A checked array in row-major order, itself where it is already."""
+    """Returns a checked array in row-major order, without a copy if it is so already."""
     return np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values.contiguous()
 
 
 def cast_like(result: Array, array: Array) -> Array:
-    """``result`` (of ``array``'s framework) in ``array``'s floating dtype."""
+    """Returns ``result``, of ``array``'s framework, in ``array``'s floating dtype."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         return result.to(array.dtype)
@@ -181,7 +180,7 @@ def cast_like(result: Array, array: Array) -> Array:
 
 
 def _framework(array: Array) -> str:
-    """Where the array's type comes from; a subclass belongs to its base's framework."""
+    """Returns the name of the array's framework; a subclass belongs to that of its base."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         return "torch"
@@ -189,7 +188,7 @@ def _framework(array: Array) -> str:
 
 
 def require_same_kind(first: Array, second: Array, first_name: str, second_name: str) -> None:
-    """Raises TypeError where one is a torch tensor and the other is of another framework."""
+    """Raises TypeError unless both arrays are of one framework."""
     kinds = [_framework(array) for array in (first, second)]
     if "builtins" not in kinds and kinds[0] != kinds[1]:
         raise ParameterTypeError(
@@ -203,10 +202,10 @@ def require_same_kind(first: Array, second: Array, first_name: str, second_name:
 def weight_and_matrix(
     weight: Array, matrix: Array, name: str, device: str | None = None
 ) -> tuple[Array, Array, Restore]:
-    """The two arguments that every op on rows takes: [d_out, d_in] and symmetric [d_in, d_in].
+    """Checks the two arguments of every op on rows: [d_out, d_in] and symmetric [d_in, d_in].
 
-    Both are finite, row-major, of one framework and on one device. The matrix has weight's floating
-    dtype, or is float64.
+    Returns both, and the way back to their framework. They are finite, row-major, of one framework and
+    on one device. The matrix has weight's floating dtype, or is float64.
     """
     require_same_kind(weight, matrix, "weight", name)
     w, restore = floating_matrix(weight, "weight", (None, None), device)
@@ -221,7 +220,7 @@ def weight_and_matrix(
 
 
 def require_same_device(values: Array, name: str, other: Array, other_name: str) -> None:
-    """Raises ValueError where two checked arrays lie on different devices."""
+    """Raises ValueError if two checked arrays lie on different devices."""
     if getattr(values, "device", None) != getattr(other, "device", None):
         raise ParameterError(
             name, values, f"{other_name}'s {other.device}", verb="lies", shown=f"on {values.device}"
@@ -229,7 +228,7 @@ def require_same_device(values: Array, name: str, other: Array, other_name: str)
 
 
 def narrowed(matrix: Array, name: str, weight: Array) -> Array:
-    """A float64 matrix in weight's dtype, which must hold its entries; itself where it has it."""
+    """Returns a matrix in weight's dtype, which must hold its entries; no copy if it has that dtype."""
     require_range(matrix, name, weight)
     if matrix.dtype == weight.dtype:
         return matrix
@@ -237,7 +236,7 @@ def narrowed(matrix: Array, name: str, weight: Array) -> Array:
 
 
 def require_range(matrix: Array, name: str, weight: Array) -> None:
-    """Raises ValueError where weight's dtype cannot hold an entry of the matrix."""
+    """Raises ValueError if weight's dtype cannot hold an entry of the matrix."""
     if matrix.dtype == weight.dtype or 0 in matrix.shape:
         return
     xp = array_namespace(matrix)
@@ -253,7 +252,7 @@ def require_range(matrix: Array, name: str, weight: Array) -> None:
 
 
 def kept_mask(mask: Array, shape: tuple[int, ...], device: str | None = None) -> Array:
-    """A mask of that shape, True = kept."""
+    """Returns a checked mask, bool of that shape, True = kept."""
     keep, _ = to_array(mask, "mask", device)
     require_shape(keep, "mask", shape)
     if keep.dtype != array_namespace(keep).bool:
@@ -266,7 +265,7 @@ def kept_mask(mask: Array, shape: tuple[int, ...], device: str | None = None) ->
 def floating_matrix(
     array: Array, name: str, shape: tuple[int | None, ...], device: str | None = None
 ) -> tuple[Array, Restore]:
-    """A finite, row-major float32 or float64 array of the given shape (None: any extent)."""
+    """Returns a finite, row-major float32 or float64 array of this shape (None: any extent)."""
     values, restore = to_array(array, name, device)
     if dtype_name(values) not in ("float32", "float64"):
         raise ParameterTypeError(
@@ -282,12 +281,12 @@ def floating_matrix(
 
 
 def dtype_name(values: Array) -> str:
-    """As NumPy calls it."""
+    """Returns NumPy's name of the dtype."""
     return str(values.dtype).removeprefix("torch.")
 
 
 def is_float(values: Array) -> bool:
-    """Whether the dtype is a real float."""
+    """Returns whether the dtype is a real float."""
     return "float" in dtype_name(values)
 
 
@@ -319,7 +318,7 @@ def require_finite(values: Array, name: str) -> None:
 
 
 def require_symmetric(values: Array, name: str) -> None:
-    """Up to rounding: a matrix that came out of a product or an inverse."""
+    """Raises ValueError unless a matrix is symmetric up to the rounding of a product or an inverse."""
     if isinstance(values, np.ndarray):
         largest, skew = _native.measure_skew(exportable(values), thread_count())
     elif values.numel() == 0:
@@ -339,7 +338,7 @@ def require_symmetric(values: Array, name: str) -> None:
 
 
 def exportable(values: NumpyArray) -> NumpyArray:
-    """Read-only arrays leave NumPy through DLPack 1 only, which NumPy < 2.1 does not speak."""
+    """Returns the array, or a copy if it is read-only and NumPy < 2.1 cannot export it by DLPack."""
     if not values.flags.writeable and np.lib.NumpyVersion(np.__version__) < "2.1.0":
         return values.copy()
     return values

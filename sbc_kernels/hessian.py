@@ -1,4 +1,4 @@
-"""The layer-wise Hessian of spike trains, streamed: calibration data never has to fit in memory."""
+"""The layer-wise Hessian of spike trains, batch by batch: data need not fit in memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SpikeHessian:
     ----------
     neuron : of `sbc_kernels.neurons`, or None.
     in_features : d_in of a Linear layer. Give this or both of `conv` and `in_channels`; with neither,
-        the first batch tells.
+        it is taken from the first batch.
     conv : a `Conv`, for Conv1d and Conv2d.
     in_channels : C of a convolution.
     backend : a name of `available_backends()`, or None for the fastest.
@@ -61,8 +61,8 @@ class SpikeHessian:
     Notes
     -----
     Batches add up in integers wherever spikes are integers in [-128, 127] and the neuron's response is
-    dyadic: then `sum` is exact while it is below 2^53, whatever the batches. `paths` tells which way
-    each batch went. Spikes on a GPU are summed there; all batches must lie on one device.
+    dyadic: then `sum` is exact while it is below 2^53, whatever the batches. `paths` lists how each
+    batch was summed. Spikes on a GPU are summed there; all batches must lie on one device.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class SpikeHessian:
                 raise ValueError(f"{name} is {channels!r}; accepted is a positive integer")
             self._set_channels(int(channels))
 
-    # ---- what a user sees ----------------------------------------------------------------------
+    # ---- public methods -------------------------------------------------------------------------
 
     def update(self, spikes: Array) -> SpikeHessian:
         """Adds a batch.
@@ -122,7 +122,7 @@ class SpikeHessian:
 
         Raises
         ------
-        TypeError, ValueError : naming what came and what is accepted; nothing has been added then.
+        TypeError, ValueError : naming what was given and what is accepted; then nothing has been added.
         """
         backend = backend_of(spikes, "spikes", self._backend)
         values, restore = to_array(spikes, "spikes", backend.device)
@@ -159,18 +159,19 @@ class SpikeHessian:
         return self
 
     def sum(self) -> Array:
-        """``sum_n Y_n' Y_n``: `matrix()` before the scaling by 2/N."""
+        """Returns ``sum_n Y_n' Y_n``, which is `matrix()` before the scaling by 2/N."""
         return self._give_back(self._scaled(1.0))
 
     def matrix(self) -> Array:
-        """``2 E_n[Y_n' Y_n]``, float64 [d_in, d_in]; [groups, d_in, d_in] for a grouped convolution.
+        """Returns ``2 E_n[Y_n' Y_n]``, float64 [d_in, d_in].
 
-        In the kind of array that the last batch was. Raises ValueError before the first batch.
+        For a grouped convolution it is [groups, d_in, d_in]. Its framework is that of the last batch.
+        Raises ValueError before the first batch.
         """
         return self._give_back(self.stacked())
 
     def stacked(self) -> Array:
-        """`matrix()` as [groups, d_in, d_in]: NumPy, or torch on the device of the batches."""
+        """Returns `matrix()` as [groups, d_in, d_in], NumPy or torch on the batches' device."""
         return self._scaled(2.0 / self._seen())
 
     def merge(self, other: SpikeHessian) -> SpikeHessian:
@@ -218,8 +219,11 @@ class SpikeHessian:
 
     @property
     def paths(self) -> list[str]:
-        """Which ways the batches went, with their number. "exact integers" is said only while the
-        whole sum is below 2^53, where float64 holds every integer."""
+        """How the batches were summed, with the number of batches for each way.
+
+        "exact integers" appears only while the whole sum is below 2^53, where float64 holds every
+        integer.
+        """
         beyond = self._bound >= _EXACT_SUM
         return [
             f"{path.text(beyond_53_bits=beyond)}: {batches} batch(es)"
@@ -236,7 +240,7 @@ class SpikeHessian:
         self._channels = channels
 
     def _engine_like(self, other: GramEngine) -> GramEngine:
-        """This stream's engine for what another one has summed."""
+        """Returns this stream's engine for the sums of another one."""
         if self._backend is None:
             return fastest_backend(other.backend.device, other.device).gram(other.device)
         backend = named_backend(self._backend)
@@ -250,7 +254,7 @@ class SpikeHessian:
         return backend.gram(other.device)
 
     def _require_engine(self, engine: GramEngine, name: str) -> GramEngine:
-        """The engine of the batches so far. ValueError where `name` lies on another device."""
+        """Returns the engine of the batches so far. ValueError: `name` lies on another device."""
         if self._engine is None:
             self._engine = engine
         if self._engine.place != engine.place:
@@ -261,7 +265,7 @@ class SpikeHessian:
         return self._engine
 
     def _checked(self, values: Array) -> tuple[Array, int]:
-        """spikes as [T, N, C, *map], and C; a Linear layer's map is empty, extra positions join N."""
+        """Returns spikes, checked, and the number of inputs of a Linear layer or channels of a map."""
         if self.conv is None:
             accepted = "[T, N, d_in] or [T, N, positions, d_in]"
             good = values.ndim >= 3
@@ -308,7 +312,7 @@ class SpikeHessian:
         return linear_regions() if self.conv is None else regions(self.conv, map_size)
 
     def _add_floats(self, values: Array) -> None:
-        """Analog input."""
+        """Adds a batch of values that are no small integers."""
         assert self._engine is not None
         assert self.in_features is not None
         if self._total is None:
@@ -319,20 +323,20 @@ class SpikeHessian:
     # ---- output --------------------------------------------------------------------------------
 
     def _scaled(self, scale: float, consume: bool = False) -> Array:
-        """``scale * sum_n Y_n' Y_n`` [groups, d, d]. `consume` spares a copy and ends the stream."""
+        """``scale * sum_n Y_n' Y_n`` [groups, d, d]. `consume` saves a copy and ends the stream."""
         self._seen()
         engine = self._engine
         assert engine is not None
         assert self._channels is not None
         per_group = self._channels // self.groups
-        answers = [] if self._total is None else [scale * self._total]
+        terms = [] if self._total is None else [scale * self._total]
         for (_, unit, map_size), sums in self._sums.items():
             parts = self._regions(map_size)
             factor = scale * unit
-            answers.append(engine.matrix(sums, parts, self.conv, per_group, factor, consume))
+            terms.append(engine.matrix(sums, parts, self.conv, per_group, factor, consume))
         if consume:
             self._sums.clear()
-        return sum(answers[1:], start=answers[0])
+        return sum(terms[1:], start=terms[0])
 
     def _seen(self) -> int:
         if self.num_samples == 0:
@@ -341,7 +345,7 @@ class SpikeHessian:
 
     @classmethod
     def of_batch(cls, spikes: Array, neuron: Neuron | None, **options: Any) -> Array:
-        """`matrix()` of one batch, without a second matrix in memory. Options: those of the class."""
+        """Returns `matrix()` of one batch, without a second matrix in memory."""
         hessian = cls(neuron, **options)
         hessian._only_batch = True
         hessian.update(spikes)

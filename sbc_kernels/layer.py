@@ -49,7 +49,7 @@ DEFAULT_NEURON = LIF(tau=2.0)
 
 @dataclass(frozen=True)
 class CompressedLayer:
-    """The result of `compress_layer`. Arrays are of W's framework.
+    """The result of `compress_layer`. Its arrays are of W's framework.
 
     Attributes
     ----------
@@ -206,7 +206,7 @@ class CheckedWeight(NamedTuple):
 class PreparedLayer:
     """A weight and its Hessian, to be compressed once or at several sparsities.
 
-    What a method finds that does not depend on the sparsity, such as the exact order of removal, is
+    Results of a method that do not depend on the sparsity, such as the exact order of removal, are
     kept for the next call.
 
     Parameters
@@ -274,8 +274,8 @@ class PreparedLayer:
                 "the compressed weight is not finite: the Hessian is too close to singular; accepted "
                 f"is a larger damp_percent than {options.damp_percent}"
             )
-        answer = cast_like(restore(result.reshape(values.shape)), W)
-        changed = weight_array(answer, self.backend).reshape(flat.shape)  # rounded to W's dtype
+        weight = cast_like(restore(result.reshape(values.shape)), W)
+        changed = weight_array(weight, self.backend).reshape(flat.shape)  # rounded to W's dtype
         if not bool(xp.all(xp.isfinite(changed))):
             raise ParameterError(
                 "W",
@@ -296,7 +296,7 @@ class PreparedLayer:
         scales = [None if g is None else g.scale for g in grids]
         zeros = [None if g is None else g.zero_point for g in grids]
         return CompressedLayer(
-            weight=answer,
+            weight=weight,
             mask=stacked([part.mask for part in parts], tuple(values.shape)),
             codes=stacked([part.codes for part in parts], tuple(values.shape)),
             scale=stacked(scales, (len(values), -1)),
@@ -314,7 +314,7 @@ class PreparedLayer:
         )
 
     def _ordered(self, parts: list[Rows], options: LayerOptions, log: list[str]) -> Any:
-        """The method's order, from an earlier call where that had the same key."""
+        """Returns the method's order, from an earlier call if that had the same key."""
         method = METHODS[options.method]
         key = method.order_key(options)
         if key is None:
@@ -331,7 +331,7 @@ class PreparedLayer:
 
 
 def weight_array(W: Array, backend: str | None = None) -> Array:
-    """W as NumPy, or as it is where it lies on a GPU; halves are widened."""
+    """Returns W as NumPy, or as a torch tensor if it lies on a GPU; halves are widened to float32."""
     return to_array(W, "W", backend_of(W, "W", backend).device)[0]
 
 
@@ -395,7 +395,7 @@ def _hessian_of(
     backend: str | None,
     log: list[str],
 ) -> Array:
-    """The undamped Hessian, [groups, d, d], beside W."""
+    """Returns the undamped Hessian [groups, d, d], on W's device."""
     Choice(HESSIANS)("hessian", hessian)
     d = int(np.prod(values.shape[1:]))
     if isinstance(spikes, SpikeHessian):

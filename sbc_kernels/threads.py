@@ -1,4 +1,4 @@
-"""How many threads the native kernels use."""
+"""The number of threads of the native kernels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def thread_count() -> int:
-    """``torch.get_num_threads()`` where torch is in use, else the processors this process may use."""
+    """Returns ``torch.get_num_threads()`` if torch is imported, else the processors of this process."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         return int(torch.get_num_threads())

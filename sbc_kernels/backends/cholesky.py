@@ -1,4 +1,4 @@
-"""What every backend's factorisations share: the side a row is solved through, and the errors."""
+"""Shared by all backends' factorisations: the side that a row is solved through, and the errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _INVERSE_COST = 8.0  # of d^3 multiply-adds in LAPACK's float64, in those of a r
 def solve_sides(
     num_kept: NDArray[np.integer], d: int, has_inverse: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Rows that are solved through their pruned inputs, and those through their kept ones.
+    """Returns which rows are solved through their pruned inputs, and which through their kept ones.
 
-    Both ways cost (size of the side)^3 / 3 a row. The pruned side needs ``H^-1``, of d^3 once for all
+    Either costs (size of the side)^3 / 3 a row. The pruned side needs ``H^-1``, of d^3 once for all
     rows at an eighth of the speed: without `has_inverse` it is taken only where that is repaid. Rows
     that keep everything are in neither.
 
@@ -33,7 +33,7 @@ def solve_sides(
 
 
 def require_rows_solved(rows: NDArray[np.integer], failed: NDArray[np.integer]) -> None:
-    """Raises numpy.linalg.LinAlgError where a row's factorisation failed.
+    """Raises numpy.linalg.LinAlgError if a row's factorisation failed.
 
     `failed` is 1 + the place of the first bad pivot of each of those `rows`, or 0.
     """
@@ -48,7 +48,7 @@ def require_rows_solved(rows: NDArray[np.integer], failed: NDArray[np.integer]) 
 
 
 def require_positive(minor: int) -> None:
-    """Raises numpy.linalg.LinAlgError where LAPACK's `info`, the order of a bad minor, is not 0."""
+    """Raises numpy.linalg.LinAlgError if LAPACK's `info`, the order of a bad minor, is not 0."""
     if minor != 0:
         raise np.linalg.LinAlgError(
             f"the Hessian is not positive definite: its leading minor of order {abs(minor)} is not"

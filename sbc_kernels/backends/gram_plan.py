@@ -25,17 +25,19 @@ from ..neurons import Neuron, impulse_response
 
 TimePairs: TypeAlias = NDArray[np.int64]  # [T, T]
 
-PASS_SAMPLES = 36  # of csrc/spike_gram/tables.h: sums of so many terms must fit in a lane
+PASS_SAMPLES = 36  # of csrc/spike_gram/tables.h: sums of 36 terms must fit in a lane
 EXACT_BITS = 48  # of a row sum of M'M that is summed as it is
 FIXED_POINT_BITS = 38  # of a row sum of M'M that has to be rounded, to be looked up in lanes
-BYTES_FIXED_POINT_BITS = 31  # the same for products of bytes: four of them, with a sign
+BYTES_FIXED_POINT_BITS = (
+    31  # likewise for products of bytes: four digits of a byte, the highest with a sign
+)
 _DOUBLE_INTEGERS = 1 << 53  # float64 holds every integer up to here
 _LANE_BITS = (8, 15, 31, 63)  # of values in lanes of 1 (unsigned), 2, 4, 8 bytes
 
 
 @dataclass(frozen=True, eq=False)
 class MatchedFilter:
-    """``M'M = factor * integers``, exactly or rounded. The same response gives the same one again.
+    """``M'M = factor * integers``, exactly or rounded. One object is kept for each response.
 
     Attributes
     ----------
@@ -135,7 +137,7 @@ def _autocorrelation(k: NDArray[Any]) -> NDArray[Any]:
 
 
 class Arithmetic(Enum):
-    """What the numbers of a sum are."""
+    """The arithmetic of a sum."""
 
     INTEGERS = "exact integers"
     FIXED_POINT = "fixed point"
@@ -146,13 +148,13 @@ class Arithmetic(Enum):
 
 @dataclass(frozen=True)
 class GramPath:
-    """How a batch was summed: a record, and only for users a sentence.
+    """How a batch was summed. `text` words the record for users.
 
     Attributes
     ----------
-    arithmetic : what the numbers are.
+    arithmetic : of the sum.
     algorithm : the plan type's stem; None where floats are multiplied.
-    size : what the algorithm's kernel is for: bits of a lane, or bytes of a number.
+    size : bits of a lane, or bytes of a number, that the algorithm's kernel is for.
     bits : of a row sum of M'M where that is rounded to integers, else 0.
     reason : why floats are multiplied, else None.
     """
@@ -164,7 +166,7 @@ class GramPath:
     reason: str | None = None
 
     def text(self, *, beyond_53_bits: bool = False) -> str:
-        """One line. `beyond_53_bits`: float64 does not hold every integer of the sum any more."""
+        """Returns one line. `beyond_53_bits`: float64 no longer holds every integer of the sum."""
         numbers = self.arithmetic.value
         if self.arithmetic is Arithmetic.INTEGERS and beyond_53_bits:
             numbers = "integers of over 53 bits"
@@ -176,7 +178,7 @@ class GramPath:
 
 
 class SpikeRange(NamedTuple):
-    """What a plan may ask about the spikes: integers from `minimum` <= 0 to `maximum` >= 0.
+    """The spikes that a plan is for: integers from `minimum` <= 0 to `maximum` >= 0.
 
     `shifted`: whether the products are of different positions, as a convolution's are.
     """
@@ -195,7 +197,7 @@ class SpikeRange(NamedTuple):
 
 
 def one_byte_type(minimum: int, maximum: int) -> str:
-    """The dtype that tells most of a range within [-128, 127]: a bool needs no second look."""
+    """Returns the narrowest dtype for a range within [-128, 127]; a bool need not be read again."""
     if minimum < 0:
         return "int8"
     return "bool" if maximum <= 1 else "uint8"
@@ -203,7 +205,7 @@ def one_byte_type(minimum: int, maximum: int) -> str:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GramPlan:
-    """How one algorithm sums spikes of one range, filtered by one neuron. The same for the same ones.
+    """How one algorithm sums spikes of one range, filtered by one neuron. Plans are cached.
 
     The fields of each plan type are the arguments of the native entry called after its stem, beside
     those here.
@@ -213,12 +215,12 @@ class GramPlan:
     factor : one unit of the sums.
     sum_bound : bound on what one row of X adds to an entry, in that unit.
     exact : whether nothing is rounded.
-    path : for users.
+    path : how the sum is described to users.
     """
 
     stem: ClassVar[str]
     wording: ClassVar[str]
-    """How `GramPath.text` says it, with the path's size."""
+    """The algorithm in `GramPath.text`, formatted with the path's size."""
     can_finish: ClassVar[bool] = False
     """Whether the native kernel can write a Linear layer's whole matrix, scaled, in one go."""
 
@@ -229,15 +231,15 @@ class GramPlan:
 
     @classmethod
     def plan(cls, filter_: MatchedFilter, spikes: SpikeRange) -> GramPlan | None:
-        """The plan for such spikes, or None where the algorithm cannot sum them."""
+        """Returns the plan for such spikes, or None if the algorithm cannot sum them."""
         raise NotImplementedError
 
     def cost(self, channels: int) -> float:
-        """Time a sample of so many channels, in units of one pair of times that is looked up."""
+        """Returns the time a sample of `channels` takes, in units of one looked-up pair of times."""
         raise NotImplementedError
 
     def arguments(self) -> dict[str, Any]:
-        """The algorithm's own arguments."""
+        """Returns the arguments that only this algorithm takes."""
         common = {field.name for field in fields(GramPlan)}
         return {
             field.name: getattr(self, field.name)
@@ -280,7 +282,7 @@ class PairTablesPlan(GramPlan):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CountsPlan(PairTablesPlan):
-    """The same by population counts of whole vectors: Linear layers."""
+    """Counts of coincidences by population counts of whole vectors: Linear layers of binary spikes."""
 
     stem: ClassVar[str] = "counts"
     can_finish: ClassVar[bool] = True
@@ -351,14 +353,15 @@ class TablesPlan(GramPlan):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BytesPlan(GramPlan):
-    """Products of bytes: X times as few digits of base 256 as hold M'M X. Or squares of M X where that
-    is one byte; only where no products of different positions are needed.
+    """Products of bytes: X times M'M X in the fewest digits of base 256 that hold it.
+
+    If M X fits in one byte and no products of different positions are needed, M X is squared instead.
 
     Attributes
     ----------
-    filter : int64 [T, T], M'M, or where squared M.
+    filter : int64 [T, T], M'M, or M if it is squared.
     digits : of base 256; the last one is signed where `is_signed`.
-    is_signed, squared : as said.
+    is_signed, squared : whether a byte has a sign, and whether M X is squared.
     max_term : bound on a filtered value.
     """
 
@@ -406,11 +409,11 @@ class BytesPlan(GramPlan):
         return 0.5 * self.digits * channels
 
 
-# Every algorithm; of two that cost as much the first one is taken.
+# Every algorithm; among equal costs the first one is taken.
 ALGORITHMS: dict[str, type[GramPlan]] = {
     plan.stem: plan for plan in (CountsPlan, PairTablesPlan, TablesPlan, BytesPlan)
 }
-LOOK_UP = frozenset({"tables", "pair_tables"})  # what every processor is fast at
+LOOK_UP = frozenset({"tables", "pair_tables"})  # fast on every processor
 
 
 def plan_gram(
@@ -422,9 +425,9 @@ def plan_gram(
     shifted: bool = False,
     algorithms: frozenset[str] = LOOK_UP,
 ) -> GramPlan | None:
-    """The cheapest plan for spikes in [minimum, maximum]; None where no lane is wide enough.
+    """Returns the cheapest plan for spikes in [minimum, maximum], or None if no lane is wide enough.
 
-    `shifted`: a convolution. `algorithms`: stems of those to choose from, see `protocol.GramEngine`.
+    `shifted`: the layer is a convolution. `algorithms`: those to choose from, see `GramEngine`.
     """
     plans = _plans(filter_, SpikeRange(minimum, maximum, shifted), algorithms)
     return min(plans, key=lambda plan: plan.cost(channels), default=None)

@@ -1,7 +1,7 @@
-"""Which kernels ran: a backend notes them where it calls them, whoever wants to know listens.
+"""A record of the kernels that ran: a backend notes each where it calls it.
 
-A note is made beside the call of the kernel, so that what is named is what ran, also where a backend
-chooses by the sizes and types of its input.
+A note is made beside the call of the kernel, so the record names the kernel that ran even if a backend
+chooses it by the sizes and types of its input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _listeners: ContextVar[tuple[Kernels, ...]] = ContextVar("_listeners", default=(
 
 
 def note_kernel(op: str, kernel: str) -> None:
-    """Tells all who listen in this thread that `op` runs the kernel, or several joined by " + "."""
+    """Adds the kernel of `op`, or several joined by " + ", to every open record of this thread."""
     for kernels in _listeners.get():
         names = kernels[op].split(" + ") if op in kernels else []
         kernels[op] = " + ".join(dict.fromkeys([*names, *kernel.split(" + ")]))
@@ -24,9 +24,9 @@ def note_kernel(op: str, kernel: str) -> None:
 
 @contextmanager
 def recorded_kernels(into: Kernels | None = None) -> Iterator[Kernels]:
-    """Collects the kernels that run inside the block, by op; `into` what is there already.
+    """Collects the kernels that run inside the block, by op, and adds them to `into` if that is given.
 
-    Blocks may be nested: each of them hears everything that runs inside it.
+    Blocks may be nested; each of them records everything that runs inside it.
     """
     kernels: Kernels = {} if into is None else into
     token = _listeners.set((*_listeners.get(), kernels))

@@ -1,4 +1,4 @@
-"""What a backend is: the ops, with one signature on every backend, checked arrays in, arrays out.
+"""The interface of a backend: ops with one signature each, which take checked arrays and return arrays.
 
 A backend for CPU memory takes NumPy arrays, one for a GPU torch tensors that lie there. Nothing here
 imports a backend, and a backend need not import this: it has the methods.
@@ -51,14 +51,14 @@ class QuantizedRows(NamedTuple):
 
 
 class GramEngine(Protocol):
-    """The sums of one stream of spikes, on one device: what `SpikeHessian` is built on.
+    """The sums of one stream of spikes on one device, which `SpikeHessian` is built on.
 
     Attributes
     ----------
-    backend : whose engine this is.
+    backend : the backend that made this engine.
     device : where its arrays lie; `place` is that in words.
-    algorithms : stems of those that its kernels run fast, see `gram_plan.ALGORITHMS`.
-    squares_convolutions : whether a convolution's sum may be that of squares, see `plan_gram`.
+    algorithms : stems of the algorithms that its kernels run fast, see `gram_plan.ALGORITHMS`.
+    squares_convolutions : whether a convolution may be summed as squares of M X, see `plan_gram`.
     """
 
     @property
@@ -73,23 +73,25 @@ class GramEngine(Protocol):
     def squares_convolutions(self) -> bool: ...
 
     def narrow(self, values: Array, conv: Conv | None) -> tuple[Array, int, int] | None:
-        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
+        """Returns the values as int8 [T, N, P, C] with their least and greatest, or None.
 
-        The values are looked through once; bools, whose range is known, not at all. Raises ValueError
-        where a value is NaN or infinite.
+        None means that a value is no integer in [-128, 127].
+
+        The values are read once; bools, whose range is known, not at all. Raises ValueError if a value
+        is NaN or infinite.
         """
 
     def bytes_of(self, values: Array) -> Array | None:
-        """The values as bool, uint8 or int8, whichever tells most of their range; None as `narrow`."""
+        """Returns the values as the narrowest of bool, uint8 and int8, or None as `narrow`."""
 
     def float_arithmetic(self, values: Array) -> Arithmetic:
-        """What `add_floats` computes in."""
+        """Returns the arithmetic of `add_floats` for these values."""
 
     def zeros(self, *shape: int) -> Array:
-        """float64."""
+        """Returns float64 zeros of this shape on the device."""
 
     def zero_sums(self, parts: tuple[Region, ...], groups: int, channels: int) -> list[Array]:
-        """What `add_integers` adds to, in a layout of the engine's own; `channels` of one group."""
+        """Returns zero sums for `add_integers`, in the engine's own layout; `channels` of one group."""
 
     def add_integers(
         self,
@@ -105,9 +107,9 @@ class GramEngine(Protocol):
     def finished(
         self, narrow: Array, plan: GramPlan, parts: tuple[Region, ...], factor: float
     ) -> Array | None:
-        """``factor`` times the sum of one batch of a Linear layer [1, d, d].
+        """Returns ``factor`` times the sum of one batch of a Linear layer, [1, d, d].
 
-        None where no kernel writes it in one go.
+        Returns None if no kernel writes it in one go.
         """
 
     def add_floats(
@@ -124,15 +126,15 @@ class GramEngine(Protocol):
         factor: float,
         consume: bool,
     ) -> Array:
-        """``factor`` times what `add_integers` has summed [groups, d, d]; `channels` of one group.
+        """Returns ``factor`` times the sums of `add_integers`, [groups, d, d]; `channels` of one group.
 
-        `consume` spares a copy; the sums are no more then.
+        `consume` saves a copy and invalidates the sums.
         """
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """One way to compute every op.
+    """An implementation of every op.
 
     Attributes
     ----------
@@ -149,17 +151,17 @@ class Backend(Protocol):
     def device(self) -> str: ...
 
     def available(self, device: Device | None = None) -> bool:
-        """Whether it runs here: on that device, or with None on the current one."""
+        """Returns whether it runs here, on that device or, with None, on the current one."""
 
     def kernel(self, op: str) -> str:
-        """Name of the kernel that runs one of `OPS`.
+        """Returns the name of the kernel that runs one of `OPS`.
 
-        Where the input decides as well, this is the one for the largest float32 layers. Each call
-        notes what it ran: see `kernels.recorded_kernels`.
+        If the input decides as well, it is the kernel for the largest float32 layers. Each call
+        records the kernels that it ran, see `kernels.recorded_kernels`.
         """
 
     def gram(self, device: Device) -> GramEngine:
-        """An engine that sums spikes which lie on that device, see `SpikeHessian`."""
+        """Returns an engine that sums spikes on that device, see `SpikeHessian`."""
 
     def obs_order(
         self,
@@ -170,10 +172,10 @@ class Backend(Protocol):
         group: Columns | None = None,
         quota: Columns | None = None,
     ) -> tuple[Order, Rows]:
-        """Order [rows, num_pruned] and loss of each removal, see `ops.obs_order`.
+        """Returns the order [rows, num_pruned] and the loss of each removal, see `ops.obs_order`.
 
-        `group` [d] and `quota` [groups], int32, bound what each group of a row's weights gives up:
-        that is how N:M patterns are ordered. All have weight's dtype.
+        `group` [d] and `quota` [groups], int32, bound the removals of each group of a row's weights,
+        which is how N:M patterns are ordered. All other arrays have weight's dtype.
         """
 
     def obs_solve(
@@ -184,9 +186,9 @@ class Backend(Protocol):
         *,
         inverse_hessian: Matrix | None = None,
     ) -> Rows:
-        """The optimal remaining weights, see `ops.obs_solve`.
+        """Returns the optimal remaining weights, see `ops.obs_solve`.
 
-        The matrices may be float64 with float32 weights. `inverse_hessian` spares computing it.
+        The matrices may be float64 with float32 weights. `inverse_hessian` saves computing it.
         """
 
     def obs_quantize(
@@ -201,27 +203,27 @@ class Backend(Protocol):
         pattern: Pattern | None = None,
         num_pruned: int | None = None,
     ) -> QuantizedRows:
-        """The column sweep, see `ops.obs_quantize`.
+        """Runs the column sweep, see `ops.obs_quantize`.
 
         The Hessian may be float64 with float32 weights. `num_pruned` replaces the number of weights
         that an unstructured pattern would prune.
         """
 
     def upper_factor(self, matrix: Matrix, perm: Columns) -> Matrix:
-        """R, upper triangular, with ``matrix[perm][:, perm] = R R'``, in matrix's dtype.
+        """Returns R, upper triangular, with ``matrix[perm][:, perm] = R R'``, in matrix's dtype.
 
-        Computed in float64. GPTQ's U, with ``matrix[perm][:, perm]^-1 = U' U``, is its inverse.
-        Raises numpy.linalg.LinAlgError where the matrix is not positive definite.
+        It is computed in float64. GPTQ's U, with ``matrix[perm][:, perm]^-1 = U' U``, is its inverse.
+        Raises numpy.linalg.LinAlgError if the matrix is not positive definite.
         """
 
     def inverse(self, matrix: Matrix) -> Matrix:
-        """Inverse of a symmetric positive definite matrix, float64, exactly symmetric.
+        """Returns the inverse of a symmetric positive definite matrix, float64, exactly symmetric.
 
-        Raises numpy.linalg.LinAlgError where the matrix is not positive definite.
+        Raises numpy.linalg.LinAlgError if the matrix is not positive definite.
         """
 
     def solve_positive(self, matrix: Matrix, rhs: Array) -> Array:
-        """``matrix^-1 rhs`` of a symmetric positive definite matrix.
+        """Returns ``matrix^-1 rhs`` for a symmetric positive definite matrix.
 
-        Raises numpy.linalg.LinAlgError where the matrix is not positive definite.
+        Raises numpy.linalg.LinAlgError if the matrix is not positive definite.
         """

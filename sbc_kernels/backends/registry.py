@@ -1,4 +1,4 @@
-"""Which backend runs an op.
+"""The table of backends, and the choice of the one that runs an op.
 
 A backend is one entry of `BACKENDS`, an object with the methods of `protocol.Backend`. A backend asked
 for by name runs or raises; nothing falls back in silence. The default is the fastest one that runs
@@ -58,7 +58,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def available_backends(device: str | None = None) -> list[str]:
-    """Names of the backends that run here, fastest first; those for a GPU last.
+    """Returns the names of the backends that run here, fastest first; those for a GPU last.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def available_backends(device: str | None = None) -> list[str]:
 
 
 def named_backend(name: Any, device: Any = None) -> Backend:
-    """The backend of that name.
+    """Returns the backend of that name.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def named_backend(name: Any, device: Any = None) -> Backend:
 
 
 def backend_of(array: Any, name: str, backend: str | None) -> Backend:
-    """The backend that takes a user's array where it lies: the one of that name, or the fastest.
+    """Returns the backend for a user's array on its device: the one of that name, or the fastest.
 
     Parameters
     ----------
@@ -118,14 +118,14 @@ def backend_of(array: Any, name: str, backend: str | None) -> Backend:
 
 
 def backend_for(values: Any, backend: str | None) -> Backend:
-    """The backend for a checked array: NumPy, or a torch tensor that stays where it lies."""
+    """Returns the backend for a checked array: NumPy, or a torch tensor that stays on its device."""
     if backend is not None:
         return named_backend(backend)
     return fastest_backend("cpu") if is_numpy(values) else fastest_backend("cuda", values.device)
 
 
 def fastest_backend(kind: str, device: Any = None) -> Backend:
-    """The first backend for arrays that lie in "cpu" or "cuda", on that device, which runs here."""
+    """Returns the first backend that runs here for arrays on "cpu" or "cuda", on that device."""
     for backend in BACKENDS.values():
         if backend.device == kind and backend.available(device):
             return backend
@@ -135,7 +135,7 @@ def fastest_backend(kind: str, device: Any = None) -> Backend:
 
 
 def native_info() -> dict[str, Any]:
-    """What this installation has: instruction sets, threads, CUDA devices."""
+    """Returns the instruction sets, threads and CUDA devices of this installation."""
     isas = _native.available_isas()
     return {
         "isa": isas[-1],

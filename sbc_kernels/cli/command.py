@@ -1,4 +1,4 @@
-"""What every command shares: output, failures, interrupts."""
+"""Output, failures and interrupts, which every command handles alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ALSO = {"data": "test", "example": "calibration", "batch": "calibration"}
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command has to say: to machines (--json), and to people."""
+    """The result of a command: data for --json, and text for people."""
 
     data: Any
     text: str
@@ -125,7 +125,7 @@ def command_line(ctx: Any) -> str:
 
 
 def tell(text: str) -> None:
-    """To people, beside the answer."""
+    """Prints a text for people on stderr, so that stdout holds the result alone."""
     print(text, file=sys.stderr)
 
 

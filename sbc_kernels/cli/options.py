@@ -193,13 +193,13 @@ TimeSteps = Annotated[
         DATA,
         metavar="T",
         min=1,
-        help="The data is static: show each sample for so many time steps, "
+        help="The data is static: show each sample for N time steps, "
         "[dim]\\[N, ...][/dim] becomes [dim]\\[T, N, ...][/dim].",
     ),
 ]
 NumCalibrationSamples = Annotated[
     int | None,
-    _option(DATA, metavar="N", min=1, help="Calibrate on the first so many samples. Default: all."),
+    _option(DATA, metavar="N", min=1, help="Use only the first N samples. Default: all."),
 ]
 Dtype = Annotated[
     Literal["float32", "float64", "float16", "keep"],
@@ -241,11 +241,12 @@ Json = Annotated[
         OUTPUT,
         "--json",
         metavar="",
-        help="The answer as JSON on stdout, everything else on stderr.",
+        help="Print the result as JSON on stdout, everything else on stderr.",
     ),
 ]
 Traceback = Annotated[
-    bool, _option(OUTPUT, "--traceback", metavar="", help="Of an error, show where it happened.")
+    bool,
+    _option(OUTPUT, "--traceback", metavar="", help="Show where in the code an error happened."),
 ]
 Config = Annotated[
     Path | None,
@@ -255,7 +256,7 @@ Config = Annotated[
         callback=load_config,
         metavar="FILE.toml",
         help="Any of these options by its Python name, such as [b]sparsity = 0.95[/b]. The command "
-        "line wins; options of other commands are passed over.",
+        "line wins; options of other commands are ignored.",
     ),
 ]
 SaveConfig = Annotated[

@@ -16,7 +16,7 @@ __all__ = ["Footprint", "footprint"]
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a compressed model takes on disk.
+    """The size of a compressed model on disk.
 
     Attributes
     ----------

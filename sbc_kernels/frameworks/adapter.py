@@ -20,7 +20,7 @@ Notes = tuple[str, ...]  # approximations, in words for the user
 
 @dataclass(frozen=True)
 class NeuronFacts:
-    """What the compression needs to know about a neuron, given the shape of one call's input.
+    """Facts about a neuron that the compression needs, for the shape of one call's input.
 
     Attributes
     ----------

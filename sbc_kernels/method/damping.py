@@ -14,7 +14,7 @@ from .rows import Rows
 
 MAX_RETRIES = 5
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class Damping(NamedTuple):
@@ -65,9 +65,9 @@ def damped(part: Rows, damp_percent: float) -> Array:
 
 
 def with_damping(
-    part: Rows, damp_percent: float, log: list[str], attempt: Callable[[Array], Answer]
-) -> tuple[Answer, Damping]:
-    """``attempt(damped Hessian)``; where its Cholesky fails, again with ten times the damping.
+    part: Rows, damp_percent: float, log: list[str], attempt: Callable[[Array], Result]
+) -> tuple[Result, Damping]:
+    """Returns ``attempt(damped Hessian)`` and the damping, raised tenfold after each failed Cholesky.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a change of a layer's rows costs."""
+"""The loss of each row of a layer when its weights change."""
 
 from __future__ import annotations
 

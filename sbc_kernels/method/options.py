@@ -47,7 +47,7 @@ class Use(Enum):
 
 
 class Outcome(NamedTuple):
-    """What a method returns beside the rows' results."""
+    """The result of a method beside the rows."""
 
     damping: Damping
     curve: Curve = ()
@@ -105,7 +105,7 @@ METHODS: dict[str, Method] = {}  # by the name that users write; filled in metho
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """What one layer is compressed with. Each value is checked when the record is made.
+    """The options that one layer is compressed with. Each value is checked when the record is made.
 
     A default of None that depends on other options is filled in by `resolved`; types are as after it.
     """

@@ -51,12 +51,12 @@ class Blocked(Method):
         return Outcome(damping)
 
     def cost(self, d_out: int, d_in: int) -> float:
-        """A factorisation, and a rank-one update of what is to the right of each column."""
+        """Returns the cost of a factorisation and of a rank-one update to the right of each column."""
         return float(d_in) ** 3 + d_out * float(d_in) ** 2
 
 
 def round_rows(parts: list[Rows], options: LayerOptions, log: list[str]) -> Damping:
-    """Rounds what is kept of every part, each error compensated by the inputs that come after."""
+    """Rounds the kept weights of every part; later inputs compensate for each error."""
     damping = Damping(options.damp_percent)
     for part in parts:
         damping = damping.joined(sweep(part, options, fit_part(part, options), None, log))
@@ -65,7 +65,7 @@ def round_rows(parts: list[Rows], options: LayerOptions, log: list[str]) -> Damp
 
 
 def fit_part(part: Rows, options: LayerOptions, weighted: bool = True) -> Grid:
-    """A grid for what is kept of a part; `weighted` by the Hessian's diagonal."""
+    """Returns a grid for a part's kept weights, `weighted` by the Hessian's diagonal."""
     assert options.bits is not None
     return run_fit_grid(
         part.result,
@@ -79,7 +79,7 @@ def fit_part(part: Rows, options: LayerOptions, weighted: bool = True) -> Grid:
 
 
 def quantized_line(options: LayerOptions) -> str:
-    """What the log says of a quantization."""
+    """Returns the log's line about a quantization."""
     return (
         f"quantized to {options.bits} bits, {options.grid} grid, "
         f"{'symmetric' if options.sym else 'asymmetric'}, group_size {options.group_size}"
@@ -155,9 +155,9 @@ def sweep(
             num_pruned=part.quota,
         )
 
-    answer, damping = with_damping(part, options.damp_percent, log, attempt)
-    part.result = answer.weight if unit is None else answer.weight / unit
-    part.codes, part.grid = answer.codes, grid
-    if answer.mask is not None:
-        part.mask = answer.mask
+    rows, damping = with_damping(part, options.damp_percent, log, attempt)
+    part.result = rows.weight if unit is None else rows.weight / unit
+    part.codes, part.grid = rows.codes, grid
+    if rows.mask is not None:
+        part.mask = rows.mask
     return damping

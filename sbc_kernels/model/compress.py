@@ -131,25 +131,25 @@ def compress_model(
         run = Run(dense, plan, calibrated, settings, bars, Checkpoint(checkpoint_dir, marks))
         share_out(run)
         compress(run)
-        answer = model if inplace else copy_of(model)
+        result_model = model if inplace else copy_of(model)
         norms: dict[str, str] = {}
         if fold:  # on the copy, where a failure harms nobody
             folded, notes = fold_norms(
                 run.work, plan, lambda m: run_forward(m, first_batch(batches), forward)
             )
             run.log += notes
-            weights = run.ledger.deliver(answer)
-            scales = fold_norms(answer, plan, None, only=folded)[0]
-            weights, notes = refolded(weights, scales, answer)
+            weights = run.ledger.deliver(result_model)
+            scales = fold_norms(result_model, plan, None, only=folded)[0]
+            weights, notes = refolded(weights, scales, result_model)
             run.log += notes
             norms = {layer: plan[layer].norms[0] for layer in scales}
         else:
-            weights = run.ledger.deliver(answer)
+            weights = run.ledger.deliver(result_model)
     records = run.ledger.records(run.layers)
     zeros = sum(record.sparsity * math.prod(record.shape) for record in records)
     size = sum(math.prod(record.shape) for record in records)
     return CompressedModel(
-        model=answer,
+        model=result_model,
         layers=records,
         plan=plan,
         sparsity=zeros / size if size else 0.0,

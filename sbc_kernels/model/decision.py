@@ -114,7 +114,7 @@ def _changed_bias(layer: PlannedLayer, work: Modules, change: Tensor) -> dict[st
 
 
 def _omissions(layer: PlannedLayer, settings: ModelOptions) -> list[str]:
-    """What the run does for other layers and cannot do for this one."""
+    """Returns notes on steps that the run takes for other layers and cannot take for this one."""
     notes = []
     if settings.bias_correction and layer.bias_entry is None:
         notes.append("no bias takes part: it has none of its own, and no BatchNorm for itself")

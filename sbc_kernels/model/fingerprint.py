@@ -1,4 +1,4 @@
-"""What decides the outcome of a run, as digests."""
+"""Digests of everything that decides the outcome of a run."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def fold_norms(
 def refolded(
     weights: Mapping[str, CompressedWeight], scales: Mapping[str, Vector], model: nn.Module
 ) -> tuple[dict[str, CompressedWeight], list[str]]:
-    """Keeps compressed and dense weights equal, to the bit, after BatchNorms were folded.
+    """Makes compressed and dense weights bit-identical after BatchNorms were folded.
 
     Codes decide where there are some, and pruned weights become 0 and not -0.
 

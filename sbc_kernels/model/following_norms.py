@@ -124,9 +124,9 @@ def reestimate(norm: nn.Module, before: Statistics, after: Statistics) -> None:
     """Gives a BatchNorm statistics with which its output has the dense model's mean and variance.
 
     ``var = var_dense * var_after / var_before``; the mean is such that the calibration samples come to
-    lie as far from beta as before, in units of the spread. What the training set taught stays, and the
-    calibration set's own sampling error cancels. A channel without any weight left keeps its mean
-    output.
+    lie as far from beta as before, in units of the spread. The training set's statistics are kept,
+    and the calibration set's own sampling error cancels. A channel without any weight left keeps its
+    mean output.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What can be wrong with the options of single layers, found before any work."""
+"""Checks of the options of single layers, before any work."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from .record import FinishedLayer, LayerRecord
 
 
 class Ledger:
-    """What a run has decided so far.
+    """The decisions of a run so far.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What BatchNorms in eval mode multiply and add, read from their parameters and statistics."""
+"""Scale and shift of BatchNorms in eval mode, from their parameters and statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one forward pass shows of a network: which weight layers feed which neurons, and when.
+"""Which weight layers of a network feed which neurons, and when, observed in one forward pass.
 
 Symbolic tracing fails on real spiking networks (data-dependent shapes, loops over time, states). The
 graph that autograd records does not: `recording` cuts the output of every neuron, so whatever reaches
@@ -135,7 +135,7 @@ class InputKind:
 
 @dataclass
 class Provenance:
-    """What one forward pass of a model shows.
+    """Observations of one forward pass of a model.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What became of one layer."""
+"""The record of one compressed layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..weights import CompressedWeight
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What became of one layer, in figures.
+    """The result of compressing one layer, in figures.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a layer's output is multiplied by on its way to the threshold of its neurons."""
+"""The factors between a layer's output and the threshold of its neurons."""
 
 from __future__ import annotations
 

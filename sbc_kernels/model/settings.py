@@ -37,7 +37,7 @@ LAYER_OPTIONS = option_names(LayerOptions)
 
 @dataclass(frozen=True)
 class ModelOptions(LayerOptions):
-    """What a model is compressed with. Each value is checked when the record is made.
+    """The settings that a model is compressed with. Each value is checked when the record is made.
 
     A default of None that depends on other options is filled in by `settled`; types are as after it.
     """

@@ -15,7 +15,9 @@ __all__ = ["damped_hessian", "damped_inverse"]
 
 
 def damped_hessian(hessian: Array, damp_percent: float = 0.01) -> Array:
-    """``H + damp_percent * mean(H_jj over live inputs) * I``: what `obs_solve` and `obs_quantize` take.
+    """Returns ``H + damp_percent * mean(H_jj over live inputs) * I``.
+
+    `obs_solve` and `obs_quantize` take this matrix.
 
     An input j is live if ``H_jj > 0``. A dead one never fired in calibration: its row and column are
     zero, so that after damping it is an input of its own, which influences no other. Where no input is
@@ -33,7 +35,7 @@ def damped_hessian(hessian: Array, damp_percent: float = 0.01) -> Array:
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    TypeError, ValueError : naming the parameter, what was given and what is accepted.
     """
     values, restore = _checked(hessian, None)
     return restore(_damped(values, _checked_percent(damp_percent)))
@@ -42,7 +44,7 @@ def damped_hessian(hessian: Array, damp_percent: float = 0.01) -> Array:
 def damped_inverse(
     hessian: Array, damp_percent: float = 0.01, *, backend: str | None = None
 ) -> Array:
-    """Inverse of `damped_hessian`: what `obs_order` takes.
+    """Returns the inverse of `damped_hessian`, which `obs_order` takes.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ def damped_inverse(
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    TypeError, ValueError : naming the parameter, what was given and what is accepted.
     numpy.linalg.LinAlgError : the damped Hessian is not positive definite, as with a dead input and
         ``damp_percent=0``.
     """

@@ -18,7 +18,7 @@ def obs_order(
     *,
     backend: str | None = None,
 ) -> tuple[Array, Array]:
-    """Exact greedy OBS on each row: which weight goes next, and what that costs.
+    """Exact greedy OBS on each row: the next weight to remove at each step, and its loss.
 
     At each step the weight with the least ``w_p^2 / (2 G_pp)`` goes, and
     ``w <- w - (w_p / G_pp) G_:p``, ``G <- G - G_:p G_p: / G_pp`` (OBC, arXiv 2208.11580, eq. 3).
@@ -39,11 +39,11 @@ def obs_order(
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    TypeError, ValueError : naming the parameter, what was given and what is accepted.
 
     Notes
     -----
-    Memory: the answer and one triangle, ``itemsize * d_in^2 / 2`` bytes, a thread. Where two scores
+    Memory: the results and one triangle, ``itemsize * d_in^2 / 2`` bytes, a thread. Where two scores
     tie within rounding either may go first. Rounding is kept from driving a diagonal entry of G below
     the machine epsilon times its first value.
     """

@@ -24,9 +24,9 @@ def obs_quantize(
     pattern: Pattern | None = None,
     backend: str | None = None,
 ) -> QuantizedRows:
-    """Quantizes column by column; the columns after it make up for each column's error.
+    """Quantizes column by column; later columns compensate for each column's error.
 
-    The answer is GPTQ's (arXiv 2210.17323), found with one Cholesky factorisation and no inverse:
+    The result is GPTQ's (arXiv 2210.17323), computed with one Cholesky factorisation and no inverse:
     with ``H = R R'``, R upper triangular in the order of the sweep, step j rounds
     ``w_j + sum_{l<j} (w_l - q_l) R_lj / R_jj``.
 
@@ -50,7 +50,7 @@ def obs_quantize(
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    TypeError, ValueError : naming the parameter, what was given and what is accepted.
     numpy.linalg.LinAlgError : the Hessian is not positive definite.
     """
     runner = backend_of(weight, "weight", backend)
@@ -81,7 +81,7 @@ def obs_quantize(
             raise ValueError(
                 f"block_size is {block_size}; accepted is a multiple of M = {pattern.of_m}"
             )
-    answer = runner.obs_quantize(
+    rows = runner.obs_quantize(
         w,
         h,
         grid,
@@ -90,4 +90,4 @@ def obs_quantize(
         mask=keep,
         pattern=pattern,
     )
-    return QuantizedRows(*(None if part is None else restore(part) for part in answer))
+    return QuantizedRows(*(None if part is None else restore(part) for part in rows))

@@ -30,7 +30,7 @@ def obs_solve(weight: Array, hessian: Array, mask: Array, *, backend: str | None
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    TypeError, ValueError : naming the parameter, what was given and what is accepted.
     numpy.linalg.LinAlgError : a submatrix of the Hessian is not positive definite.
     """
     runner = backend_of(weight, "weight", backend)

@@ -14,7 +14,7 @@ Matrix = NDArray[np.float64]
 
 
 def unfold(maps: NumpyArray, conv: Conv) -> Matrix:
-    """[S, C, *map] to [S, outputs, C * taps]: what each output position sees."""
+    """[S, C, *map] to [S, outputs, C * taps]: the inputs of each output position."""
     padded = np.pad(maps.astype(np.float64), [(0, 0), (0, 0), *conv.pads()])
     outputs = conv.output_size(maps.shape[2:])
     columns = []
@@ -71,7 +71,7 @@ def damped_hessian(hessian: Matrix, damp_percent: float = 0.01) -> Matrix:
 
 
 def damped_inverse(hessian: Matrix, damp_percent: float = 0.01) -> Matrix:
-    """Its inverse, by LU factorisation."""
+    """Inverse of the damped Hessian, by LU factorisation."""
     return np.asarray(np.linalg.inv(damped_hessian(hessian, damp_percent)), dtype=np.float64)
 
 
@@ -157,7 +157,7 @@ def output_error(
     neuron: Neuron | None = None,
     conv: Conv | None = None,
 ) -> Matrix:
-    """``E_n |Y_n (w' - w)|^2`` of each output row, on the spikes: what the loss predicts."""
+    """``E_n |Y_n (w' - w)|^2`` of each output row on the spikes, which the loss predicts."""
     Y = filtered_input(spikes, neuron, conv)
     change = (changed.astype(np.float64) - weight.astype(np.float64)).reshape(
         len(Y), -1, Y.shape[2]

@@ -31,11 +31,12 @@ def spike_gram(
     Returns
     -------
     float64 [d_in, d_in], or [groups, d_in, d_in] for a grouped convolution, with
-    ``d_in = C / groups * kh * kw`` in the order of a flattened weight. In the kind of `spikes`.
+    ``d_in = C / groups * kh * kw`` in the order of a flattened weight; of the
+    framework of `spikes`.
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what came and what is accepted.
+    TypeError, ValueError : naming the parameter, what was given and what is accepted.
 
     Notes
     -----

@@ -9,7 +9,7 @@ from .device import KERNELS, has_kernel
 
 
 class CudaBackend(TritonBackend):
-    """Runs where at least one of its kernels does; `kernel` says which ops are left to Triton."""
+    """Runs if at least one of its kernels does; `kernel` says which ops Triton runs."""
 
     name = "cuda"
     description = (

@@ -13,9 +13,9 @@ KERNELS = {"obs_order": "order_panel", "spike_gram": "multiply_bytes"}  # by op
 
 
 def has_kernel(kernel: str, device: Any = None) -> bool:
-    """Whether that one of `KERNELS` runs on a torch.device, None: the current one.
+    """Returns whether one of `KERNELS` runs on a torch.device, or with None on the current one.
 
-    It does where it was built for the device's architecture, by a toolkit that the driver takes.
+    It does if it was built for the device's architecture by a toolkit that the driver supports.
     """
     if not _native.with_cuda or find_spec("torch") is None:
         return False

@@ -10,7 +10,7 @@ from ..triton.obs_order import PanelStep, Scratch
 
 
 class CudaPanel:
-    """In float32 without groups, of as many weights as a thread block's memory holds."""
+    """The panel's pivots for float32 without groups, if a thread block's memory holds all weights."""
 
     name = "cuda"
 

@@ -32,10 +32,10 @@ class CpuGram:
         self.algorithms = algorithms
 
     def narrow(self, values: NumpyArray, conv: Conv | None) -> tuple[NumpyArray, int, int] | None:
-        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
+        """Returns int8 [T, N, P, C] with its range, or None if a value is no integer in [-128, 127].
 
-        Looks through the values once; through bools, whose range is known, only to lay them out.
-        Raises ValueError where a value is NaN or infinite.
+        Reads the values once; bools, whose range is known, only to lay them out. Raises ValueError if
+        a value is NaN or infinite.
         """
         T, N = values.shape[:2]
         if conv is None:
@@ -61,14 +61,14 @@ class CpuGram:
         return None
 
     def float_arithmetic(self, values: NumpyArray) -> Arithmetic:
-        """What `add_floats` computes in."""
+        """Returns the arithmetic of `add_floats`."""
         return Arithmetic.FLOAT64
 
     def zeros(self, *shape: int) -> NumpyArray:
         return np.zeros(shape)
 
     def zero_sums(self, parts: tuple[Region, ...], groups: int, channels: int) -> list[NumpyArray]:
-        """What `add_integers` adds to: by region, [groups, num_shifts, channels, channels]."""
+        """Returns zero sums for `add_integers`: by region, [groups, num_shifts, channels, channels]."""
         return [np.zeros((groups, len(part.neighbours), channels, channels)) for part in parts]
 
     def add_integers(
@@ -86,9 +86,9 @@ class CpuGram:
     def finished(
         self, narrow: NumpyArray, plan: GramPlan, parts: tuple[Region, ...], factor: float
     ) -> NumpyArray | None:
-        """``factor`` times the whole sum of one batch of a Linear layer, [1, d, d].
+        """Returns ``factor`` times the whole sum of one batch of a Linear layer, [1, d, d].
 
-        None where the algorithm's kernel does not write it in one go.
+        Returns None if the algorithm's kernel does not write it in one go.
         """
         if not plan.can_finish or factor == 0.0:
             return None
@@ -107,7 +107,7 @@ class CpuGram:
         sums: list[NumpyArray],
         finish: float,
     ) -> None:
-        """The algorithm's kernel. With `finish` the sum is written, times that, and mirrored."""
+        """Runs the algorithm's kernel. With `finish` it writes `finish` times the sum, mirrored."""
         note_kernel("spike_gram", kernel_of(self.isa, plan.stem))
         getattr(_native, f"gram_{plan.stem}")(
             spikes=exportable(narrow),
@@ -153,9 +153,9 @@ class CpuGram:
         factor: float,
         consume: bool,
     ) -> NumpyArray:
-        """[groups, d, d], ``factor`` times what `add_integers` has summed; `channels` of one group.
+        """Returns ``factor`` times the sums of `add_integers`, [groups, d, d]; `channels` of one group.
 
-        `consume` spares a copy; the sums are no more then.
+        `consume` saves a copy and invalidates the sums.
         """
         if conv is None:
             matrix: NumpyArray = sums[0][0] if consume else sums[0][0].copy()
@@ -168,8 +168,10 @@ class CpuGram:
         return matrix.reshape(groups, d, d)
 
     def bytes_of(self, values: NumpyArray) -> NumpyArray | None:
-        """The values in one byte, bool where they are 0 and 1, else uint8 or int8; None where they are
-        no integers in [-128, 127]. In one pass, in the layout that they have."""
+        """Returns the values as bool if all are 0 or 1, else uint8 or int8, in their own layout.
+
+        Returns None if they are no integers in [-128, 127]. Reads them once.
+        """
         if values.size == 0:
             return values.astype(np.bool_)
         axes = sorted(range(values.ndim), key=lambda axis: -values.strides[axis])
@@ -185,7 +187,7 @@ class CpuGram:
 
 
 def _range_of(values: NumpyArray) -> tuple[int, int] | None:
-    """(least, greatest) of bytes and 0 in one pass; None where one is past 127."""
+    """Returns the least and greatest of the bytes and 0 in one pass, or None if one is above 127."""
     rows = (values.shape[0] * values.shape[1], -1, 1)
     integral, minimum, maximum = _native.narrow_spikes(
         exportable(values.reshape(rows)), None, thread_count()
@@ -206,7 +208,7 @@ def _aligned(*shape: int) -> NDArray[np.float64]:
 
 
 def _unfold(maps: NumpyArray, conv: Conv, group: int) -> NumpyArray:
-    """[S, C, *map] to [S * outputs, d_in] of one group."""
+    """Unfolds one group of maps [S, C, *map] into rows [S * outputs, d_in]."""
     per_group = maps.shape[1] // conv.groups
     maps = maps[:, group * per_group : (group + 1) * per_group]
     maps = np.pad(maps, [(0, 0), (0, 0), *conv.pads()])

@@ -1,4 +1,4 @@
-"""Which instruction set's kernel runs what: csrc/common/isa.h, told in Python."""
+"""The instruction set whose kernel runs each op, as csrc/common/isa.h chooses it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NEXT = {"amx": "vpopcnt", "vpopcnt": "avx512"}
 
 
 def kernel_of(isa: str, stem: str) -> str:
-    """The instruction set whose code runs when `isa` is asked for.
+    """Returns the instruction set whose code runs if `isa` is requested.
 
     `stem` is an op or one of spike_gram's ways of summing: "bytes", "counts" or "tables".
     """

@@ -26,7 +26,7 @@ MODULES = ("value_range", "spike_gram", "obs_order", "obs_solve", "obs_quantize"
 
 @dataclass(frozen=True)
 class Report:
-    """What a build came to on one architecture.
+    """The resources of a build on one architecture.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Report:
     tensor: tuple[str, ...]
 
     def row(self) -> str:
-        """Its line in `table`."""
+        """Returns its line of `table`."""
         cells = (
             *(self.name, self.architecture, self.registers, self.spilled, self.shared),
             " ".join(self.tensor),
@@ -64,7 +64,7 @@ class Report:
 
 
 def builds(architecture: str) -> Iterator[Build]:
-    """Every way a kernel is compiled for one of `ARCHITECTURES`: its device class, and "other"."""
+    """Yields every build for one of `ARCHITECTURES`, for its device class and for "other"."""
     identities = set()
     for name in MODULES:
         module = import_module(f"{__package__}.{name}")

@@ -1,4 +1,4 @@
-"""What kind of GPU a tensor lies on, and what a kernel is compiled with there."""
+"""The class of the GPU that a tensor lies on, and the settings that kernels are compiled with there."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "ot
 
 @dataclass(frozen=True)
 class Build:
-    """One way a kernel is compiled: what `aot` checks, without a GPU.
+    """One set of settings that a kernel is compiled with, which `aot` checks without a GPU.
 
     Attributes
     ----------
-    name : of the op and kernel, and what sets this build apart: "obs_order/panel float32".
+    name : of the op, the kernel and the variant, such as "obs_order/panel float32".
     kernel : the function under ``triton.jit``.
     types : by name of every argument that is no constant, Triton's name of its type ("*fp32", "i32").
     constants : by name of every ``tl.constexpr``.
     warps, stages : of the launch.
     tensor_cores : whether its code must have matrix instructions.
-    aligned : arguments known to be multiples of 16 (pointers, strides).
+    aligned : arguments that are multiples of 16 (pointers, strides).
     """
 
     name: str
@@ -55,7 +55,7 @@ class Build:
 
 
 def device_class(tensor: Tensor) -> str:
-    """One of `CLASSES`."""
+    """Returns one of `CLASSES` for the tensor's GPU."""
     if tensor.device.type != "cuda":
         return "other"
     return _class_of(tensor.device.index or 0)
@@ -63,7 +63,7 @@ def device_class(tensor: Tensor) -> str:
 
 @lru_cache
 def _class_of(index: int) -> str:
-    """Of the workstation cards of sm_86 and sm_89, with less shared memory, it is "other"."""
+    """Returns the class of a GPU. Cards of sm_86 and sm_89 have less shared memory and are "other"."""
     capability = torch.cuda.get_device_capability(index)
     if capability < (8, 0):
         raise ValueError(
@@ -75,25 +75,28 @@ def _class_of(index: int) -> str:
 
 
 def kept_alive(tensor: Tensor) -> Tensor:
-    """A tensor that is kept between calls, for use on the current stream: when it is let go of, its
-    memory waits for that stream."""
+    """Returns a tensor that is kept between calls, for use on the current stream.
+
+    Its memory is not reused before that stream has done its work.
+    """
     if tensor.device.type == "cuda":
         tensor.record_stream(torch.cuda.current_stream(tensor.device))
     return tensor
 
 
 def has_fast_float64(tensor: Tensor) -> bool:
-    """At half the speed of float32 or better: the data centres' cards, but for sm_103."""
+    """Returns whether float64 runs at half the speed of float32 or better (sm_80, sm_90, sm_100)."""
     if tensor.device.type != "cuda":
         return False
     return torch.cuda.get_device_capability(tensor.device) in ((8, 0), (9, 0), (10, 0))
 
 
 def room(tensor: Tensor, demand: int, max_memory: int | None) -> int:
-    """Bytes that may be taken on the tensor's device: `max_memory`; None: four fifths of what is free,
-    and for who wants little no more than that, so that small layers are cut the same way in every run.
+    """Returns the bytes that may be used on the tensor's device.
 
-    Waits for nothing. The driver is asked where torch does not hold as much as is wanted.
+    They are `max_memory` or, with None, four fifths of the free memory. A demand of at most 1/64 of the
+    card gets at most that much, so that small layers are cut the same way in every run. Does not wait
+    for the device; the driver is queried only if torch's free reserve is below the demand.
     """
     if max_memory is not None:
         return max_memory

@@ -29,7 +29,7 @@ TYPES = {torch.float32: "fp32", torch.float64: "fp64"}
 
 
 class Tile(NamedTuple):
-    """Of a product: rows, columns and terms at a time."""
+    """The tile of a product: rows, columns and terms that one program handles at a time."""
 
     rows: int
     columns: int
@@ -50,7 +50,7 @@ TILES = {
 
 
 def launching(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Launches go to the tensor's device, on its current stream."""
+    """Returns a context whose launches go to the tensor's device, on its current stream."""
     return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
 
 
@@ -74,7 +74,7 @@ def solve_positive(matrix: Tensor, rhs: Tensor) -> Tensor:
 
 
 def upper_factor(matrix: Tensor, perm: Tensor) -> Tensor:
-    """R, upper triangular, with ``matrix[perm][:, perm] = R R'``: found in float64, in matrix's dtype.
+    """R, upper triangular, with ``matrix[perm][:, perm] = R R'``, in its dtype; computed in float64.
 
     The lower factor of the matrix with its rows and columns in reverse, reversed: one Cholesky and no
     inverse. Waits and raises as `inverse` does.

@@ -40,9 +40,9 @@ class GpuGram:
         self.multiply_bytes = multiply_bytes
 
     def narrow(self, values: Tensor, conv: Conv | None) -> tuple[Tensor, int, int] | None:
-        """int8 [T, N, P, C] with its range, or None where a value is no integer in [-128, 127].
+        """Returns int8 [T, N, P, C] with its range, or None if a value is no integer in [-128, 127].
 
-        Raises ValueError where one is NaN or infinite.
+        Raises ValueError if one is NaN or infinite.
         """
         values = _known(values)
         if conv is None:
@@ -58,8 +58,10 @@ class GpuGram:
         return None if low_high is None else (shaped.to(torch.int8), *low_high)
 
     def bytes_of(self, values: Tensor) -> Tensor | None:
-        """The values in one byte, bool where they are 0 and 1, else uint8 or int8; None where they are
-        no integers in [-128, 127]."""
+        """Returns the values as bool if all are 0 or 1, else uint8 or int8.
+
+        Returns None if they are no integers in [-128, 127].
+        """
         if values.numel() == 0:
             return values.bool()
         low_high = _byte_range(*value_range(_known(values)))
@@ -69,7 +71,7 @@ class GpuGram:
         return values.to(dtype)
 
     def float_arithmetic(self, values: Tensor) -> Arithmetic:
-        """What `add_floats` computes in."""
+        """Returns the arithmetic of `add_floats`."""
         if spike_gram.float_precision(values) == torch.float32:
             return Arithmetic.SPLIT_FLOAT32
         return Arithmetic.FLOAT64
@@ -78,7 +80,7 @@ class GpuGram:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
 
     def zero_sums(self, parts: tuple[Region, ...], groups: int, channels: int) -> list[Tensor]:
-        """What `add_integers` adds to: by group and region, [num_shifts, channels, channels]."""
+        """Returns zero sums by group and region, each [num_shifts, channels, channels]."""
         return [
             self.zeros(len(part.neighbours), channels, channels)
             for _ in range(groups)
@@ -154,7 +156,7 @@ class GpuGram:
     ) -> Tensor:
         """[groups, d, d], ``factor`` times what `add_integers` has summed; `channels` of one group.
 
-        `consume` spares a copy; the sums are no more then.
+        `consume` saves a copy and invalidates the sums.
         """
         if conv is None:
             return spike_gram.mirror_upper(sums[0] if consume else sums[0].clone(), factor)

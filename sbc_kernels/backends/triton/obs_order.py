@@ -95,7 +95,7 @@ _GRID = 65535  # programs along the grid's second axis, at most
 
 
 class PanelStep(NamedTuple):
-    """One panel: so many pivots of the m weights that are left of each row, after `done` others.
+    """One panel: `pivots` pivots among the m weights that remain in each row, after `done` others.
 
     Attributes
     ----------
@@ -132,7 +132,7 @@ def obs_order(
     max_memory: int | None = None,
     own_panel: Panel | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Exact greedy OBS on each row: which weight goes next, and what that costs.
+    """Exact greedy OBS on each row: the next weight to remove at each step, and its loss.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def obs_order(
     num_pruned : how many weights of each row to order, 0..d.
     group, quota : int32 [d] and [groups], on the same device: a group of weights stops giving up any
         once it has given up its quota.
-    max_memory : bytes for the answer and for the rows at work, ``4 d^2`` each in float32; None is four
+    max_memory : bytes for the results and for the rows at work, ``4 d^2`` each in float32; None is four
         fifths of what is free. Rows that do not fit, or would wait for a multiprocessor, take turns.
     own_panel : runs the panels that it takes; None: all are Triton's.
 
@@ -259,13 +259,13 @@ def _rows_at_once(
     max_memory: int | None,
 ) -> int:
     rows, d = int(weight.shape[0]), int(weight.shape[1])
-    answer = rows * sum(count for _, count in steps) * (4 + weight.itemsize)
+    results = rows * sum(count for _, count in steps) * (4 + weight.itemsize)
     row = Scratch.row_bytes(d, steps, num_groups, tiles, weight.itemsize)
-    budget = room(weight, answer + rows * row, max_memory)
-    fit = (budget - answer) // row
+    budget = room(weight, results + rows * row, max_memory)
+    fit = (budget - results) // row
     if fit < 1:
         raise MemoryError(
-            f"the answer and one row of {d} weights need {answer + row} bytes; {budget} are available"
+            f"the results and one row of {d} weights need {results + row} bytes; {budget} are available"
         )
     if weight.device.type == "cuda":
         # As many as run at once: more would take memory and save no time. No multiprocessor idles.
@@ -278,7 +278,7 @@ def _rows_at_once(
 
 
 class Scratch:
-    """What the rows at work need: vectors [rows, side], L and its survivors, two triangles in turn."""
+    """Memory of the rows at work: vectors [rows, side], L and its survivors, two triangles in turn."""
 
     def __init__(
         self, like: Tensor, rows: int, steps: list[tuple[int, int]], num_groups: int, tiles: Tiles

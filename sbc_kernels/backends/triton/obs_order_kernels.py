@@ -1,6 +1,6 @@
 """The device side of `obs_order`: a panel's pivots, compaction, the update.
 
-A place is where a weight stands among the m that its row has left, in ascending order of columns. L
+A place is the position of a weight among the m that remain in its row, in ascending order of columns. L
 [pivots, side] has the panel's columns ``G_:p / sqrt(G_pp)``, one a line. A matrix is either the shared
 G, square and whole, or a row's own packed triangle, see `_line_start`.
 
@@ -263,7 +263,7 @@ def factor(
     DEPTH: tl.constexpr,
     SPLIT: tl.constexpr,  # into two parts that matrix units read as they are, else one
 ):
-    """What the update's tiles read: a survivor's factors side by side. Programs: (block, row)."""
+    """Lays each survivor's factors out side by side for the update's tiles. Programs: (block, row)."""
     row = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     source = tl.load(index + row * side + at, mask=at < n, other=0)
@@ -360,7 +360,7 @@ def _entries(
     source, index, i, j, row, source_stride, source_width, side, n, PACKED: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """Of the source at the target's places, [j, i] above the diagonal.
+    """Returns the source's entries at the target's places, [j, i] above the diagonal.
 
     Read and written once a panel: the cache is for the factors.
     """

@@ -34,7 +34,7 @@ __all__ = ["builds", "obs_quantize"]
 
 
 class Tile(NamedTuple):
-    """Of a sweep: rows of a program and columns of a panel."""
+    """The tile of a sweep: rows of a program and columns of a panel."""
 
     rows: int
     columns: int
@@ -68,7 +68,7 @@ def obs_quantize(
     pattern: Pattern | None = None,
     num_pruned: int | None = None,
 ) -> QuantizedRows:
-    """Rounds column by column; the columns after it make up for each column's error.
+    """Rounds column by column; later columns compensate for each column's error.
 
     Waits for the device once, to see whether the Cholesky factorisation succeeded.
 
@@ -296,7 +296,7 @@ def _sweep(
 
 @triton.jit
 def _divide(a, b):
-    """IEEE division: float64's is, float32's must be asked for."""
+    """IEEE division; Triton's `/` is that in float64, in float32 only `div_rn` is."""
     return a / b if a.dtype == tl.float64 else tl.div_rn(a, b)
 
 
@@ -316,12 +316,12 @@ def _keep_pattern(scores: Tensor, keep_n: int, of_m: int) -> Tensor:
 
 
 def _ordered(scores: Tensor) -> Tensor:
-    """A score that overflowed to NaN counts as the largest."""
+    """Returns the scores with NaN, which an overflow leaves, as the largest."""
     return scores.nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def builds(device: str) -> Iterator[Build]:
-    """Scoring, and rounding with and without a grid and a mask, for both types; the product."""
+    """Yields scoring, rounding with and without a grid and a mask, for both types, and the product."""
     variants = {
         "score": {"scale", "zero_point", "group", "mask", "codes", "loss"},
         "round": {"mask"},

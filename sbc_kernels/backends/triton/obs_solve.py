@@ -70,7 +70,7 @@ TILES = {
 
 
 def _tile(device: str, dtype: torch.dtype) -> Tile:
-    """float64 has tiles of half the side, for the registers."""
+    """Returns the tile of a dtype; float64 takes half the side, to fit in registers."""
     tile = TILES[device]
     if dtype == torch.float32:
         return tile
@@ -172,7 +172,7 @@ def _solve_subsets(
 
 
 def _chunks(size: NDArray[Any], rhs: Tensor, max_memory: int | None) -> Iterator[slice]:
-    """As many rows as memory has room for at a time; their sizes fall."""
+    """Yields slices of as many rows as fit in memory; their sizes fall."""
     rows, d = rhs.shape
     side = _tile(device_class(rhs), rhs.dtype).side
     tiles = -(-size // side)
@@ -254,7 +254,10 @@ def _solve_chunk(
 
 
 def _require_solved(failures: list[tuple[Tensor, Tensor]]) -> None:
-    """The last wait: of rows and 1 + their first bad pivot, or 0."""
+    """Raises numpy.linalg.LinAlgError if a factorisation failed; waits for the device.
+
+    `failures` are rows with 1 + the place of their first bad pivot, or 0.
+    """
     if not failures:
         return
     rows, failed = (torch.cat(part) for part in zip(*failures, strict=True))
@@ -313,7 +316,7 @@ def _update(
 def _product_of_rows(
     left, right, tiles, SIDE: tl.constexpr, TERMS: tl.constexpr, SPLIT: tl.constexpr
 ):
-    """``sum_j A_j B_j'`` over so many tiles, one after another in memory."""
+    """``sum_j A_j B_j'`` over `tiles` tiles, one after another in memory."""
     strip = tl.arange(0, SIDE)[:, None] * SIDE + tl.arange(0, TERMS)[None, :]
     total = tl.zeros((SIDE, SIDE), left.dtype.element_ty)
     strips: tl.constexpr = SIDE // TERMS
@@ -387,7 +390,7 @@ def _invert(a):
 
 @triton.jit
 def _over_root(pivot):
-    """1 / sqrt, rounded as IEEE has it: float64 is, float32 must be asked for."""
+    """1 / sqrt, rounded as IEEE says. In float32 only Triton's _rn functions round so."""
     return 1.0 / tl.sqrt(pivot) if pivot.dtype == tl.float64 else tl.div_rn(1.0, tl.sqrt_rn(pivot))
 
 
@@ -441,7 +444,7 @@ def _back(count, base, factor, vector, width, k, d, subset, rows, solution, SIDE
 
 
 def builds(device: str) -> Iterator[Build]:
-    """The four kernels for both types; the product."""
+    """Yields the four kernels for both types, and the product."""
     for number, dtype in TYPES.items():
         tile = _tile(device, number)
         numbers = ("matrix", "factor", "vector", "solution")

@@ -82,14 +82,14 @@ def add_integers(
     sums : float64 [num_shifts_r, channels, channels] for each region, contiguous, on the spikes'
         device. Exact while below 2^53. Of a shift that leads every position to itself only the upper
         triangle is added to.
-    groups : so many slices of C follow one another; `sums` are then by group and region.
+    groups : number of slices of C, one after another; `sums` are then by group and region.
     max_memory : bytes that may be taken beside the arguments. None: 80 % of what is free.
     schedule : how the sum is cut; None: chosen.
     multiply_bytes : runs the tiles that are `native`; None: all are Triton's.
 
     Raises
     ------
-    TypeError, ValueError : naming what came and what is accepted.
+    TypeError, ValueError : naming what was given and what is accepted.
     MemoryError : not even one sample fits.
     """
     if spikes.dtype not in (torch.int8, torch.uint8, torch.bool):
@@ -181,7 +181,7 @@ def add_floats_conv(
 
 
 def float_precision(values: Tensor) -> torch.dtype:
-    """What `add_floats` computes in, unless told."""
+    """Returns the dtype that `add_floats` computes in by default."""
     return torch.float64 if has_fast_float64(values) else values.dtype
 
 
@@ -257,13 +257,13 @@ def _tap_pairs(
 
 
 def _number(value: float, device: torch.device) -> Tensor:
-    """float64: Triton would pass a number as float32."""
+    """Returns a float64 tensor of one number; Triton would pass a plain number as float32."""
     return torch.full((1,), value, dtype=torch.float64, device=device)
 
 
 @lru_cache(maxsize=1)
 def _one_position() -> tuple[Tensor, Tensor]:
-    """Of a linear layer, the same tensors each time: see `geometry_of`."""
+    """Returns the tables of a linear layer, always the same tensors, see `geometry_of`."""
     return torch.zeros(1, dtype=torch.int32), torch.zeros((1, 1), dtype=torch.int32)
 
 

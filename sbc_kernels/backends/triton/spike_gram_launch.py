@@ -30,7 +30,7 @@ _MOST_ROWS = (1 << 31) - 1  # of planes, and samples of a chunk: counted in 32 b
 
 
 class Schedule(NamedTuple):
-    """How a sum is cut where that is not to be chosen, for tests and benchmarks. 0, None: chosen.
+    """How a sum is cut, for tests and benchmarks; with 0 or None `add` chooses.
 
     Attributes
     ----------
@@ -250,7 +250,7 @@ def _chunk_samples(planes: Planes, shape: tuple[int, int, int, int], memory: int
 
 
 def _step_bytes(planes: Planes, rows: int) -> int:
-    """Of all planes, with the sums."""
+    """Returns the bytes of all planes for one step, with the position sums."""
     return rows * (planes.planes * ROW_BYTES + (4 if planes.biased else 0))
 
 
@@ -266,7 +266,7 @@ def _tile_for(
     available: int,
     with_native: bool,
 ) -> Tile:
-    """The one for so many channels, or a smaller one whose partial sums over `longest` steps fit."""
+    """Returns the tile for `channels`, or a smaller one whose partial sums over `longest` steps fit."""
     tiles = [
         tile for tile in TILES[device_class(values)][planes.dtype] if with_native or not tile.native
     ]
@@ -288,7 +288,7 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 def uploaded(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """int64, modulo 2^64 as the kernels count."""
+    """Returns the numbers as int64 on the device, modulo 2^64 as the kernels count."""
     return kept_alive(_uploaded(numbers, device))
 
 

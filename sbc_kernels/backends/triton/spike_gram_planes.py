@@ -1,4 +1,4 @@
-"""What `spike_gram` puts on planes for the matrix units: bytes of integers, parts of floats."""
+"""The planes that `spike_gram` feeds the matrix units: bytes of integers, parts of floats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_STEPS = {torch.int8: 1023, torch.float32: 3 * 32, torch.float64: 1 << 20}
 
 @dataclass(frozen=True)
 class Planes:
-    """What `filter_rows` writes and which planes are multiplied, see its parameters and Job.
+    """The planes that `filter_rows` writes, and which are multiplied: see its parameters and Job.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Planes:
     keep : plane 0 is the values as they are.
     digits : of the filtered values. `biased` of them, the lowest, lie as byte - 128.
     planes : how many there are.
-    biases : what is missing in the values of the left side and of the right one.
+    biases : the amounts by which the values of the left and the right side are too small.
     """
 
     dtype: torch.dtype

@@ -26,7 +26,7 @@ Ints = NDArray[np.int64]
 
 
 class Tile(NamedTuple):
-    """What one program of `multiply_rows` sums, and how. With `tma` the tiles come by descriptor.
+    """The tile that one program of `multiply_rows` sums. With `tma` it is read by descriptor.
 
     With `native` it is a cluster of csrc/spike_gram/bytes_cuda.cu, of 256 rows and columns of bytes.
     """
@@ -39,7 +39,7 @@ class Tile(NamedTuple):
     native: bool = False
 
     def programs(self, multiprocessors: int) -> int:
-        """That run at a time."""
+        """Returns the number of programs that run at a time."""
         if self.native:
             return max(1, multiprocessors // 2)
         bytes_ = self.stages * (self.rows + self.columns) * 128
@@ -47,7 +47,7 @@ class Tile(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What decides the work of one chunk.
+    """The parameters that decide the work of one chunk.
 
     Attributes
     ----------
@@ -147,7 +147,7 @@ class Geometry:
         return kept_alive(tensor)
 
     def work_on(self, device: torch.device, job: Job) -> Work:
-        """The same again costs nothing: the next batch has the same shape."""
+        """Returns the work of a job; it is cached, since the next batch has the same shape."""
         work: Work = self._cached((device, job), lambda: self._plan(device, job))
         for table in (work.units, work.tiles):
             kept_alive(table)
@@ -220,7 +220,7 @@ _GEOMETRIES: dict[tuple[int, ...], tuple[list[Any], Geometry]] = {}
 
 
 def geometry_of(positions: Sequence[Tensor], neighbours: Sequence[Tensor]) -> Geometry:
-    """Built when these tensors are seen first, and kept for as long as they live."""
+    """Returns the geometry of these tensors, which is cached for as long as they live."""
     tensors = (*positions, *neighbours)
     key = tuple(id(tensor) for tensor in tensors)
     entry = _GEOMETRIES.get(key)
@@ -240,7 +240,7 @@ def _upload(table: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def _tiles_of(channels: int, tile: Tile) -> tuple[Ints, Ints, NDArray[np.bool_]]:
-    """First row and column of every tile, and whether any of it is in the upper triangle."""
+    """Returns each tile's first row and column, and whether it reaches into the upper triangle."""
     i, j = np.meshgrid(
         np.arange(0, channels, tile.rows), np.arange(0, channels, tile.columns), indexing="ij"
     )
@@ -251,7 +251,7 @@ def _tiles_of(channels: int, tile: Tile) -> tuple[Ints, Ints, NDArray[np.bool_]]
 
 
 def _best_depth(steps: Ints, job: Job) -> int:
-    """Of a few depths the one with which all programs end soonest. steps: of every tile."""
+    """Returns the depth, out of a few, with which all programs end soonest. steps: of every tile."""
     longest = int(steps.max())
     least = -(-longest // job.most_steps)
     most = max(least, min(least + 4 * job.programs, job.most_units // job.digits))
@@ -261,7 +261,7 @@ def _best_depth(steps: Ints, job: Job) -> int:
 
 
 def _duration(steps: Ints, job: Job, depth: int) -> float:
-    """Of all units in steps, each taken by the first program that is free."""
+    """Returns the time of all units in steps; each goes to the first free program."""
     chunks = -(-steps // depth)
     lengths = np.sort(np.repeat(-(-steps // chunks), chunks * job.digits))[::-1] + _UNIT_STEPS
     if len(lengths) > 16 * job.programs:
@@ -273,7 +273,7 @@ def _duration(steps: Ints, job: Job, depth: int) -> float:
 
 
 def _batches(units: Ints, most: int) -> tuple[Ints, Ints]:
-    """Of every tile its batch and its first slot there: consecutive tiles, as many as fit."""
+    """Returns each tile's batch and first slot there; a batch is as many tiles in turn as fit."""
     ends = np.cumsum(units)
     batch, slot = np.zeros_like(units), np.zeros_like(units)
     first, done, number = 0, 0, 0

@@ -32,7 +32,7 @@ __all__ = [
     "inner_of",
 ]
 
-# By type of the planes, for up to so many channels as a tile has columns; the last for all beyond.
+# By type of the planes. A tile is for up to as many channels as it has columns, the last for all more.
 # 128 x 256 reads 48 bytes of the second-level cache in every cycle of an H100's matrix unit, 128 x 128
 # would read 64. TMA where there is some, but not for float64, whose tiles are read by registers anyway.
 _SMALL = (Tile(32, 32, 4, 4), Tile(64, 64, 4, 4))
@@ -131,7 +131,7 @@ def builds(device_class: str) -> Iterator[Build]:
 def _filter_build(
     dtype: torch.dtype, sum_: torch.dtype, digits: int, biased: int, *, keep: bool
 ) -> Build:
-    """Of a linear layer: channels contiguous, in multiples of 16."""
+    """Returns the build for a linear layer: channels contiguous, in multiples of 16."""
     strides = ("time_stride", "sample_stride", "outer_stride")
     plane = dtype if dtype == torch.int8 else sum_
     types = {"values": "*" + _NAMES[dtype], "planes": "*" + _NAMES[plane]}

@@ -1,4 +1,4 @@
-"""Whether values are integers, and between what: one pass over them, and one wait."""
+"""The range of values and whether all are integers, in one pass over them and one wait."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -33,8 +33,8 @@ _TYPES = {
 def value_range(values: Tensor) -> tuple[bool, float, float]:
     """(whether all are integers, least, greatest) of a tensor that is not empty.
 
-    Of any strides: dense ones are read in the order they lie in, an expanded axis once. Where there is
-    a NaN the first is False and the least NaN. Integers of 64 bits are rounded to float64.
+    The tensor may have any strides: dense ones are read in memory order, an expanded axis once. With a
+    NaN, the first is False and the least NaN. Integers of 64 bits are rounded to float64.
     """
     if values.dtype not in _TYPES:
         raise TypeError(f"values is {values.dtype}; accepted are {', '.join(map(str, _TYPES))}")
@@ -82,7 +82,7 @@ def _look(
 
 
 def builds(device: str) -> Iterator[Build]:
-    """One for each type."""
+    """Yields a build for each type."""
     for dtype in _TYPES.values():
         yield Build(
             f"value_range/look {dtype}",

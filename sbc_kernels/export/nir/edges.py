@@ -33,7 +33,7 @@ WATCHED = 2  # samples of which a neuron's currents and outputs are kept
 
 Shape = tuple[int, ...]
 
-# What the model may make of the last nodes' outputs: none of it is in the graph.
+# Functions that may follow the last nodes' outputs; none of them is in the graph.
 _READOUTS = {
     *("add", "mean", "sum", "mul", "div", "true_divide", "avg_pool1d", "softmax", "log_softmax"),
     *("argmax", "count_nonzero", "cumsum"),

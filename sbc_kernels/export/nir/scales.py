@@ -102,7 +102,7 @@ def integers_of(layers: Mapping[str, Quantized]) -> dict[str, Integers]:
 
 
 class Scales:
-    """What each node's output has to be multiplied by until a neuron takes the scale.
+    """The factor of each node's output, carried on until a neuron takes it.
 
     Parameters
     ----------

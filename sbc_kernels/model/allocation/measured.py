@@ -1,4 +1,4 @@
-"""Shares by what the network's output loses, measured on the calibration data."""
+"""Shares by the error of the network's output, measured on the calibration data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def measured(trial: Trial, sparsity: float) -> Shares:
     }
     distances = {name: trial.distance(shares) for name, shares in candidates.items()}
     best = min(distances, key=lambda name: distances[name])
-    # Where much is lost there is much to gain: those layers first.
+    # Layers with the largest losses come first, since they have the most to gain.
     order = sorted(
         sizes, key=lambda name: -float(np.interp(cheapest[name], densities, losses[name]))
     )
@@ -65,7 +65,7 @@ def measured(trial: Trial, sparsity: float) -> Shares:
 def _losses_alone(
     trial: Trial, density: float
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """Densities, and by layer what the network loses when that layer alone is pruned to each."""
+    """Returns densities, and by layer the network's loss when that layer alone is pruned to each."""
     densities = _densities(density)
     step = trial.progress("measuring layers", len(trial.sizes) * len(densities))
     losses = {}
@@ -81,7 +81,7 @@ def _losses_alone(
 def _cheapest(
     densities: NDArray[np.float64], losses: Curves, sizes: Mapping[str, int], density: float
 ) -> dict[str, float]:
-    """The densities with the least sum of losses, each layer's measured on its own."""
+    """Returns the densities with the least sum of losses, each measured for one layer alone."""
     fine = np.geomspace(densities[0], 1.0, _STEPS)
     floor = _FLOOR * max(float(loss.max()) for loss in losses.values())
     costs = [
@@ -95,7 +95,7 @@ def _cheapest(
 def _exchange(
     trial: Trial, shares: dict[str, float], error: float, density: float, order: list[str]
 ) -> tuple[dict[str, float], float]:
-    """Gives a layer more weights or fewer at all others' cost; keeps what brings the outputs nearer."""
+    """Moves weights between one layer and all others, and keeps moves that reduce the error."""
     sizes, remaining = trial.sizes, _TRIALS
     for factor in _FACTORS:
         for name in order:
@@ -121,7 +121,7 @@ def _exchange(
 def _scaled_to(
     proportions: Mapping[str, float], sizes: Mapping[str, int], density: float
 ) -> dict[str, float]:
-    """Sparsities whose densities are in these proportions, none above 1, with `density` in total."""
+    """Returns sparsities whose densities are in these proportions, none above 1, `density` in total."""
     low, high = 0.0, 1.0 / max(min(proportions.values()), 1e-9)
     for _ in range(60):
         factor = (low + high) / 2
@@ -131,7 +131,7 @@ def _scaled_to(
 
 
 def _densities(density: float) -> NDArray[np.float64]:
-    """Rising, below 1, none much nearer to the next than the others."""
+    """Returns the densities to measure, rising and below 0.97."""
     candidates = sorted(
         [r * density for r in _RELATIVE] + [a for a in _ABSOLUTE if a > 4.5 * density]
     )

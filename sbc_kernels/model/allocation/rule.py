@@ -1,4 +1,4 @@
-"""What an allocation rule is, and what it may ask about the network whose budget it shares out."""
+"""The interface of an allocation rule, and of the network whose budget it shares out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Trial(Protocol):
 
 
 class Shares(NamedTuple):
-    """What a rule decided: the sparsity of each layer, and remarks for people."""
+    """The decision of a rule: the sparsity of each layer, and remarks for people."""
 
     sparsities: dict[str, float]
     notes: list[str]

@@ -1,4 +1,4 @@
-"""The same sparsity in every layer."""
+"""The rule that gives every layer the sparsity of the network."""
 
 from __future__ import annotations
 
