@@ -20,7 +20,7 @@ from .backends.gram_plan import (
 from .backends.protocol import GramEngine
 from .backends.registry import available_backends, backend_of, fastest_backend, named_backend
 from .conv import Conv, Region, linear_regions, regions
-from .errors import ParameterError
+from .errors import ParameterError, ParameterTypeError
 from .neurons import Neuron, impulse_response, membrane_matrix
 
 __all__ = ["SpikeHessian"]
@@ -77,11 +77,15 @@ class SpikeHessian:
         if neuron is not None:
             impulse_response(neuron, 1)
         if conv is not None and not isinstance(conv, Conv):
-            raise TypeError(f"conv is a {type(conv).__name__}; accepted is a Conv, or None")
+            raise ParameterTypeError(
+                "conv", conv, "a Conv, or None", shown=f"a {type(conv).__name__}"
+            )
         if conv is not None and in_features is not None:
-            raise ValueError("in_features is given with conv; accepted is in_channels")
+            raise ParameterError("in_features", in_features, "in_channels", shown="given with conv")
         if conv is None and in_channels is not None:
-            raise ValueError("in_channels is given without conv; accepted is in_features")
+            raise ParameterError(
+                "in_channels", in_channels, "in_features", shown="given without conv"
+            )
         if backend is not None:
             named_backend(backend)
         self.neuron = neuron
@@ -98,11 +102,11 @@ class SpikeHessian:
         self._only_batch = False
         self._finished: Array | None = None  # the whole matrix, where a kernel wrote it
         self._paths: dict[GramPath, int] = {}
+        name = "in_features" if conv is None else "in_channels"
         channels = in_features if conv is None else in_channels
         if channels is not None:
-            name = "in_features" if conv is None else "in_channels"
             if not isinstance(channels, (int, np.integer)) or channels < 1:
-                raise ValueError(f"{name} is {channels!r}; accepted is a positive integer")
+                raise ParameterError(name, channels, "a positive integer")
             self._set_channels(int(channels))
 
     # ---- public methods -------------------------------------------------------------------------
@@ -177,19 +181,28 @@ class SpikeHessian:
     def merge(self, other: SpikeHessian) -> SpikeHessian:
         """Adds another's samples to this one, as if they had been batches here. Returns self."""
         if not isinstance(other, SpikeHessian):
-            raise TypeError(f"other is a {type(other).__name__}; accepted is a SpikeHessian")
+            raise ParameterTypeError(
+                "other", other, "a SpikeHessian", shown=f"a {type(other).__name__}"
+            )
         if (self.neuron, self.conv) != (other.neuron, other.conv):
-            raise ValueError(
-                f"other has {other.neuron!r} and {other.conv!r}; accepted are this one's "
-                f"{self.neuron!r} and {self.conv!r}"
+            raise ParameterError(
+                "other",
+                other,
+                f"accepted are this one's {self.neuron!r} and {self.conv!r}",
+                verb="has",
+                shown=f"{other.neuron!r} and {other.conv!r}",
             )
         if other._channels is None:
             return self
         if self._channels is None:
             self._set_channels(other._channels)
         if self._channels != other._channels:
-            raise ValueError(
-                f"other has {other._channels} inputs or channels; accepted are {self._channels}"
+            raise ParameterError(
+                "other",
+                other,
+                f"accepted are {self._channels}",
+                verb="has",
+                shown=f"{other._channels} inputs or channels",
             )
         if other._engine is not None:
             self._require_engine(self._engine_like(other._engine), "other")
@@ -234,8 +247,12 @@ class SpikeHessian:
 
     def _set_channels(self, channels: int) -> None:
         if channels % self.groups != 0:
-            raise ValueError(
-                f"spikes has {channels} channels; accepted is a multiple of groups = {self.groups}"
+            raise ParameterError(
+                "spikes",
+                channels,
+                f"a multiple of groups = {self.groups}",
+                verb="has",
+                shown=f"{channels} channels",
             )
         self._channels = channels
 
@@ -254,13 +271,16 @@ class SpikeHessian:
         return backend.gram(other.device)
 
     def _require_engine(self, engine: GramEngine, name: str) -> GramEngine:
-        """Returns the engine of the batches so far. ValueError: `name` lies on another device."""
+        """Returns the engine of the batches so far. ParameterError: `name` lies on another device."""
         if self._engine is None:
             self._engine = engine
         if self._engine.place != engine.place:
-            raise ValueError(
-                f"{name} lies in {engine.place}, and earlier batches in {self._engine.place}; accepted "
-                "is one device for all"
+            raise ParameterError(
+                name,
+                engine.device,
+                "one device for all",
+                verb="lies",
+                shown=f"in {engine.place}, and earlier batches in {self._engine.place}",
             )
         return self._engine
 
@@ -275,13 +295,20 @@ class SpikeHessian:
             good = values.ndim == 3 + self.conv.dims
             channels = values.shape[2] if good else 0
         if not good or 0 in values.shape:
-            raise ValueError(
-                f"spikes has shape {list(values.shape)}; accepted is {accepted} with no axis empty"
+            raise ParameterError(
+                "spikes",
+                values,
+                f"{accepted} with no axis empty",
+                verb="has",
+                shown=f"shape {list(values.shape)}",
             )
         if self._channels is not None and channels != self._channels:
-            raise ValueError(
-                f"spikes has shape {list(values.shape)}, that is {channels} inputs or channels; "
-                f"accepted are {self._channels}"
+            raise ParameterError(
+                "spikes",
+                values,
+                f"accepted are {self._channels}",
+                verb="has",
+                shown=f"shape {list(values.shape)}, that is {channels} inputs or channels",
             )
         if self.conv is not None:
             self.conv.output_size(tuple(values.shape[3:]))

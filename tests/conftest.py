@@ -18,7 +18,7 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 import sbc_kernels as sbc  # noqa: E402
-from sbc_kernels.backends import registry as dispatch  # noqa: E402
+from sbc_kernels.backends.registry import BACKENDS  # noqa: E402
 
 # The same examples in every run, nothing written next to the sources, no clock on a busy machine.
 settings.register_profile("sbc", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -35,8 +35,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 )
 def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The backend that multiplies bytes; also with its kernels in plain C++, which run anywhere."""
-    kernels = replace(dispatch.BACKENDS["amx"], isa=request.param)
-    monkeypatch.setitem(dispatch.BACKENDS, "amx", kernels)
+    kernels = replace(BACKENDS["amx"], isa=request.param)
+    monkeypatch.setitem(BACKENDS, "amx", kernels)
     return "amx"
 
 

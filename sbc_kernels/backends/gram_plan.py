@@ -7,7 +7,9 @@ Where M'M is not, it is rounded to integers of 31 or 38 bits first.
 Each algorithm has one stem, which runs through every layer: a plan type here (`TablesPlan`), an entry
 of the native module (``_native.gram_tables``), its params struct and kernel
 (``csrc/spike_gram/tables*``). To add one, write a plan type with a ``plan`` and a ``cost``, and name it
-in `ALGORITHMS` and in the algorithms of the backends that run it (``registry.BACKENDS``).
+in `ALGORITHMS` and in the algorithms of the backends that run it: on a CPU ``registry.BACKENDS``, on a
+GPU ``triton.gram.GpuGram``. One with a kernel for a single instruction set is also named in
+``native.isas``. `PairTablesPlan` shares the files of `TablesPlan`.
 """
 
 from __future__ import annotations

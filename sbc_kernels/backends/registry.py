@@ -65,7 +65,7 @@ def available_backends(device: str | None = None) -> list[str]:
     device : "cpu" or "cuda": only those for arrays that lie there.
     """
     if device not in (None, "cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; accepted are 'cpu', 'cuda' and None")
+        raise ParameterError("device", device, "accepted are 'cpu', 'cuda' and None")
     return [
         name
         for name, backend in BACKENDS.items()

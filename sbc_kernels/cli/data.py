@@ -90,15 +90,10 @@ class _OnDevice:
         self.batches, self.device = batches, device
 
     def __iter__(self) -> Iterator[Any]:
+        from ..network.tensors import map_tensors  # needs torch
+
         for batch in self.batches:
-            yield _to_device(batch, self.device)
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    """Returns the batch with its tensors on a device; anything else in it stays as it is."""
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(_to_device(part, device) for part in batch)
-    return batch.to(device) if hasattr(batch, "to") else batch
+            yield map_tensors(batch, lambda tensor: tensor.to(self.device))
 
 
 # ---- loaders -----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def compressed_layer(
     matrix = _matrix(dense[layer.name].weight, backend)
     target = work[layer.name].weight.detach()
     if moments.cross is not None:
-        refitted = corrected_target(matrix, centred, settings.target_damping)
+        refitted = corrected_target(matrix, centred, settings.target_damping, backend)
         target = torch.as_tensor(refitted).reshape(target.shape).to(target.dtype)
     scale, notes = output_scale(layer, dense)
     out = PreparedLayer(checked_weight(target, backend), centred.hessian, scale).compress(options)

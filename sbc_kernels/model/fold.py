@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ParameterError
 from ..network.copies import reset_states, undisturbed
+from ..network.state import replace_module
 from ..network.tensors import WeightLayer
 from ..weights import CompressedWeight, Pruned, Quantized
 from .norms import Vector, affine_of
@@ -61,11 +62,7 @@ def fold_norms(
             notes.append(f"{layer.norms[0]} is not folded into {layer.name}: {why}")
             continue
         fold(modules[layer.name], norm)
-        idle = nn.Identity().train(norm.training)
-        for owner in model.modules():  # wherever it is registered
-            for key, child in owner._modules.items():
-                if child is norm:
-                    owner._modules[key] = idle
+        replace_module(model, norm, nn.Identity().train(norm.training))
         folded[layer.name] = affine[0]
     if run is not None:
         try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import ParameterTypeError
 from ..files.packed import read_packed
 from ..network.copies import copy_of, require_model, reset_states
-from ..network.state import identity
+from ..network.state import identity, replace_module
 from ..network.tensors import is_norm
 from ..weights import Quantized
 
@@ -66,7 +66,7 @@ def load_compressed(
     _require_fits(model, state, folded, path)
     modules = dict(model.named_modules())
     for layer, norm in folded.items():
-        _replace(model, modules[norm], nn.Identity())
+        replace_module(model, modules[norm], nn.Identity())
         if modules[layer].bias is None and f"{layer}.bias" in state:
             bias = torch.empty_like(state[f"{layer}.bias"], device=modules[layer].weight.device)
             modules[layer].bias = nn.Parameter(bias)
@@ -175,11 +175,3 @@ def _expected(
             shape = list(modules[layer].weight.shape[:1])
             expected.setdefault(f"{layer}.bias", (shape, state[f"{layer}.bias"].dtype))
     return expected
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Replaces a module wherever it is registered."""
-    for owner in model.modules():
-        for key, child in owner._modules.items():
-            if child is old:
-                owner._modules[key] = new

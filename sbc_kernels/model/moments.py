@@ -75,11 +75,14 @@ class Moments:
         return whole / self.constant_energy if self.constant_energy > 0 else 0 * whole
 
 
-def corrected_target(weight: Matrix, moments: Moments, strength: float) -> Matrix:
+def corrected_target(
+    weight: Matrix, moments: Moments, strength: float, backend: str | None = None
+) -> Matrix:
     """Returns the weight W refitted to the inputs that it will see, [d_out, d].
 
     ``W (C + l I) (Hc + l I)^-1`` minimises ``|W Y - V Yc|^2 + l |V - W|^2`` over V, where l is
-    `strength` times the mean diagonal of Hc over live inputs.
+    `strength` times the mean diagonal of Hc over live inputs. `backend` solves it, as in
+    `compress_layer`.
     """
     if moments.cross is None:
         return weight
@@ -96,5 +99,5 @@ def corrected_target(weight: Matrix, moments: Moments, strength: float) -> Matri
         identity = xp.eye(len(H), dtype=xp.float64, device=device(H))
         ridge = strength * float(energy[live].mean()) * identity
         target = own @ (C + ridge)
-        parts.append(backend_for(H, None).solve_positive(H + ridge, target.T).T)
+        parts.append(backend_for(H, backend).solve_positive(H + ridge, target.T).T)
     return xp.concat(parts)

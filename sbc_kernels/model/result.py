@@ -16,6 +16,7 @@ from .._version import __version__
 from ..files.atomic import write_atomic
 from ..files.footprint import Footprint
 from ..network.copies import copy_of
+from ..network.tensors import map_tensors
 from ..weights import CompressedWeight
 from .plan import Plan
 from .record import LayerRecord
@@ -26,7 +27,7 @@ from .stamp import Stamp, current_stamp
 if TYPE_CHECKING:
     from ..metrics import Comparison
 
-__all__ = ["CompressedModel", "LayerRecord"]
+__all__ = ["CompressedModel"]
 
 # Of the report, what differs between equal runs. The prediction depends on a GPU's free memory.
 _MEASURED = ("seconds", "peak_bytes", "start_bytes", "predicted_bytes")
@@ -146,7 +147,7 @@ class CompressedModel:
 
         graph = nir_graph(
             copy_of(self.model).cpu(),  # followed value by value, which is no work for a GPU
-            _on_host(self.example),
+            map_tensors(self.example, lambda tensor: tensor.cpu()),
             forward=self.forward,
             weights={
                 name: weight.converted(lambda tensor: tensor.cpu())
@@ -218,10 +219,3 @@ class CompressedModel:
             default=str,
             indent=2,
         )
-
-
-def _on_host(batch: Any) -> Any:
-    """Returns a batch in CPU memory; of a tuple or list every tensor."""
-    if isinstance(batch, (tuple, list)):
-        return [_on_host(part) for part in batch]
-    return batch.cpu() if isinstance(batch, Tensor) else batch

@@ -1,4 +1,4 @@
-"""Entries of a model's state by name."""
+"""Entries of a model's state by name, and the modules that hold them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def tensor_of(modules: Mapping[str, nn.Module], name: str) -> Tensor:
     """Returns the tensor of an entry, with the modules of `model.named_modules()` by name."""
     module, field = owner_of(name)
     return getattr(modules[module], field)
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts another module in a module's place, wherever the model has registered it."""
+    for owner in model.modules():
+        for key, child in owner._modules.items():
+            if child is old:
+                owner._modules[key] = new
 
 
 def identity(name: str, tensor: Tensor) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace, device
 
 from ..arrays import Array, Restore, dtype_name, require_finite, require_symmetric, to_array
 from ..backends.registry import backend_of
-from ..errors import ParameterError
+from ..errors import ParameterError, ParameterTypeError
 
 __all__ = ["damped_hessian", "damped_inverse"]
 
@@ -89,19 +89,31 @@ def _damped(values: Array, damp_percent: float) -> Array:
 def _checked(hessian: Array, on: str | None) -> tuple[Array, Restore]:
     values, restore = to_array(hessian, "hessian", on)
     if dtype_name(values) not in ("float32", "float64"):
-        raise TypeError(f"hessian has dtype {dtype_name(values)}; accepted are float32 and float64")
+        raise ParameterTypeError(
+            "hessian",
+            hessian,
+            "accepted are float32 and float64",
+            verb="has",
+            shown=f"dtype {dtype_name(values)}",
+        )
     if values.ndim not in (2, 3) or values.shape[-1] != values.shape[-2]:
-        raise ValueError(
-            f"hessian has shape {list(values.shape)}; accepted is [d_in, d_in] or "
-            "[groups, d_in, d_in]"
+        raise ParameterError(
+            "hessian",
+            hessian,
+            "[d_in, d_in] or [groups, d_in, d_in]",
+            verb="has",
+            shown=f"shape {list(values.shape)}",
         )
     require_finite(values, "hessian")
     for matrix in values[None] if values.ndim == 2 else values:
         require_symmetric(matrix, "hessian")
         if negative := int((matrix.diagonal() < 0).sum()):
-            raise ValueError(
-                f"hessian has {negative} negative diagonal entries; accepted is a positive "
-                "semidefinite matrix"
+            raise ParameterError(
+                "hessian",
+                hessian,
+                "a positive semidefinite matrix",
+                verb="has",
+                shown=f"{negative} negative diagonal entries",
             )
     return values, restore
 

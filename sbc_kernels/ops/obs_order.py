@@ -7,6 +7,7 @@ from array_api_compat import array_namespace
 
 from ..arrays import Array, narrowed, weight_and_matrix
 from ..backends.registry import backend_of
+from ..errors import ParameterError
 
 __all__ = ["obs_order"]
 
@@ -52,13 +53,16 @@ def obs_order(
     g = narrowed(g, "inverse_hessian", w)
     d = w.shape[1]
     if wrong := int((g.diagonal() <= 0).sum()):
-        raise ValueError(
-            f"inverse_hessian has {wrong} diagonal entries that are not positive; accepted is a "
-            "positive definite matrix"
+        raise ParameterError(
+            "inverse_hessian",
+            inverse_hessian,
+            "a positive definite matrix",
+            verb="has",
+            shown=f"{wrong} diagonal entries that are not positive",
         )
     count = d if num_pruned is None else num_pruned
     if not isinstance(count, (int, np.integer)) or not 0 <= count <= d:
-        raise ValueError(f"num_pruned is {num_pruned!r}; accepted is an integer in 0..{d}, or None")
+        raise ParameterError("num_pruned", num_pruned, f"an integer in 0..{d}, or None")
     order, loss = runner.obs_order(w, g, int(count))
     xp = array_namespace(loss)
     return restore(order), restore(xp.astype(loss, xp.float32))

@@ -7,6 +7,7 @@ import numpy as np
 from ..arrays import Array, kept_mask, require_same_device, weight_and_matrix
 from ..backends.protocol import QuantizedRows
 from ..backends.registry import backend_of
+from ..errors import ParameterError, ParameterTypeError
 from ..grid import Grid
 from ..sparsity import Pattern
 
@@ -56,13 +57,15 @@ def obs_quantize(
     runner = backend_of(weight, "weight", backend)
     w, h, restore = weight_and_matrix(weight, hessian, "hessian", runner.device)
     if grid is not None and not isinstance(grid, Grid):
-        raise TypeError(f"grid is a {type(grid).__name__}; accepted is a Grid of fit_grid, or None")
+        raise ParameterTypeError(
+            "grid", grid, "a Grid of fit_grid, or None", shown=f"a {type(grid).__name__}"
+        )
     if grid is None and pattern is None:
         raise ValueError("grid and pattern are both None; accepted is at least one of them")
     if grid is not None:
         grid.require_fits(w.shape)
     if not isinstance(block_size, (int, np.integer)) or block_size < 1:
-        raise ValueError(f"block_size is {block_size!r}; accepted is an integer of at least 1")
+        raise ParameterError("block_size", block_size, "an integer of at least 1")
     keep = None
     if mask is not None:
         if pattern is not None:
@@ -71,16 +74,16 @@ def obs_quantize(
         require_same_device(keep, "mask", w, "weight")
     if pattern is not None:
         if not isinstance(pattern, Pattern):
-            raise TypeError(
-                f"pattern is a {type(pattern).__name__}; accepted is a Pattern, or None"
+            raise ParameterTypeError(
+                "pattern", pattern, "a Pattern, or None", shown=f"a {type(pattern).__name__}"
             )
         pattern.require_fits(w.shape)
         if pattern.of_m and act_order:
-            raise ValueError("act_order is True with an N:M pattern; accepted is False")
-        if pattern.of_m and block_size % pattern.of_m:
-            raise ValueError(
-                f"block_size is {block_size}; accepted is a multiple of M = {pattern.of_m}"
+            raise ParameterError(
+                "act_order", act_order, "False", shown=f"{act_order} with an N:M pattern"
             )
+        if pattern.of_m and block_size % pattern.of_m:
+            raise ParameterError("block_size", block_size, f"a multiple of M = {pattern.of_m}")
     rows = runner.obs_quantize(
         w,
         h,

@@ -28,7 +28,7 @@ from on_backends import Ops
 
 import sbc_kernels as sbc
 from sbc_kernels.backends import gram_plan
-from sbc_kernels.backends import registry as dispatch
+from sbc_kernels.backends.registry import BACKENDS
 from sbc_kernels.neurons import Neuron
 from sbc_kernels.ops import reference
 
@@ -336,8 +336,8 @@ def test_tiles_give_the_bits_of_plain_loops(
     flat, maps = draw_spikes(rng, low, high, 6, 50, 90), draw_spikes(rng, low, high, 3, 5, 20, 6, 5)
     answers = []
     for name in ("amx", "portable"):
-        kernels = dataclasses.replace(dispatch.BACKENDS["amx"], isa=name)
-        monkeypatch.setitem(dispatch.BACKENDS, "amx", kernels)
+        kernels = dataclasses.replace(BACKENDS["amx"], isa=name)
+        monkeypatch.setitem(BACKENDS, "amx", kernels)
         for neuron in (None, sbc.IF(), sbc.LIF(3.0), sbc.LIF(4.0)):
             answers.append(sbc.spike_gram(flat, neuron, backend="amx"))
             conv = sbc.Conv((3, 2), padding=1)
