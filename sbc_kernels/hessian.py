@@ -266,7 +266,7 @@ class SpikeHessian:
                 "backend",
                 self._backend,
                 "one that runs there, or None",
-                shown=f"{self._backend!r} and other lies in {other.place}",
+                shown=f"{self._backend!r} and other lies in {other.device_name}",
             )
         return backend.gram(other.device)
 
@@ -274,13 +274,13 @@ class SpikeHessian:
         """Returns the engine of the batches so far. ParameterError: `name` lies on another device."""
         if self._engine is None:
             self._engine = engine
-        if self._engine.place != engine.place:
+        if self._engine.device_name != engine.device_name:
             raise ParameterError(
                 name,
                 engine.device,
                 "one device for all",
                 verb="lies",
-                shown=f"in {engine.place}, and earlier batches in {self._engine.place}",
+                shown=f"in {engine.device_name}, and earlier batches in {self._engine.device_name}",
             )
         return self._engine
 

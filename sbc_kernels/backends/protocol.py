@@ -56,7 +56,7 @@ class GramEngine(Protocol):
     Attributes
     ----------
     backend : the backend that made this engine.
-    device : where its arrays lie; `place` is that in words.
+    device : where its arrays lie; `device_name` is that in words.
     algorithms : stems of the algorithms that its kernels run fast, see `gram_plan.ALGORITHMS`.
     squares_convolutions : whether a convolution may be summed as squares of M X, see `plan_gram`.
     """
@@ -66,7 +66,7 @@ class GramEngine(Protocol):
     @property
     def device(self) -> Device: ...
     @property
-    def place(self) -> str: ...
+    def device_name(self) -> str: ...
     @property
     def algorithms(self) -> frozenset[str]: ...
     @property

@@ -24,7 +24,7 @@ class Feeder:
     Parameters
     ----------
     model : a copy; it is put into eval mode, and its states are reset.
-    calibration : batches, iterated anew for each pass.
+    batches : iterated anew for each pass.
     forward : as in `trace`.
     neuron_steps : of the plan; a batch whose neurons take another number of time steps is refused.
     """
@@ -32,12 +32,12 @@ class Feeder:
     def __init__(
         self,
         model: nn.Module,
-        calibration: Iterable[Any],
+        batches: Iterable[Any],
         forward: Forward | None,
         neuron_steps: Mapping[str, int],
     ) -> None:
         self.model = model.eval()
-        self.calibration = calibration
+        self.batches = batches
         self.forward = forward
         self.neuron_steps = neuron_steps
         self.modules = dict(model.named_modules())
@@ -61,7 +61,7 @@ class Feeder:
         """
         index = -1
         with undisturbed():
-            for index, batch in enumerate(self.calibration):
+            for index, batch in enumerate(self.batches):
                 self.feed(index, batch, takes, layers, on_output)
         return index + 1
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ParameterError
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -29,20 +31,29 @@ class Layout:
     delay: int = 0
 
     def split(self, lead: tuple[int, ...]) -> tuple[int, int, int]:
-        """Returns the leading axes as (outer, steps, inner); ValueError where the steps do not fit."""
+        """Returns the leading axes as (outer, steps, inner).
+
+        Raises ParameterError where the steps do not fit.
+        """
         T = self.steps
         if self.axis is not None:
             if len(lead) <= self.axis or lead[self.axis] != T:
-                raise ValueError(
-                    f"a layer's input has leading axes {list(lead)}; accepted are {T} time steps, as "
-                    f"in the example, on axis {self.axis}"
+                raise ParameterError(
+                    "calibration",
+                    lead,
+                    f"accepted are {T} time steps, as in the example, on axis {self.axis}",
+                    verb="has",
+                    shown=f"a batch that gives the layer leading axes {list(lead)}",
                 )
             return math.prod(lead[: self.axis]), T, math.prod(lead[self.axis + 1 :])
         leading, block = math.prod(lead), T * max(self.inner, 1)
         if leading % block:
-            raise ValueError(
-                f"a layer's input has {leading} leading positions; accepted with {T} time steps, as "
-                f"in the example, is a multiple of {block}"
+            raise ParameterError(
+                "calibration",
+                lead,
+                f"accepted with {T} time steps, as in the example, is a multiple of {block}",
+                verb="has",
+                shown=f"a batch that gives the layer {leading} leading positions",
             )
         return (leading // block, T, self.inner) if self.inner else (1, T, leading // T)
 

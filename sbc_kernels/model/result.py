@@ -54,7 +54,8 @@ class CompressedModel:
         tell; on a GPU the most that torch had allocated there.
     predicted_bytes : the memory that the plan predicted beside what the process had before.
     start_bytes : the resident size at the start of the run, or what torch had allocated on the GPU.
-    log : what was done, line by line.
+    log : remarks on the run as a whole, such as BatchNorms that were not folded. What was done to a
+        layer stands in the `log` of its record.
     folded : by layer name, the BatchNorm that was folded into it (``fold=True``).
     example : the first calibration batch.
     forward : ``forward(model, batch)`` runs one whole sequence; None for ``model(batch)``.

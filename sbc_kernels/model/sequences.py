@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..errors import naming_layer
 from ..network.tensors import leading_axes, narrow
 from .planned_layer import PlannedLayer
 
@@ -45,7 +46,8 @@ class SequenceAssembler:
         own = spikes.shape[len(lead) :]
         steps = self.layout.step_of_call
         if steps is None:
-            outer, T, inner = self.layout.split(lead)
+            with naming_layer(self.name):
+                outer, T, inner = self.layout.split(lead)
             timed = spikes.reshape(outer, T, inner, *own).transpose(0, 1)
             self.take(timed.reshape(T, outer * inner, *own))
         else:

@@ -23,7 +23,7 @@ class CpuGram:
     """The sums of one stream, on the host: a `protocol.GramEngine`."""
 
     device = "cpu"
-    place = "CPU memory"
+    device_name = "CPU memory"
     squares_convolutions = False  # see gram_plan.SpikeRange
 
     def __init__(self, backend: Backend, isa: str, algorithms: frozenset[str]) -> None:

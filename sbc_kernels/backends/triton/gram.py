@@ -36,7 +36,7 @@ class GpuGram:
     ) -> None:
         self.backend = backend
         self.device = device
-        self.place = str(device)
+        self.device_name = str(device)
         self.multiply_bytes = multiply_bytes
 
     def narrow(self, values: Tensor, conv: Conv | None) -> tuple[Tensor, int, int] | None:
@@ -44,7 +44,7 @@ class GpuGram:
 
         Raises ValueError if one is NaN or infinite.
         """
-        values = _known(values)
+        values = _supported(values)
         if conv is None:
             shaped = values.reshape(len(values), -1, 1, values.shape[-1])
         else:  # as the network has it: the kernels take any strides
@@ -64,7 +64,7 @@ class GpuGram:
         """
         if values.numel() == 0:
             return values.bool()
-        low_high = _byte_range(*value_range(_known(values)))
+        low_high = _byte_range(*value_range(_supported(values)))
         if low_high is None:
             return None
         dtype: torch.dtype = getattr(torch, one_byte_type(*low_high))
@@ -170,9 +170,9 @@ class GpuGram:
         return stack[0][None] if len(stack) == 1 else torch.stack(stack)
 
 
-def _known(values: Tensor) -> Tensor:
-    """In a type that the kernels know."""
-    if values.dtype in (torch.uint16, torch.uint32):  # which few kernels know
+def _supported(values: Tensor) -> Tensor:
+    """Returns the values in a type that the kernels support."""
+    if values.dtype in (torch.uint16, torch.uint32):  # which few kernels support
         return values.to(torch.int64)
     if values.dtype == torch.uint64:  # of which int64 does not hold all
         return values.to(torch.float64)

@@ -47,7 +47,7 @@ def report(
     require_absent(ctx, [out], force)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_html(out, values)
-    return Answer(values, f"Wrote {out}.")
+    return Answer(values, f"{out} is written, {out.stat().st_size:,} bytes.")
 
 
 def read_report(path: Path) -> dict[str, Any]:
