@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...frameworks import Adapter
 from ...network.tensors import WEIGHT_LAYERS, first_tensor, is_norm, is_plain, tensors_in
-from .refusals import INPUT, listed, no_edge, node_label
+from .refusals import INPUT, ModelRefused, listed, no_edge, node_label
 from .steps import RowTimes, StepTracker, has_one_leading_axis
 from .tracking import STATE, UNKNOWN, Index, Operation, Origin, Tracker, module_label
 
@@ -155,7 +155,7 @@ class _EdgeFinder(Tracker):
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.active.append((name, module))
             if self.depth == 0 and is_norm(module):
-                raise ValueError(
+                raise ModelRefused(
                     f"model has {module_label(name, module)}, and NIR has no BatchNorm; accepted are "
                     "models whose BatchNorms are folded into the layers before them: "
                     "compress_model(..., fold=True)"
@@ -186,7 +186,7 @@ class _EdgeFinder(Tracker):
         elif not node.output_shape:
             node.output_shape = tuple(output.shape[output.ndim - _own_axes(module) :])
         if output.numel() != rows * math.prod(node.output_shape):
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {module_label(name, module)}, whose output is {list(output.shape)} for "
                 f"{rows} inputs of {list(node.input_shape)}; accepted is one output "
                 "for each, always of one shape"
@@ -194,7 +194,7 @@ class _EdgeFinder(Tracker):
         if name in self.neurons:
             _keep(node.outputs, output, times, node.output_shape)
         elif isinstance(module, WEIGHT_LAYERS) and not is_plain(module, node_input, output):
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {module_label(name, module)}, whose forward does more than multiply by its "
                 "weight and add its bias; accepted are layers that do no more"
             )
@@ -213,19 +213,19 @@ class _EdgeFinder(Tracker):
         what = module_label(name, module)
         origin = self.origin(node_input)
         if node_input is None or origin is None:
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what}, whose input is no other node's output (a constant, a state, or "
                 "something compiled); accepted are chains of modules that start at the model's "
                 "input, without recurrence"
             )
         if origin.operations:
-            raise ValueError(no_edge(origin.operations, origin.sources, what))
+            raise ModelRefused(no_edge(origin.operations, origin.sources, what))
         own = self._own_shape(name, module, node_input, origin)
         terms = [self._rows(term, own, what) for term in origin.terms]
         sources = self._sources([outputs for outputs, _ in terms], what)
         node = self.nodes.setdefault(name, Node(module, own, sources))
         if (node.input_shape, node.sources) != (own, sources):
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what}, fed by {listed(node.sources)} in one call and by "
                 f"{listed(sources)} in another; accepted are the same edges at every call: no "
                 "recurrence, no module at two places"
@@ -260,7 +260,7 @@ class _EdgeFinder(Tracker):
         size = max(math.prod(own), 1)
         labels = term.reshape(-1, size).numpy()
         if (labels == UNKNOWN).any():
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what}, whose input is in part no node's output (a constant, or a state "
                 "before the first step); accepted are outputs of nodes at every step, "
                 "without recurrence"
@@ -277,7 +277,7 @@ class _EdgeFinder(Tracker):
         if not (whole and straight.all() and (rest[there] == 0).all()):
             numbers = np.unique(self.output_of(labels))
             parts = dict.fromkeys(self.owners[number] for number in numbers if number >= 0)
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what}, which takes a part of the output of {listed(parts)}, "
                 "several at once, or another order; accepted is all of it in order"
             )
@@ -303,14 +303,14 @@ class _EdgeFinder(Tracker):
         sources = tuple(names[at] for at in order[:, 0] if at >= 0)
         if (order != order[:, :1]).any():
             some = [names[at] for at in np.unique(order) if at >= 0]
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what}, fed by {listed(some)}, but not by the same of them at every "
                 "step and for every sample; accepted are the same edges for all: no recurrence, no "
                 "delay"
             )
         if len(set(sources)) < len(sources):
             twice = next(name for name in sources if sources.count(name) > 1)
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what}, fed with {node_label(twice)} added to itself, of the same step or "
                 "of several; accepted is one edge from a node to another"
             )
@@ -322,7 +322,7 @@ class _EdgeFinder(Tracker):
         """Returns all edges, given the model's output."""
         origins = [o for t in tensors_in(output) if (o := self.origin(t)) is not None]
         if not origins:
-            raise ValueError(
+            raise ModelRefused(
                 "model's output comes from none of its modules that NIR has a node for; accepted are "
                 "models that end in one"
             )
@@ -341,7 +341,7 @@ class _EdgeFinder(Tracker):
             module_label(n, node.module) for n, node in self.nodes.items() if n not in reached
         ]
         if orphans:
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {', '.join(orphans)}, which nothing leads from to its output, "
                 f"{listed(outputs)}; accepted is one output that all nodes lead to"
             )
@@ -358,9 +358,9 @@ class _EdgeFinder(Tracker):
         bad = next((o for o in origin.operations if o.function not in _READOUTS), None)
         if bad is not None or (origin.operations and len(names) > 1):
             operations = origin.operations if bad is None else (bad,)
-            raise ValueError(no_edge(operations, names, "the model's output"))
+            raise ModelRefused(no_edge(operations, names, "the model's output"))
         if INPUT in names:
-            raise ValueError(
+            raise ModelRefused(
                 "model's output is its input, or has it added; accepted are models that end in a node"
             )
         if origin.operations:
@@ -380,7 +380,7 @@ class _EdgeFinder(Tracker):
         some_missing = any(set(summands) != set(names) for summands in sums)
         whole = all(len(parts[n]) == math.prod(self.nodes[n].output_shape) for n in names)
         if some_missing or not whole:
-            raise ValueError(
+            raise ModelRefused(
                 f"model's output is put together from parts of the output of {listed(names)}; "
                 "accepted are the whole output of one node, or a sum of nodes"
             )

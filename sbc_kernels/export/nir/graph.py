@@ -83,7 +83,7 @@ from ...weights import CompressedWeight
 from .edges import Edges, Shape, find_edges
 from .layers import layer_node
 from .neurons import DT, neuron_node, require_equations_hold
-from .refusals import INPUT
+from .refusals import INPUT, ModelRefused
 from .scales import Scales, integers_of, quantized_layers
 from .tracking import module_label
 
@@ -229,7 +229,7 @@ def _update_of(name: str, module: nn.Module, adapter: Adapter) -> Update:
     update_of = getattr(adapter, "update", None)
     update: Update | str = "its equations are not known" if update_of is None else update_of(module)
     if isinstance(update, str):
-        raise ValueError(
+        raise ModelRefused(
             f"model has {module_label(name, module)}, which NIR cannot hold: {update}; accepted are "
             "integrate-and-fire neurons, plain, leaky or current-based (IF, LIF, CubaLIF)"
         )
@@ -283,7 +283,7 @@ def _flattened(
         None,
     )
     if span is None:
-        raise ValueError(
+        raise ModelRefused(
             f"model reshapes the output of {source} from {list(shape)} to {list(target)}; accepted is "
             "a reshape that joins axes, which is NIR's Flatten"
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...arrays import NumpyArray
 from ...weights import Quantized
 from .edges import Node
+from .refusals import ModelRefused
 from .scales import Integers
 from .tracking import module_label
 
@@ -38,7 +39,7 @@ def layer_node(
     if not isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
         return _pool_node(nir, node, what)
     if isinstance(module, (nn.Conv1d, nn.Conv2d)) and module.padding_mode != "zeros":
-        raise ValueError(
+        raise ModelRefused(
             f"model has {what} with padding_mode {module.padding_mode!r}; accepted is 'zeros'"
         )
     weight = _floats(module.weight)
@@ -83,7 +84,7 @@ def layer_node(
         for shape in types.values()
     )
     if (nir_input, nir_output) != (node.input_shape, node.output_shape):
-        raise ValueError(
+        raise ModelRefused(
             f"model has {what}, from {list(node.input_shape)} to {list(node.output_shape)}; nir "
             f"{nir.version} takes it to go from {list(nir_input)} to {list(nir_output)} and could "
             "not be read back: it cannot hold grouped convolutions and kernels that are not square"
@@ -97,7 +98,7 @@ def _pool_node(nir: Any, node: Node, what: str) -> Any:
     if isinstance(module, nn.AdaptiveAvgPool2d):
         (_, height, width), (_, high, wide) = node.input_shape, node.output_shape
         if height % high or width % wide:
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what} from {[height, width]} to {[high, wide]}, in windows of different "
                 "sizes; accepted are whole fractions"
             )
@@ -107,7 +108,7 @@ def _pool_node(nir: Any, node: Node, what: str) -> Any:
     stride = kernel.copy() if module.stride is None else _pair(module.stride)
     if isinstance(module, nn.LPPool2d):
         if module.norm_type != 1 or module.ceil_mode:
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what} with norm_type {module.norm_type} and ceil_mode {module.ceil_mode}; "
                 "accepted is norm 1, which is NIR's SumPool2d, without ceil_mode"
             )
@@ -115,7 +116,7 @@ def _pool_node(nir: Any, node: Node, what: str) -> Any:
     padding = _pair(module.padding)
     uneven = padding.any() and not module.count_include_pad
     if module.ceil_mode or module.divisor_override is not None or uneven:
-        raise ValueError(
+        raise ModelRefused(
             f"model has {what} with ceil_mode, divisor_override or count_include_pad=False; accepted "
             "are means over whole windows, the padding counted"
         )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...frameworks import Update
 from .edges import Node, Shape
+from .refusals import ModelRefused
 from .tracking import module_label
 
 __all__ = ["DT", "neuron_node", "require_equations_hold"]
@@ -101,7 +102,7 @@ def _time_constants(update: Update, shape: Shape, what: str) -> tuple[dict[str, 
     else:
         synapse = _spread(update.synapse, shape, what)
     if (decay >= 1).any() or (synapse >= 1).any():
-        raise ValueError(
+        raise ModelRefused(
             f"model has {what} with a decay of 1, some of its neurons or its synapses, whose time "
             "constant is infinite; accepted are decays below 1, or IF neurons without a synapse"
         )
@@ -148,7 +149,7 @@ def _spread(value: Any, shape: Shape, what: str) -> Vector:
     try:
         return np.broadcast_to(array, shape).copy()
     except ValueError as error:
-        raise ValueError(
+        raise ModelRefused(
             f"model has {what} with a parameter of shape {list(array.shape)}, which does not broadcast "
             f"to its neurons {list(shape)}"
         ) from error
@@ -197,7 +198,7 @@ def require_equations_hold(name: str, node: Node, update: Update) -> None:
                 v = np.where(output != 0, _spread(update.reset, shape, what), v)
         if not right.all():
             expected = v if threshold is None else high
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what}, whose output is {output[~right].flat[0]:g} where the equations of "
                 f"its class give {expected[~right].flat[0]:g}; "
                 "accepted are neurons that do what their class does, because NIR holds equations alone"

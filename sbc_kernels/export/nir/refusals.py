@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ...errors import ParameterError
 from .tracking import STATE, Operation
 
-__all__ = ["INPUT", "listed", "no_edge", "node_label"]
+__all__ = ["INPUT", "ModelRefused", "listed", "no_edge", "node_label"]
 
 INPUT = "<input>"  # the name of the model's input among the nodes
 
@@ -30,6 +31,23 @@ _ADVICE = {
     "avg_pool2d": "Make it a module, nn.AvgPool2d",
     STATE: "NIR's nodes return spikes: let the model return those",
 }
+
+
+class ModelRefused(ParameterError):
+    """The model has something that a NIR graph cannot hold.
+
+    Parameters
+    ----------
+    text : the whole message: what the model has, and what is accepted.
+    """
+
+    def __init__(self, text: str) -> None:
+        shown, _, accepted = text.partition("; ")
+        super().__init__("model", None, accepted, shown=shown)
+        self.args = (text,)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def no_edge(operations: tuple[Operation, ...], sources: Iterable[str], end: str) -> str:

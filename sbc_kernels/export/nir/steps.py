@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...frameworks import NeuronFacts
+from .refusals import ModelRefused
 
 __all__ = ["RowTimes", "StepTracker", "has_one_leading_axis"]
 
@@ -90,7 +91,7 @@ class StepTracker:
                 ):
                     both = (into[here] >= 0) & (value >= 0)
                     if (into[here] != value)[both].any():
-                        raise ValueError(f"model has {what}, {_OTHER_STEP}")
+                        raise ModelRefused(f"model has {what}, {_OTHER_STEP}")
                     into[here] = np.maximum(into[here], value)
                 for root in source.roots:
                     from_input = np.full(times.step.size, -1, dtype=np.int64)
@@ -121,7 +122,7 @@ class StepTracker:
         inner = rows // (facts.outer * facts.steps)
         most = 1 if has_one_leading_axis(facts, shape) else 2
         if len(shape) - len(own) > most or inner * facts.outer * facts.steps != rows:
-            raise ValueError(
+            raise ModelRefused(
                 f"model has {what}, fed with {list(shape)}, of which {list(own)} is one output of the "
                 "node before it; accepted are no axes but time and samples beside it: NIR has no layer "
                 "that is applied along another axis"
@@ -132,7 +133,7 @@ class StepTracker:
         self._steps[name] = self._steps.get(name, 0) + facts.steps
         known_rows = times.step >= 0
         if (times.step != step)[known_rows].any() or (times.sample != sample)[known_rows].any():
-            raise ValueError(f"model has {what}, {_OTHER_STEP}")
+            raise ModelRefused(f"model has {what}, {_OTHER_STEP}")
         for root in times.roots:
             here = root >= 0
             self._uses.append((root[here], step[here], sample[here]))
@@ -148,7 +149,7 @@ class StepTracker:
         steps_of_row = np.unique(np.unique(uses[:2], axis=1)[0], return_counts=True)[1]
         every = max(self._steps.values())
         if (samples_of_row > 1).any() or set(steps_of_row) not in ({1}, {every}):
-            raise ValueError(
+            raise ModelRefused(
                 "model's input reaches its neurons at several time steps, but not at all of them; "
                 f"accepted are inputs that hold each of the {every} steps once, or one for all steps"
             )
