@@ -97,7 +97,7 @@ def export(
         )
     network = load_compressed_model(model, model_args, file, "FILE")
     out.parent.mkdir(parents=True, exist_ok=True)
-    if calibration is None or format != "nir":
+    if format == "state-dict":
         from safetensors.torch import save_file
 
         from ...model import load_compressed
@@ -105,6 +105,7 @@ def export(
         # Tied weights become tensors of their own: safetensors holds no two names for one.
         save_file({name: t.clone() for name, t in load_compressed(file).items()}, out)
     else:
+        assert calibration is not None
         from ...export.nir.graph import nir_graph, write_nir
         from ...network.batches import first_batch
 
