@@ -350,7 +350,7 @@ class SpikeHessian:
     # ---- output --------------------------------------------------------------------------------
 
     def _scaled(self, scale: float, consume: bool = False) -> Array:
-        """``scale * sum_n Y_n' Y_n`` [groups, d, d]. `consume` saves a copy and ends the stream."""
+        """Returns ``scale * sum_n Y_n' Y_n``. `consume` ends the stream, which saves a copy."""
         self._seen()
         engine = self._engine
         assert engine is not None

@@ -266,13 +266,13 @@ def compressed_weight(
 
 
 def _masked(mask: Array, values: Array) -> Array:
-    """The values, and zero where the mask is False."""
+    """Returns the values, zero where the mask is False."""
     xp = array_namespace(values)
     return xp.where(mask, values, xp.zeros((), dtype=values.dtype, device=device(values)))
 
 
 def _row_size(array: Array) -> int:
-    """Number of elements of a row, the product of all axes but the first."""
+    """Returns the number of elements of a row, the product of all axes but the first."""
     size = 1
     for extent in array.shape[1:]:
         size *= int(extent)

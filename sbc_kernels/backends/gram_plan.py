@@ -88,8 +88,10 @@ def _common_unit(k: NDArray[np.float64]) -> tuple[list[int], float] | None:
 
 
 def matched_filter(neuron: Neuron | None, T: int, bits: int = FIXED_POINT_BITS) -> MatchedFilter:
-    """``M'M`` of the neuron over T steps, the identity for ``neuron=None``; where it is no integer,
-    rounded to row sums of `bits` bits."""
+    """Returns ``M'M`` of the neuron over T steps, the identity for ``neuron=None``.
+
+    Entries that are no integers are rounded to row sums of `bits` bits.
+    """
     if neuron is None:
         return _identity(T, bits)
     return _matched(impulse_response(neuron, T).tobytes(), bits)

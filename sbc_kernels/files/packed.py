@@ -210,7 +210,7 @@ def checksum(stored: Mapping[str, NumpyArray]) -> int:
 
 
 def _bytes_of(array: NumpyArray) -> memoryview:
-    """The bytes of a row-major array, in its memory."""
+    """Returns the bytes of a row-major array, without a copy."""
     return array.reshape(-1).view(np.uint8).data
 
 
@@ -333,7 +333,7 @@ def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, NumpyArray]]:
 
 
 def _unpack(record: dict[str, Any], parts: dict[str, NumpyArray]) -> PackedTensor:
-    """The inverse of `_pack`. Raises ValueError, KeyError or TypeError where the parts do not fit."""
+    """Returns the tensor. Raises ValueError, KeyError or TypeError if the parts do not fit."""
     shape = tuple(record["shape"])
     size = math.prod(shape)
     mask = np.ones(size, bool)

@@ -30,7 +30,7 @@ class Damping(NamedTuple):
     retries: int = 0
 
     def joined(self, *others: Damping) -> Damping:
-        """The largest damping, and all retries together."""
+        """Returns the larger damping and the sum of the retries."""
         every = (self, *others)
         return Damping(max(d.percent for d in every), sum(d.retries for d in every))
 
@@ -52,7 +52,7 @@ def warn(log: list[str], message: str) -> None:
 
 
 def damped(part: Rows, damp_percent: float) -> Array:
-    """H in its unit, with damping; the identity where no input is live."""
+    """Returns H in its unit with damping, or the identity if no input is live."""
     xp, size = part.xp, len(part.hessian)
     where = device(part.hessian)
     if part.silent == size:

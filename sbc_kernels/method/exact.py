@@ -72,7 +72,7 @@ class Exact(Method):
 
 
 def order_rows(parts: list[Rows], options: LayerOptions, log: list[str]) -> list[RowOrder]:
-    """The exact OBS order of every row."""
+    """Returns the exact OBS order of every row."""
     pattern = options.pattern
     assert pattern is not None
     orders = []
@@ -151,7 +151,7 @@ def _solve(
 
 
 def _order(part: Rows, G: Array, pattern: Pattern) -> tuple[Array, Array]:
-    """Order and loss over the live inputs. With N:M, dead inputs fill their groups' quotas first."""
+    """Returns order and loss of live inputs. With N:M, dead inputs fill their groups' quotas first."""
     xp, m = part.xp, pattern.of_m
     (live,) = xp.nonzero(part.live)
     weight = xp.take(part.weight, live, axis=1)
@@ -169,8 +169,10 @@ def _order(part: Rows, G: Array, pattern: Pattern) -> tuple[Array, Array]:
 def _share_quota(
     parts: list[Rows], losses: list[Array], ranked: Array, pattern: Pattern
 ) -> list[Array]:
-    """How many live weights each row gives up: the layer's quota goes to the least losses, whose flat
-    indices come first in `ranked`."""
+    """Returns how many live weights each row gives up.
+
+    The layer's quota goes to the least losses, whose flat indices come first in `ranked`.
+    """
     xp = parts[0].xp
     quota = max(pattern.num_pruned(num_weights(parts)) - num_silent(parts), 0)
     quota_flags = xp.zeros(ranked.shape[0], dtype=xp.int64, device=device(ranked))
@@ -197,7 +199,7 @@ def _loss_curve(parts: list[Rows], losses: Array) -> Curve:
 
 
 def _mask_of_steps(part: Rows, order: Array, counts: Array | None) -> Array:
-    """Mask of the first ``counts`` removals of each row (None: all). Dead inputs are still kept."""
+    """Returns the mask after ``counts`` removals a row (None: all). Dead inputs are still kept."""
     xp, where = part.xp, device(part.weight)
     mask = xp.ones(part.weight.shape, dtype=xp.bool, device=where)
     (live,) = xp.nonzero(part.live)
@@ -221,7 +223,7 @@ def _prune_silent(parts: list[Rows], masks: list[Array], pattern: Pattern) -> No
 
 
 def _size_of_silent(part: Rows) -> Array:
-    """Absolute weights on inputs that never spiked; infinity on all other inputs."""
+    """Returns absolute weights on inputs that never spiked; infinity on all other inputs."""
     size = part.xp.abs(part.weight)
     return part.xp.where(part.live[None, :], part.xp.full_like(size, part.xp.inf), size)
 

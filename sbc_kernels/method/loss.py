@@ -7,7 +7,7 @@ from .rows import Rows
 
 
 def row_losses(parts: list[Rows], weight: Array, changed: Array) -> Array:
-    """``1/2 dw H dw'`` of each row with the undamped Hessian, in float64."""
+    """Returns ``1/2 dw H dw'`` of each row with the undamped Hessian, in float64."""
     xp = parts[0].xp
     change = xp.astype(changed, xp.float64) - xp.astype(weight, xp.float64)
     losses, start = [], 0

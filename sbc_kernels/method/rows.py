@@ -55,13 +55,13 @@ def num_weights(parts: list[Rows]) -> int:
 
 
 def flattened(arrays: list[Array]) -> Array:
-    """All arrays' elements in one row."""
+    """Returns the elements of all arrays in one axis."""
     xp = array_namespace(arrays[0])
     return xp.concat([xp.reshape(array, (-1,)) for array in arrays])
 
 
 def unflatten(flat: Array, like: list[Array]) -> list[Array]:
-    """The inverse of `flattened`: arrays of the shapes of `like`."""
+    """Returns the inverse of `flattened`: arrays of the shapes of `like`."""
     xp, parts, start = array_namespace(flat), [], 0
     for array in like:
         size = array.shape[0] * array.shape[1]
@@ -71,13 +71,13 @@ def unflatten(flat: Array, like: list[Array]) -> list[Array]:
 
 
 def masked(mask: Array, values: Array) -> Array:
-    """The values, zero where the mask is False."""
+    """Returns the values, zero where the mask is False."""
     xp = array_namespace(values)
     return xp.where(mask, values, xp.zeros_like(values))
 
 
 def among_live(matrix: Array, part: Rows) -> Array:
-    """The rows and columns of live inputs."""
+    """Returns the rows and columns of live inputs."""
     if not part.silent:
         return matrix
     xp = part.xp

@@ -39,7 +39,7 @@ def solve_positive(matrix: Matrix, rhs: Matrix) -> Matrix:
 
 
 def upper_factor(matrix: Matrix, perm: NDArray[np.int32], isa: str) -> Matrix:
-    """See `protocol.Backend.upper_factor`. LAPACK would want the matrix gathered, reversed and
+    """See `protocol.Backend.upper_factor`. LAPACK needs the matrix gathered, reversed and
     transposed first, which takes longer than factoring it."""
     note_kernel("upper_factor", isa)
     factor = np.empty_like(matrix)

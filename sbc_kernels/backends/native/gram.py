@@ -196,9 +196,9 @@ def _range_of(values: NumpyArray) -> tuple[int, int] | None:
 
 
 def _aligned(*shape: int) -> NDArray[np.float64]:
-    """Uninitialised, from the start of a cache line on: the kernels can then write past the cache.
+    """Returns uninitialised memory from the start of a cache line on, for stores that bypass the cache.
 
-    A large one starts a 2 MiB page: where the system has such pages, it is made of them alone.
+    A large one starts at a 2 MiB page, so that the system can back it with such pages alone.
     """
     size = int(np.prod(shape))
     alignment = _HUGE_PAGE if size * 8 >= 2 * _HUGE_PAGE else 64

@@ -49,9 +49,9 @@ def _solve_subsets(
     isa: str,
     multiply: bool = False,
 ) -> NumpyArray:
-    """Each row's ``matrix[S, S]^-1 b[S]``, zero outside S; b is rhs, or with `multiply` ``matrix rhs``.
+    """Returns each row's ``matrix[S, S]^-1 b[S]``, zero outside S.
 
-    `of_rows` says which of the caller's rows these are.
+    b is rhs or, with `multiply`, ``matrix rhs``. `of_rows` marks these rows among the caller's.
     """
     solution = np.empty_like(rhs)
     failed = np.zeros(len(rhs), dtype=np.int32)

@@ -51,8 +51,7 @@ class Report:
         return f"| {' | '.join(map(str, cells))} |"
 
     def faults(self, tensor_cores: bool) -> list[str]:
-        """What is wrong with it, which is to have matrix instructions or need not; nothing where all
-        is well."""
+        """Returns the build's faults. `tensor_cores`: it must have matrix instructions."""
         reasons = []
         if self.spilled:
             reasons.append(f"spills {self.spilled} bytes a thread")
@@ -109,7 +108,7 @@ def compile_build(build: Build, architecture: str) -> Report:
 
 
 def table() -> str:
-    """All builds on all architectures as a Markdown table. Raises RuntimeError naming the faults."""
+    """Returns all builds as a Markdown table. Raises RuntimeError naming the faults."""
     lines = [
         "| kernel | architecture | registers | spilled | shared bytes | matrix instructions |",
         "|---|---|---|---|---|---|",

@@ -55,7 +55,7 @@ def launching(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def inverse(matrix: Tensor) -> Tensor:
-    """Inverse of a symmetric positive definite matrix, float64 [d, d], exactly symmetric.
+    """Returns the inverse of a symmetric positive definite matrix, float64 [d, d], exactly symmetric.
 
     Waits for the device once, to see whether the factorisation succeeded. Raises
     numpy.linalg.LinAlgError where it did not.
@@ -68,13 +68,13 @@ def inverse(matrix: Tensor) -> Tensor:
 
 
 def solve_positive(matrix: Tensor, rhs: Tensor) -> Tensor:
-    """``matrix^-1 rhs`` of a symmetric positive definite matrix. Waits and raises as `inverse` does."""
+    """Returns ``matrix^-1 rhs``, matrix positive definite. Waits and raises as `inverse` does."""
     note_kernel("solve_positive", "torch.linalg")
     return torch.cholesky_solve(rhs, _factor(matrix))
 
 
 def upper_factor(matrix: Tensor, perm: Tensor) -> Tensor:
-    """R, upper triangular, with ``matrix[perm][:, perm] = R R'``, in its dtype; computed in float64.
+    """Returns R, upper triangular, with ``matrix[perm][:, perm] = R R'``, computed in float64.
 
     The lower factor of the matrix with its rows and columns in reverse, reversed: one Cholesky and no
     inverse. Waits and raises as `inverse` does.
@@ -88,7 +88,7 @@ def upper_factor(matrix: Tensor, perm: Tensor) -> Tensor:
 
 
 def _factor(matrix: Tensor) -> Tensor:
-    """Lower Cholesky factor; waits for the device."""
+    """Returns the lower Cholesky factor; waits for the device."""
     factor, info = torch.linalg.cholesky_ex(matrix)
     # Infinite pivots pass LAPACK, and not everyone who offers potrf promises to see a NaN.
     pivots = factor.diagonal()
@@ -166,7 +166,7 @@ def _add_product(
 
 
 def builds(device: str) -> Iterator[Build]:
-    """Of `add_product`, for both types."""
+    """Yields the builds of `add_product`, for both types."""
     tile = TILES[device]
     sizes = ("m", "n", "k", "to_stride", "left_stride", "right_stride")
     for dtype in TYPES.values():

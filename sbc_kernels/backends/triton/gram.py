@@ -154,7 +154,7 @@ class GpuGram:
         factor: float,
         consume: bool,
     ) -> Tensor:
-        """[groups, d, d], ``factor`` times what `add_integers` has summed; `channels` of one group.
+        """Returns ``factor`` times the sums of `add_integers`, [groups, d, d]; `channels` of one group.
 
         `consume` saves a copy and invalidates the sums.
         """
@@ -180,7 +180,7 @@ def _supported(values: Tensor) -> Tensor:
 
 
 def _byte_range(integral: bool, minimum: float, maximum: float) -> tuple[int, int] | None:
-    """(least, greatest) of the values and 0; None where one is no integer in [-128, 127]."""
+    """Returns the least and greatest of the values and 0; None if one is no integer in [-128, 127]."""
     if not (integral and minimum >= -128 and maximum <= 127):
         return None
     return min(int(minimum), 0), max(int(maximum), 0)

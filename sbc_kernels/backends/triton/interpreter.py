@@ -6,5 +6,5 @@ import os
 
 
 def interpreted() -> bool:
-    """Whether Triton's kernels run in its interpreter, on CPU tensors."""
+    """Returns whether Triton's kernels run in its interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")

@@ -246,7 +246,7 @@ def _triangle(n: int, tile: int) -> int:
 
 
 def _skipped(side: int, tile: int, device: torch.device) -> Tensor:
-    """[side]: how many elements lines 0..i of a packed triangle leave out, see `_line_start`."""
+    """Returns [side], the elements that lines 0..i of a packed triangle leave out: `_line_start`."""
     begin = torch.arange(side, device=device) // tile * tile
     return begin.cumsum(0).to(torch.int32 if side * side < 2**31 else torch.int64)
 
@@ -403,7 +403,7 @@ def _sweep(m: int, tiles: Tiles) -> Sweep:
 
 
 def builds(device_class: str) -> Iterator[Build]:
-    """The kernels as a device of that class would run them."""
+    """Yields the builds of the kernels for a device class."""
     for dtype, name in TYPES.items():
         tiles = TILES[device_class, dtype]
         last = tiles.sweeps[-1]

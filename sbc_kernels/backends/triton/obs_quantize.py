@@ -164,7 +164,7 @@ class _Sweep:
         self.errors = weight.new_empty(len(weight), self.tile.columns)
 
     def scores(self, carried: Tensor, first: int) -> Tensor:
-        """Twice what pruning each weight of a block would cost: [rows, width].
+        """Returns twice the loss of pruning each weight of a block, [rows, width].
 
         ``target^2 R_jj^2``; the columns of the block before it are left free and take their targets.
         `carried` [rows, width] is not modified.
@@ -301,7 +301,7 @@ def _divide(a, b):
 
 
 def _keep_all_but(scores: Tensor, count: int) -> Tensor:
-    """Mask [rows, width], True = kept, without the `count` least scores; ties go to the earlier one."""
+    """Returns a mask [rows, width] without the `count` least scores; ties drop the earlier one."""
     least = _ordered(scores).ravel().argsort(stable=True)[:count]
     keep = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
     keep[least] = False
@@ -309,7 +309,7 @@ def _keep_all_but(scores: Tensor, count: int) -> Tensor:
 
 
 def _keep_pattern(scores: Tensor, keep_n: int, of_m: int) -> Tensor:
-    """Mask [rows, width] of the keep_n greatest of every of_m; ties go to the earlier one."""
+    """Returns a mask [rows, width] of the keep_n greatest of every of_m; ties keep the earlier one."""
     grouped = _ordered(scores).unflatten(1, (-1, of_m))
     greatest = grouped.argsort(dim=2, descending=True, stable=True)[..., :keep_n]
     return torch.zeros_like(grouped, dtype=torch.bool).scatter_(2, greatest, True).flatten(1)

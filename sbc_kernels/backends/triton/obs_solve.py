@@ -142,7 +142,7 @@ def obs_solve(
 def _solve_subsets(
     matrix: Tensor, rhs: Tensor, select: Tensor, size: NDArray[Any], max_memory: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Each row's ``matrix[S, S]^-1 rhs[S]``, zero outside S, and what failed.
+    """Returns each row's ``matrix[S, S]^-1 rhs[S]``, zero outside S, and the failures.
 
     Parameters
     ----------

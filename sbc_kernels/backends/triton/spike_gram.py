@@ -186,7 +186,7 @@ def float_precision(values: Tensor) -> torch.dtype:
 
 
 def mirror_upper(matrix: Tensor, factor: float) -> Tensor:
-    """The upper triangle of float64 [..., d, d] times `factor`, to both triangles, in place."""
+    """Writes `factor` times the upper triangle of float64 [..., d, d] to both triangles, in place."""
     d = matrix.shape[-1]
     if matrix.dtype != torch.float64 or matrix.ndim < 2 or matrix.shape[-2] != d:
         raise ValueError(
@@ -209,13 +209,13 @@ def assemble_conv(
     d: int,
     taps: int,
 ) -> Tensor:
-    """The Hessian of a convolution from the sums of its regions: float64 [d, d].
+    """Returns the Hessian of a convolution, float64 [d, d], from the sums of its regions.
 
     Parameters
     ----------
     sums : float64 [num_shifts_r, C, C] for each region, as `add_integers` leaves them.
     blocks : (shift, tap a, tap b) of each region, of conv.Region.
-    factor : that all is multiplied by.
+    factor : multiplies all entries.
     d, taps : ``C * taps``, and the taps of the kernel.
     """
     channels, device = d // taps, sums[0].device
@@ -237,7 +237,7 @@ def assemble_conv(
 def _tap_pairs(
     blocks: tuple[tuple[tuple[int, int, int], ...], ...], taps: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """`pairs` and `entries` of the kernel `assemble`."""
+    """Returns `pairs` and `entries` of the kernel `assemble`."""
     listed: dict[tuple[int, int], list[tuple[int, int]]] = {
         (a, b): [] for a in range(taps) for b in range(a, taps)
     }

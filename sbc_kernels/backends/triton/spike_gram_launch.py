@@ -173,7 +173,7 @@ def _multiply_rows(
 
 
 def _filter(values: Tensor, planes: Planes, steps: int) -> tuple[Tensor, Tensor]:
-    """The planes [rows, width], and where some are biased int32 [steps, P * C]: sums of plane 0."""
+    """Returns the planes [rows, width] and, if biased, sums of plane 0, int32 [steps, P * C]."""
     T, samples, P, C = values.shape
     rows = (steps * planes.planes * P * C, planes.width)
     plane_rows = torch.empty(rows, dtype=planes.dtype, device=values.device)

@@ -61,7 +61,7 @@ class Planes:
 
 
 def planes_of_integers(plan: BytesPlan, device: torch.device) -> Planes:
-    """``Z = M X`` alone where it is squared, X alone where M'M is 1, else X and the digits of M'M X."""
+    """Returns planes of M X if it is squared, of X if M'M is 1, else of X and M'M X's digits."""
     planes = _planes_of_integers(plan, device)
     kept_alive(planes.weights)
     return planes
@@ -94,7 +94,7 @@ def _planes_of_integers(plan: BytesPlan, device: torch.device) -> Planes:
 
 
 def planes_of_floats(membrane: Tensor, device: torch.device, dtype: torch.dtype) -> Planes:
-    """``M X`` in float64, or in float32, then in two parts, high and low."""
+    """Returns planes of ``M X``: one in float64, or two in float32, high and low parts."""
     parts = 2 if dtype == torch.float32 else 1
     return Planes(
         dtype=dtype,

@@ -122,8 +122,10 @@ class Geometry:
         self._tensors: dict[tuple[Any, ...], Any] = {}
 
     def pairs_on(self, device: torch.device, fold: int) -> Tensor:
-        """int32 [pairs * fold, 2]: slots left and right. Of three products of two parts, the one of
-        the two small parts is left out."""
+        """Returns int32 [pairs * fold, 2], slots left and right.
+
+        With planes in two parts, the product of the two small parts is left out.
+        """
 
         def build() -> Tensor:
             pairs = self.pairs
@@ -137,7 +139,7 @@ class Geometry:
         return kept_alive(table)
 
     def items_on(self, device: torch.device) -> Tensor:
-        """int32 [items, 2]: first pair, pairs."""
+        """Returns int32 [items, 2]: the first pair and the number of pairs."""
 
         def build() -> Tensor:
             table = np.stack([self.first, self.counts], axis=1)

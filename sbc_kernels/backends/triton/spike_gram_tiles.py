@@ -94,12 +94,12 @@ _DIGITS = (
 
 
 def inner_of(sum_: torch.dtype) -> int:
-    """64-bit sums of 128 rows leave registers for half as many columns."""
+    """Returns a program's columns: half as many for 64-bit sums, which take twice the registers."""
     return INNER // 2 if sum_ == torch.int64 else INNER
 
 
 def builds(device_class: str) -> Iterator[Build]:
-    """Every way the kernels are compiled for a device class."""
+    """Yields every build of the kernels for a device class."""
     yield _filter_build(torch.int8, torch.int32, 0, 0, keep=True)
     for biased in (0, 1):
         yield _filter_build(torch.int8, torch.int32, 1, biased, keep=False)

@@ -31,7 +31,7 @@ _TYPES = {
 
 
 def value_range(values: Tensor) -> tuple[bool, float, float]:
-    """(whether all are integers, least, greatest) of a tensor that is not empty.
+    """Returns whether all are integers, the least and the greatest of a tensor that is not empty.
 
     The tensor may have any strides: dense ones are read in memory order, an expanded axis once. With a
     NaN, the first is False and the least NaN. Integers of 64 bits are rounded to float64.

@@ -65,7 +65,7 @@ def layer_node(
     kind = nir.Conv1d if is_1d else nir.Conv2d
 
     def plain(value: Any) -> Any:
-        """A parameter as NIR has it: a string, one number in 1-D, a tuple in 2-D."""
+        """Returns a parameter as NIR stores it: a string, one number in 1-D, a tuple in 2-D."""
         return value if isinstance(value, str) else value[0] if is_1d else tuple(value)
 
     nir_node = kind(

@@ -33,9 +33,9 @@ class RowTimes:
 
     Attributes
     ----------
-    step, sample : [rows], -1 where no neuron has told yet.
+    step, sample : [rows], -1 where no neuron has set them yet.
     roots : each [rows], the row of the model's input that a row comes from, -1 for none. Empty once
-        a neuron has told.
+        a neuron has set step and sample.
     """
 
     step: Index
@@ -44,7 +44,7 @@ class RowTimes:
 
     @classmethod
     def unknown(cls, rows: int, roots: Sequence[Index] = ()) -> RowTimes:
-        """Returns the times of rows of which no neuron has told."""
+        """Returns the times of rows that no neuron has set yet."""
         return cls(np.full(rows, -1, dtype=np.int64), np.full(rows, -1, dtype=np.int64), [*roots])
 
 
@@ -156,6 +156,6 @@ class StepTracker:
 
 
 def has_one_leading_axis(facts: NeuronFacts, shape: Shape) -> bool:
-    """Whether samples and steps of a neuron's input are one axis: one step, or both flattened."""
+    """Returns whether samples and steps of a neuron's input share an axis: one step, or flattened."""
     one_step = facts.outer == 1 and facts.steps == 1 and shape[0] != 1
     return one_step or (facts.outer > 1 and shape[0] == facts.outer * facts.steps)

@@ -20,7 +20,7 @@ def lamp(trial: Trial, sparsity: float) -> Shares:
 def lamp_sparsities(
     weights: Mapping[str, NDArray[np.float64]], sparsity: float
 ) -> dict[str, float]:
-    """The sparsity of each layer when the weights with the least LAMP scores are pruned.
+    """Returns the sparsity of each layer when the weights with the least LAMP scores are pruned.
 
     A weight's score is ``w^2 / sum of the squares that are at least as large in its layer``; the
     fraction `sparsity` of all weights with the least scores is pruned, whichever layers they are in.

@@ -19,7 +19,7 @@ def cheapest_densities(
     densities: Sequence[NDArray[np.float64]],
     density: float,
 ) -> list[float]:
-    """The density of each layer with the least sum of costs.
+    """Returns the density of each layer with the least sum of costs.
 
     Parameters
     ----------

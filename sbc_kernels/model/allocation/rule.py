@@ -24,10 +24,10 @@ class Trial(Protocol):
         """Number of weights of each layer, in the order of the plan."""
 
     def weight(self, name: str) -> NDArray[np.float64]:
-        """The dense model's weight of one layer."""
+        """Returns the dense model's weight of one layer."""
 
     def prunings(self) -> Iterable[tuple[str, Callable[[float], Any]]]:
-        """Each layer's name, with a function from a sparsity to the layer's weight pruned to it.
+        """Yields each layer's name, with a function from a sparsity to the layer's weight pruned to it.
 
         The function is valid until the next layer is taken: its Hessian is then released.
         """
@@ -37,7 +37,7 @@ class Trial(Protocol):
         layers dense. BatchNorms behind the layer are re-estimated where the run does so."""
 
     def distance(self, sparsities: Mapping[str, float]) -> float:
-        """Relative squared error of the outputs of the network compressed with these sparsities."""
+        """Returns the relative squared error of the outputs of the network at these sparsities."""
 
     def progress(self, label: str, total: int) -> Callable[[], None]:
         """A progress bar: call the result once for each of `total` steps."""

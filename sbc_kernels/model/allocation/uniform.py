@@ -6,5 +6,5 @@ from .rule import Shares, Trial
 
 
 def uniform(trial: Trial, sparsity: float) -> Shares:
-    """Every layer gets the sparsity of the network."""
+    """Returns the sparsity of the network for every layer."""
     return Shares(dict.fromkeys(trial.sizes, sparsity), [])
