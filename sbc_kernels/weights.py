@@ -250,17 +250,22 @@ def compressed_weight(
     ----------
     weight : the dense weight.
     parts : what `Pruned.parts` or `Quantized.parts` returned; other entries are ignored.
-    bits, group_size : of the codes. Needed where there are some.
+    bits, group_size : of the codes; required if `parts` has codes.
 
     Returns
     -------
-    CompressedWeight, or None where there is neither a mask nor codes.
+    CompressedWeight, or None if there is neither a mask nor codes.
+
+    Raises
+    ------
+    ParameterError : a ValueError; `parts` has codes and bits or group_size is None.
     """
     mask = parts.get("mask")
     if "codes" not in parts:
         return None if mask is None else Pruned(weight, mask)
-    assert bits is not None
-    assert group_size is not None
+    if bits is None or group_size is None:
+        name, size = ("bits", bits) if bits is None else ("group_size", group_size)
+        raise ParameterError(name, size, "an integer, as parts has codes")
     grid = Grid(bits, parts["scale"], parts["zero_point"], group_size)
     return Quantized(parts["codes"], grid, mask, dtype_name(weight))
 

@@ -90,6 +90,14 @@ def test_compress_layer_gives_the_weight_in_both_forms(how: dict[str, Any], dtyp
     assert compressed_weight(out.weight, {}, None, None) is None
 
 
+def test_codes_need_bits_and_a_group_size() -> None:
+    out = sbc.compress_layer(np.ones((2, 4), np.float32), np.ones((2, 3, 4), np.uint8), bits=4)
+    parts = out.compressed.parts()
+    for name, sizes in (("bits", (None, -1)), ("group_size", (4, None))):
+        with pytest.raises(ValueError, match=f"{name} is None"):
+            compressed_weight(out.weight, parts, *sizes)
+
+
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 @pytest.mark.parametrize("bits", [1, 3, 8])
 def test_rescaled_rows(kind: str, bits: int) -> None:

@@ -73,8 +73,11 @@ def _file(path: Path, param_hint: str) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:  # a link.py to a file of another name
+        raise typer.BadParameter(
+            f"{path} is no Python file; accepted are files whose names end in .py",
+            param_hint=param_hint,
+        )
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

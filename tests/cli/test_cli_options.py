@@ -211,6 +211,14 @@ def test_one_config_file_for_several_commands(place: Path) -> None:
 # ---- bad use and failures ----------------------------------------------------------------------
 
 
+def test_links_to_other_files_are_refused(place: Path) -> None:
+    Path("notes.txt").write_text("make = 1\n")
+    Path("link.py").symlink_to("notes.txt")
+    result = run("inspect", "link.py:make", *CAL[1:])
+    assert result.exit_code == 2
+    assert "notes.txt is no Python file" in said(result)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
