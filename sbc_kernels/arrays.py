@@ -236,19 +236,28 @@ def narrowed(matrix: Array, name: str, weight: Array) -> Array:
 
 
 def require_range(matrix: Array, name: str, weight: Array) -> None:
-    """Raises ValueError if weight's dtype cannot hold an entry of the matrix."""
+    """Raises ValueError if weight's dtype cannot hold an entry of a positive definite matrix, or holds
+    an entry of its diagonal with fewer bits than others."""
     if matrix.dtype == weight.dtype or 0 in matrix.shape:
         return
     xp = array_namespace(matrix)
+    limits = xp.finfo(weight.dtype)
     largest = float(xp.max(xp.abs(matrix)))
-    if largest > float(xp.finfo(weight.dtype).max):
-        raise ParameterError(
-            name,
-            matrix,
-            "a float64 weight, or a smaller scale",
-            verb="reaches",
-            shown=f"{largest:.4g}, which weight's {dtype_name(weight)} cannot hold",
-        )
+    diagonal = matrix.diagonal()
+    positive = diagonal[diagonal > 0]  # others are refused where the matrix is factored
+    smallest = float(xp.min(positive)) if len(positive) else 1.0
+    for value, wrong, scale in (
+        (largest, largest > float(limits.max), "smaller"),
+        (smallest, smallest < float(limits.smallest_normal), "larger"),
+    ):
+        if wrong:
+            raise ParameterError(
+                name,
+                matrix,
+                f"a float64 weight, or a {scale} scale",
+                verb="reaches",
+                shown=f"{value:.4g}, which weight's {dtype_name(weight)} cannot hold",
+            )
 
 
 def kept_mask(mask: Array, shape: tuple[int, ...], device: str | None = None) -> Array:

@@ -53,6 +53,15 @@ class Grid:
     def require_fits(self, shape: tuple[int, ...]) -> None:
         """Raises ParameterError, a ValueError, unless this grid is for a weight of [d_out, d_in]."""
         d_out, d_in = shape
+        for name, accepted, good in (
+            ("bits", "1..8", self.bits in range(1, 9)),
+            ("group_size", "-1 or at least 1", self.group_size == -1 or self.group_size >= 1),
+        ):
+            if not good:
+                value = getattr(self, name)
+                raise ParameterError(
+                    "grid", self, f"{name} {accepted}", shown=f"one whose {name} is {value!r}"
+                )
         groups = 1 if self.group_size == -1 else max(-(-d_in // self.group_size), 1)
         for name in ("scale", "zero_point"):
             if tuple(getattr(self, name).shape) != (d_out, groups):
@@ -66,6 +75,10 @@ class Grid:
         if not bool(xp.all(xp.isfinite(self.scale) & (self.scale > 0))):
             raise ParameterError(
                 "grid", self, "positive scales", shown="one with scales that are not positive"
+            )
+        if not bool(xp.all(xp.isfinite(self.zero_point))):
+            raise ParameterError(
+                "grid", self, "finite zero points", shown="one with zero points that are not finite"
             )
 
     def round(self, weight: Array) -> tuple[Array, Array]:

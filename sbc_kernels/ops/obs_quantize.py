@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from ..arrays import Array, kept_mask, require_same_device, weight_and_matrix
+from ..arrays import (
+    Array,
+    kept_mask,
+    require_range,
+    require_same_device,
+    to_array,
+    weight_and_matrix,
+)
 from ..backends.protocol import QuantizedRows
 from ..backends.registry import backend_of
 from ..errors import ParameterError, ParameterTypeError
@@ -56,6 +65,7 @@ def obs_quantize(
     """
     runner = backend_of(weight, "weight", backend)
     w, h, restore = weight_and_matrix(weight, hessian, "hessian", runner.device)
+    require_range(h, "hessian", w)
     if grid is not None and not isinstance(grid, Grid):
         raise ParameterTypeError(
             "grid", grid, "a Grid of fit_grid, or None", shown=f"a {type(grid).__name__}"
@@ -63,6 +73,12 @@ def obs_quantize(
     if grid is None and pattern is None:
         raise ValueError("grid and pattern are both None; accepted is at least one of them")
     if grid is not None:
+        scale, zero_point = (
+            to_array(array, "grid", runner.device)[0] for array in (grid.scale, grid.zero_point)
+        )
+        require_same_device(scale, "grid", w, "weight")
+        require_same_device(zero_point, "grid", w, "weight")
+        grid = replace(grid, scale=scale, zero_point=zero_point)
         grid.require_fits(w.shape)
     if not isinstance(block_size, (int, np.integer)) or block_size < 1:
         raise ParameterError("block_size", block_size, "an integer of at least 1")

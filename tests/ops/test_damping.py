@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -151,11 +152,26 @@ def test_a_float64_hessian_is_factored_as_it_came(ops: Ops) -> None:
     assert_swept(weight, H, answer, grid, True)
 
 
-def test_a_matrix_that_float32_cannot_hold() -> None:
-    weight, G = np.ones((2, 3), np.float32), 1e40 * np.eye(3)
-    with pytest.raises(ValueError, match=r"inverse_hessian reaches 1e\+40, which weight's float32"):
+@pytest.mark.parametrize(("scale", "other"), [(1e40, "smaller"), (1e-40, "larger")])
+def test_a_matrix_that_float32_cannot_hold(scale: float, other: str) -> None:
+    """Neither is it rounded to infinity, nor to zero or a number of few bits."""
+    weight, G = np.ones((2, 3), np.float32), scale * np.eye(3)
+    message = (
+        rf"hessian reaches {re.escape(f'{scale:.4g}')}, which weight's float32.* {other} scale"
+    )
+    half = sbc.parse_sparsity(0.5)
+    with pytest.raises(sbc.ParameterError, match=f"inverse_{message}"):
         sbc.obs_order(weight, G)
-    with pytest.raises(ValueError, match=r"hessian reaches 1e\+40, which weight's float32"):
+    with pytest.raises(sbc.ParameterError, match=message):
         sbc.obs_solve(weight, G, np.ones((2, 3), dtype=bool))
-    order, _ = sbc.obs_order(weight.astype(np.float64), G)
+    with pytest.raises(sbc.ParameterError, match=message):
+        sbc.obs_quantize(weight, G, sbc.fit_grid(weight, 4))
+    with pytest.raises(sbc.ParameterError, match=message):
+        sbc.obs_quantize(weight, G, None, pattern=half)
+    kept = sbc.obs_quantize(weight.astype(np.float64), G, None, pattern=half).mask
+    assert kept.sum() == 3
+
+
+def test_a_matrix_that_float64_can_hold() -> None:
+    order, _ = sbc.obs_order(np.ones((2, 3)), 1e40 * np.eye(3))
     assert order.shape == (2, 3)

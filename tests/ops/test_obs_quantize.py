@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -374,6 +375,37 @@ def test_torch() -> None:
         assert isinstance(part, torch.Tensor)
         assert np.array_equal(part.numpy(), true)
     assert answer.codes.dtype == torch.uint8
+
+
+def test_grids_of_any_kind_of_array(ops: Ops) -> None:
+    """A grid may be of another library than the weight, if its arrays lie where the weight lies."""
+    weight, H = _problem("correlated", 20, np.float64)
+    grid = sbc.fit_grid(weight, 4)
+    wanted = ops.obs_quantize(weight, H, grid)
+    as_torch = replace(
+        grid, scale=torch.tensor(grid.scale), zero_point=torch.tensor(grid.zero_point)
+    )
+    if BACKENDS[ops.name].device == "cpu":
+        answer = sbc.obs_quantize(weight, H, as_torch, backend=ops.name)
+        assert np.array_equal(answer.codes, wanted.codes)
+    else:
+        with pytest.raises(sbc.ParameterError, match="grid lies in CPU memory"):
+            sbc.obs_quantize(ops.put(weight), ops.put(H), grid, backend=ops.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bits": 9}, "grid is one whose bits is 9; accepted is bits 1..8"),
+        ({"group_size": 0}, "grid is one whose group_size is 0"),
+        ({"zero_point": np.full((7, 1), np.nan, np.float32)}, "zero points that are not finite"),
+        ({"scale": "wide"}, "grid is a str"),
+    ],
+)
+def test_grids_that_are_none(change: dict[str, Any], message: str) -> None:
+    weight, H = _problem("correlated", 20, np.float64)
+    with pytest.raises(sbc.ParameterError, match=message):
+        sbc.obs_quantize(weight, H, replace(sbc.fit_grid(weight, 4), **change))
 
 
 @pytest.mark.parametrize(("rows", "d"), [(0, 4), (3, 0), (0, 0), (1, 1)])
