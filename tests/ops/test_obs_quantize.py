@@ -379,7 +379,7 @@ def test_torch() -> None:
 
 def test_grids_of_any_kind_of_array(ops: Ops) -> None:
     """A grid may be of another library than the weight, if its arrays lie where the weight lies."""
-    weight, H = _problem("correlated", 20, np.float64)
+    weight, H = quantize_problem("correlated", 20, np.float64)
     grid = sbc.fit_grid(weight, 4)
     wanted = ops.obs_quantize(weight, H, grid)
     as_torch = replace(
@@ -403,7 +403,7 @@ def test_grids_of_any_kind_of_array(ops: Ops) -> None:
     ],
 )
 def test_grids_that_are_none(change: dict[str, Any], message: str) -> None:
-    weight, H = _problem("correlated", 20, np.float64)
+    weight, H = quantize_problem("correlated", 20, np.float64)
     with pytest.raises(sbc.ParameterError, match=message):
         sbc.obs_quantize(weight, H, replace(sbc.fit_grid(weight, 4), **change))
 
