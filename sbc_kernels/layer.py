@@ -183,7 +183,10 @@ def compress_layer(
     with recorded_kernels() as kernels:
         stack = _hessian_of(W, values, spikes, neuron, hessian, conv, backend, log)
     prepared = PreparedLayer(weight, stack)
-    return prepared.compress(options, log=log, start=start, kernels=kernels)
+    out = prepared.compress(options, log=log, start=start, kernels=kernels)
+    out.log.append("kernels: " + ", ".join(f"{op} {name}" for op, name in out.backend.items()))
+    _logger.debug(out.log[-1])
+    return out
 
 
 class CheckedWeight(NamedTuple):
@@ -265,8 +268,6 @@ class PreparedLayer:
         with recorded_kernels(kernels) as kernels:
             order = self._ordered(parts, options, log)
             damping, curve = METHODS[options.method].compress(parts, order, options, log)
-        if kernels:
-            log.append("kernels: " + ", ".join(f"{op} {name}" for op, name in kernels.items()))
 
         result = xp.concat([part.result for part in parts])
         if not bool(xp.all(xp.isfinite(result))):

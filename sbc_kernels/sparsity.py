@@ -75,7 +75,8 @@ def parse_sparsity(sparsity: float | str) -> Pattern:
             "sparsity", sparsity, accepted, shown=f"a {type(sparsity).__name__}"
         )
     if not 0.0 <= sparsity <= 1.0:
-        raise ParameterError("sparsity", sparsity, accepted)
+        hint = f"; did you mean {sparsity / 100:g}?" if 1.0 < sparsity <= 100.0 else ""
+        raise ParameterError("sparsity", sparsity, accepted + hint)
     return Pattern(float(sparsity))
 
 

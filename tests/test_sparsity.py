@@ -104,3 +104,8 @@ def test_least_scores_of_each_group_go(rows: int, groups: int, n: int, m: int, s
         assert kept.sum() == n
         if 0 < n < m:
             assert score[~kept].max() <= score[kept].min()
+
+
+def test_a_percentage_is_recognised() -> None:
+    with pytest.raises(sbc.ParameterError, match=r"did you mean 0\.97\?"):
+        sbc.parse_sparsity(97)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..backends.kernels import recorded_kernels
 from ..method.fields import from_arguments
 from ..network.batches import first_batch, reiterable
 from ..network.copies import Forward, copy_of, require_model, run_forward
@@ -129,8 +130,9 @@ def compress_model(
         marks = fingerprint(model, plan, batches, decisive) if checkpoint_dir is not None else {}
         calibrated = Calibration(batches, forward, plan)
         run = Run(dense, plan, calibrated, settings, bars, Checkpoint(checkpoint_dir, marks))
-        share_out(run)
-        compress(run)
+        with recorded_kernels() as kernels:
+            share_out(run)
+            compress(run)
         result_model = model if inplace else copy_of(model)
         norms: dict[str, str] = {}
         if fold:  # on the copy, where a failure harms nobody
@@ -168,4 +170,5 @@ def compress_model(
         example=first_batch(batches),
         forward=forward,
         stamp=stamp,
+        kernels=kernels,
     )

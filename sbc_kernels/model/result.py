@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,8 @@ class CompressedModel:
     example : the first calibration batch.
     forward : ``forward(model, batch)`` runs one whole sequence; None for ``model(batch)``.
     stamp : the time of the run, `stamp.created`, which files and reports state.
+    kernels : by op, the kernels that ran, joined by " + " where there were several. Neither files nor
+        reports state them, so that both have the same size on every processor.
     """
 
     model: nn.Module
@@ -79,6 +81,7 @@ class CompressedModel:
     example: Any = field(default=None, repr=False)
     forward: Callable[[nn.Module, Any], Any] | None = None
     stamp: Stamp = field(default_factory=current_stamp)
+    kernels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tensors(self) -> dict[str, dict[str, Tensor]]:

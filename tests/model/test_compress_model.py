@@ -206,6 +206,25 @@ def test_a_shuffling_loader_gives_the_same_batches_each_time() -> None:
 # ---- nothing is lost ---------------------------------------------------------------------------
 
 
+def test_kernels_are_named_and_files_are_alike_on_every_processor(batches: list[Tensor]) -> None:
+    results = {
+        name: sbc.compress_model(
+            network(), batches, sparsity=0.5, bits=4, backend=name, progress=False
+        )
+        for name in sbc.available_backends("cpu")
+    }
+    for name, out in results.items():
+        assert set(out.kernels) == {
+            "spike_gram", "solve_positive", "inverse", "obs_order", "obs_solve", "upper_factor",
+            "obs_quantize",
+        }  # fmt: skip
+        assert name in out.kernels["spike_gram"]
+        report = out.report()
+        assert "kernels" not in report
+        for layer in report["layers"]:
+            assert not any("kernels" in line for line in layer["log"])
+
+
 def test_the_users_model_is_as_before_also_after_an_error(batches: list[Tensor]) -> None:
     net = network().train()
     net.bn.eval()
