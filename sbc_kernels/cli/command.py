@@ -119,7 +119,7 @@ def hint(ctx: Any, name: str) -> str:
 
 
 def command_line(ctx: Any) -> str:
-    """How this command was called, ready for a shell."""
+    """Returns the command line of this call, quoted for a shell."""
     root = ctx.find_root()
     return f"{root.info_name} {shlex.join(ctx.meta.get(_ARGUMENTS, []))}"
 

@@ -25,7 +25,7 @@ CURVE_SPARSITIES = (
 
 
 class RowOrder(NamedTuple):
-    """In which order one group's rows lose their weights, whatever the sparsity."""
+    """The order in which one group's rows lose their weights, at any sparsity."""
 
     order: Array  # [rows, steps], int32, over the live inputs
     loss: Array  # [rows, steps]

@@ -13,7 +13,7 @@ from ..grid import Grid
 
 @dataclass
 class Rows:
-    """One convolution group's rows (all rows of other layers) and what becomes of them.
+    """One convolution group's rows (all rows of other layers), and their results.
 
     A method reads the fields up to `unit` and sets those from `result` on.
     """

@@ -21,7 +21,7 @@ class Blocked(Method):
     doc = "SparseGPT's order, shared by all rows, far cheaper"
 
     def adapted(self, options: LayerOptions) -> LayerOptions:
-        """An N:M pattern needs the inputs in their natural order, and whole groups in a block."""
+        """Returns options that suit an N:M pattern: natural order, and whole groups in a block."""
         pattern = options.pattern
         if pattern is None or not pattern.of_m:
             return options
@@ -98,7 +98,7 @@ def _share_evenly(parts: list[Rows], pattern: Pattern) -> None:
 def _prune_in_sweep(
     part: Rows, options: LayerOptions, grid: Grid | None, log: list[str]
 ) -> Damping:
-    """One sweep that prunes where there is a pattern, and rounds where there is a grid."""
+    """Runs one sweep, which prunes if there is a pattern and rounds if there is a grid."""
     pattern, xp, weight, dead = options.pattern, part.xp, part.result, ~part.live
     if pattern is None:
         return sweep(part, options, grid, None, log)
@@ -127,7 +127,7 @@ def sweep(
     pattern: Pattern | None,
     log: list[str],
 ) -> Damping:
-    """One obs_quantize over the part: rounds to `grid` and prunes to `pattern`, where not None."""
+    """Runs obs_quantize on the part, which rounds to `grid` and prunes to `pattern` unless None."""
     weight, unit = part.result, None
     if pattern is not None and not pattern.of_m:
         # Rows compete: each in the unit its output is integrated in, to a power of two, so that the

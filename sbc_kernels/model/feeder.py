@@ -1,4 +1,4 @@
-"""One batch through a model, with each weight layer's input handed on as spikes [T, N, ...]."""
+"""Runs a batch through a model and hands each weight layer's input on as spikes [T, N, ...]."""
 
 from __future__ import annotations
 

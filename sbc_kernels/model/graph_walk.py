@@ -1,4 +1,4 @@
-"""From a neuron's input back to the weight layers that it was computed from."""
+"""A walk from a neuron's input back to the weight layers that it was computed from."""
 
 from __future__ import annotations
 

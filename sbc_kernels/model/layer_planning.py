@@ -1,4 +1,4 @@
-"""From what a forward pass showed of one weight layer to its entry in the plan."""
+"""The plan's entry of one weight layer, made from the observations of a forward pass."""
 
 from __future__ import annotations
 

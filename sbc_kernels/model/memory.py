@@ -1,4 +1,4 @@
-"""How much memory a run may take, and how much it took."""
+"""The memory that a run may use, and the memory that it used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One weight layer of a network, and what its compression rests on."""
+"""One weight layer of a network, and the facts that its compression rests on."""
 
 from __future__ import annotations
 

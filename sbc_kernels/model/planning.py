@@ -1,4 +1,4 @@
-"""From what a forward pass showed to the plan of a whole network."""
+"""The plan of a whole network, made from the observations of a forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a run is: bars on the terminal, lines in the log."""
+"""Progress of a run: bars on the terminal, lines in the log."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _shares(run: Run, rule: Rule, layers: list[str], sparsity: float) -> Sparsit
 
 
 def _checked(run: Run, answer: Mapping[str, float], layers: list[str]) -> Sparsities:
-    """What a rule returned, which must name these layers and no others."""
+    """Checks the shares that a rule returned, which must name exactly these layers."""
     name = run.settings.allocation
     for wrong, text in (
         ([layer for layer in layers if layer not in answer], "gave no sparsity for"),

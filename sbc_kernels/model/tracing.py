@@ -1,4 +1,4 @@
-"""From a user's spiking network to a plan of its weight layers."""
+"""Tracing of a user's spiking network, which gives a plan of its weight layers."""
 
 from __future__ import annotations
 

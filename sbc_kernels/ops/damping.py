@@ -1,4 +1,4 @@
-"""From a Gram matrix to the matrices that the OBS ops take: damped, and inverted."""
+"""Damping and inversion of a Gram matrix for the OBS ops."""
 
 from __future__ import annotations
 

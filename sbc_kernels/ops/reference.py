@@ -83,7 +83,7 @@ def obs_order(
     group: NDArray[np.int32] | None = None,
     quota: NDArray[np.int32] | None = None,
 ) -> tuple[NDArray[np.int32], Matrix]:
-    """One weight at a time, with a full inverse a row."""
+    """The exact order, one weight at a time, with a full inverse a row."""
     rows, d = weight.shape
     count = d if num_pruned is None else num_pruned
     order, loss = np.zeros((rows, count), np.int32), np.zeros((rows, count))

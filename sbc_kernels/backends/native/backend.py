@@ -26,10 +26,12 @@ from .isas import kernel_of
 
 @dataclass(frozen=True)
 class NativeBackend:
-    """One instruction set. `algorithms`: those that its spike_gram chooses from, by the stems of
-    `gram_plan.ALGORITHMS`.
+    """The kernels of one instruction set.
 
-    `isa` is the instruction set of the kernels, the backend's name unless a test says otherwise.
+    Attributes
+    ----------
+    algorithms : those that its spike_gram chooses from, by the stems of `gram_plan.ALGORITHMS`.
+    isa : instruction set of the kernels; the backend's name unless a test sets another.
     """
 
     name: str

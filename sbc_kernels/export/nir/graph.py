@@ -61,6 +61,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -205,7 +206,7 @@ def write_nir(path: str | Path, graph: Any) -> int:
     return write_atomic(path, data.getvalue())
 
 
-def _package() -> Any:
+def _package() -> ModuleType:
     try:
         return importlib.import_module("nir")
     except ImportError as error:
@@ -260,7 +261,7 @@ def _keys(edges: Edges) -> dict[str, str]:
 
 
 def _flattened(
-    nir: Any,
+    nir: ModuleType,
     nodes: dict[str, Any],
     pairs: list[tuple[str, str]],
     source: str,

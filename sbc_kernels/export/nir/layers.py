@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = ["layer_node"]
 
 
 def layer_node(
-    nir: Any, name: str, node: Node, quantized: Quantized | None, integers: Integers | None
+    nir: ModuleType, name: str, node: Node, quantized: Quantized | None, integers: Integers | None
 ) -> Any:
     """Returns the node of a weight layer or a pool.
 
@@ -92,7 +93,7 @@ def layer_node(
     return nir_node
 
 
-def _pool_node(nir: Any, node: Node, what: str) -> Any:
+def _pool_node(nir: ModuleType, node: Node, what: str) -> Any:
     """Returns the node of a pool. Raises ValueError where NIR cannot hold it."""
     module = node.module
     if isinstance(module, nn.AdaptiveAvgPool2d):

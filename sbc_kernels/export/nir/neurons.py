@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ Vector = NDArray[np.float64]
 
 
 def neuron_node(
-    nir: Any, name: str, node: Node, update: Update, scale: Vector | None
+    nir: ModuleType, name: str, node: Node, update: Update, scale: Vector | None
 ) -> tuple[Any, tuple[str, ...]]:
     """Returns the node of a neuron, and sentences about what the node cannot hold.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class Scales:
     integers : by layer name, the weights that are written as integers.
     """
 
-    def __init__(self, nir: Any, edges: Edges, integers: Mapping[str, Integers]) -> None:
+    def __init__(self, nir: ModuleType, edges: Edges, integers: Mapping[str, Integers]) -> None:
         self._nir, self._edges, self._integers = nir, edges, integers
         self._scales: dict[str, Vector | None] = {INPUT: None}  # of each node's output
 
