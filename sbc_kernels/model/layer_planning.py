@@ -203,7 +203,7 @@ def _overridden(
                 neuron,
                 "hessian='current'",
                 verb="gives",
-                shown=f"{layer.name!r} the neuron {neuron!r}, but its time steps could not be told: "
+                shown=f"{layer.name!r} the neuron {neuron!r}, but its time steps could not be inferred: "
                 f"{note or 'no neuron consumes its output'}",
             )
         layer, steps = replace(layer, layout=layout), layout.steps

@@ -71,12 +71,12 @@ def _shares(run: Run, rule: Rule, layers: list[str], sparsity: float) -> Sparsit
     return shares
 
 
-def _checked(run: Run, answer: Mapping[str, float], layers: list[str]) -> Sparsities:
-    """Checks the shares that a rule returned, which must name exactly these layers."""
+def _checked(run: Run, sparsities: Mapping[str, float], layers: list[str]) -> Sparsities:
+    """Returns a rule's sparsities, checked; they must be of exactly these layers."""
     name = run.settings.allocation
     for wrong, text in (
-        ([layer for layer in layers if layer not in answer], "gave no sparsity for"),
-        ([layer for layer in answer if layer not in layers], "gave a sparsity for"),
+        ([layer for layer in layers if layer not in sparsities], "gave no sparsity for"),
+        ([layer for layer in sparsities if layer not in layers], "gave a sparsity for"),
     ):
         if wrong:
             raise ParameterError(
@@ -86,7 +86,7 @@ def _checked(run: Run, answer: Mapping[str, float], layers: list[str]) -> Sparsi
                 shown=f"{name!r}, which {text} {wrong[0]!r}",
             )
     with inside("allocation"):
-        return {layer: Sparsity()(layer, answer[layer]) for layer in layers}
+        return {layer: Sparsity()(layer, sparsities[layer]) for layer in layers}
 
 
 def fractions_of(run: Run) -> dict[str, float]:

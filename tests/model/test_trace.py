@@ -210,7 +210,7 @@ def test_what_overrides_may_not_say(said: dict[str, Any], error: Any, words: str
 
 def test_a_neuron_for_a_head_needs_known_time_steps() -> None:
     net = Net(lambda m, x: m.head(m.n(m.a(x))), a=lin(), head=lin(), n=First())
-    with pytest.raises(ValueError, match="time steps could not be told"):
+    with pytest.raises(ValueError, match="time steps could not be inferred"):
         sbc.trace(net, torch.rand(3, 2, 6), overrides={"head": {"neuron": sbc.IF()}})
 
 
