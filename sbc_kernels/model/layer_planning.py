@@ -203,8 +203,8 @@ def _overridden(
                 neuron,
                 "hessian='current'",
                 verb="gives",
-                shown=f"{layer.name!r} the neuron {neuron!r}, but its time steps could not be inferred: "
-                f"{note or 'no neuron consumes its output'}",
+                shown=f"{layer.name!r} the neuron {neuron!r}, but its time steps could not be "
+                f"inferred: {note or 'no neuron consumes its output'}",
             )
         layer, steps = replace(layer, layout=layout), layout.steps
     impulse_response(neuron, steps)
