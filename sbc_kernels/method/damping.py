@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from array_api_compat import device
 
 from ..arrays import Array
+from ..ops.damping import add_damping
 from .rows import Rows
 
 MAX_RETRIES = 5
@@ -53,14 +53,9 @@ def warn(log: list[str], message: str) -> None:
 
 def damped(part: Rows, damp_percent: float) -> Array:
     """Returns H in its unit with damping, or the identity if no input is live."""
-    xp, size = part.xp, len(part.hessian)
-    where = device(part.hessian)
-    if part.silent == size:
-        return xp.eye(size, dtype=xp.float64, device=where)
     # Its scale decides nothing, and float32 is not wide enough for all.
     matrix = part.hessian * part.unit
-    along = xp.arange(size, device=where)
-    matrix[along, along] += damp_percent * xp.mean(matrix.diagonal()[part.live])
+    add_damping(matrix, damp_percent)
     return matrix
 
 

@@ -71,18 +71,24 @@ def damped_inverse(
     return restore(xp.stack(inverses) if inverses else damped)
 
 
+def add_damping(matrix: Array, damp_percent: float) -> None:
+    """Damps a checked float64 matrix [d, d] in place; without a live input it becomes the identity."""
+    xp, where = array_namespace(matrix), device(matrix)
+    along = xp.arange(len(matrix), device=where)
+    diagonal = matrix.diagonal()
+    live = diagonal > 0
+    if not bool(xp.any(live)):
+        matrix[...] = xp.eye(len(matrix), dtype=xp.float64, device=where)
+    else:
+        matrix[along, along] += damp_percent * xp.mean(diagonal[live])
+
+
 def _damped(values: Array, damp_percent: float) -> Array:
-    """`damped_hessian` on a checked array."""
-    xp, where = array_namespace(values), device(values)
+    """`damped_hessian` of a checked array."""
+    xp = array_namespace(values)
     damped = xp.astype(values, xp.float64, copy=True)
-    along = xp.arange(values.shape[-1], device=where)
     for matrix in damped[None] if damped.ndim == 2 else damped:
-        diagonal = matrix.diagonal()
-        live = diagonal > 0
-        if not bool(xp.any(live)):
-            matrix[...] = xp.eye(len(along), dtype=xp.float64, device=where)
-        else:
-            matrix[along, along] += damp_percent * xp.mean(diagonal[live])
+        add_damping(matrix, damp_percent)
     return damped
 
 
