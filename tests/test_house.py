@@ -33,6 +33,7 @@ ORDER = (
     ("network",),
     ("metrics",),
     ("export",),
+    ("io",),  # older names of files and export.nir
     ("report",),
     ("model",),
     ("demo",),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..backends.registry import BACKENDS
+from ..backends.registry import BACKENDS, named_backend
 from ..errors import ParameterError
 from ..method import METHODS, LayerOptions
 from ..method.fields import (
@@ -33,6 +33,13 @@ __all__ = ["LAYER_OPTIONS", "MODES", "ModelOptions"]
 
 MODES = ("parallel", "sequential")
 LAYER_OPTIONS = option_names(LayerOptions)
+
+
+class _BackendName(Choice):
+    """The name of a backend that runs here, or None."""
+
+    def __call__(self, name: str, value: Any) -> Any:
+        return None if value is None else named_backend(value).name
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class ModelOptions(LayerOptions):
     )
     backend: str | None = option(
         None,
-        Choice(BACKENDS, optional=True),
+        _BackendName(BACKENDS, optional=True),
         "Kernels to run. Default: the fastest of this machine.",
     )
 

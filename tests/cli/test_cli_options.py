@@ -216,7 +216,8 @@ def test_links_to_other_files_are_refused(place: Path) -> None:
     Path("link.py").symlink_to("notes.txt")
     result = run("inspect", "link.py:make", *CAL[1:])
     assert result.exit_code == 2
-    assert "notes.txt is no Python file" in said(result)
+    text = said(result).replace(" ", "")  # a long path is broken anywhere
+    assert "notes.txtisnoPythonfile" in text
 
 
 @pytest.mark.parametrize(

@@ -355,3 +355,17 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         save_packed(path, {"w": np.zeros(3)})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_older_names_are_the_same_objects() -> None:
+    import sbc_kernels.io.nir
+    import sbc_kernels.io.packed
+    from sbc_kernels.export.nir import graph
+
+    for older, newer in (
+        (sbc_kernels.io, sbc_kernels.files),
+        (sbc_kernels.io.packed, sbc_kernels.files),
+        (sbc_kernels.io.nir, graph),
+    ):
+        assert older.__all__
+        assert all(getattr(older, name) is getattr(newer, name) for name in older.__all__)
