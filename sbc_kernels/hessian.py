@@ -8,14 +8,12 @@ import numpy as np
 from array_api_compat import device
 
 from .arrays import Array, Restore, is_numpy, to_array
-from .backends.gram_plan import (
+from .backends.gram_plan import GramPath, GramPlan, plan_gram
+from .backends.matched_filter import (
     BYTES_FIXED_POINT_BITS,
     FIXED_POINT_BITS,
-    GramPath,
-    GramPlan,
     MatchedFilter,
     matched_filter,
-    plan_gram,
 )
 from .backends.protocol import GramEngine
 from .backends.registry import available_backends, backend_of, fastest_backend, named_backend

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbc_kernels.backends import gram_plan
+from sbc_kernels.backends.matched_filter import BYTES_FIXED_POINT_BITS, matched_filter
 from sbc_kernels.neurons import Neuron, impulse_response, membrane_matrix
 
 Array = NDArray[Any]
@@ -163,9 +164,9 @@ def fixed_point_error(neuron: Neuron | None, T: int, backend: str) -> float:
 
     A row sum of b bits is at least half of 2^b units.
     """
-    if gram_plan.matched_filter(neuron, T).exact:
+    if matched_filter(neuron, T).exact:
         return 0.0
-    bits = gram_plan.BYTES_FIXED_POINT_BITS if backend == "amx" else gram_plan.FIXED_POINT_BITS
+    bits = BYTES_FIXED_POINT_BITS if backend == "amx" else gram_plan.FIXED_POINT_BITS
     M = membrane_matrix(neuron, T)
     return 1.001 * 2.0**-bits * float(np.abs(M.T @ M).sum(axis=1).max())
 

@@ -1,8 +1,7 @@
 """How a batch of spikes becomes a Gram matrix: exact integers where they fit, floats where not.
 
-``sum_n Y_n' Y_n`` with ``Y_n = M X_n`` is ``sum_n X_n' (M'M) X_n``. Where X and M'M are integers (IF;
-any LIF whose decay is dyadic, scaled), so is the sum, and the kernels compute it without an error.
-Where M'M is not, it is rounded to integers of 31 or 38 bits first.
+``sum_n Y_n' Y_n`` with ``Y_n = M X_n`` is ``sum_n X_n' (M'M) X_n``. Where X and M'M are integers, so is
+the sum, and the kernels compute it without an error. Where M'M is not, `matched_filter` has rounded it.
 
 Each algorithm has one stem, which runs through every layer: a plan type here (`TablesPlan`), an entry
 of the native module (``_native.gram_tables``), its params struct and kernel
@@ -16,128 +15,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import Enum
-from functools import cached_property, lru_cache
-from math import gcd
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..neurons import Neuron, impulse_response
-
-TimePairs: TypeAlias = NDArray[np.int64]  # [T, T]
+from .matched_filter import MatchedFilter, TimePairs, row_sum
 
 PASS_SAMPLES = 36  # of csrc/spike_gram/tables.h: sums of 36 terms must fit in a lane
-EXACT_BITS = 48  # of a row sum of M'M that is summed as it is
-FIXED_POINT_BITS = 38  # of a row sum of M'M that has to be rounded, to be looked up in lanes
-BYTES_FIXED_POINT_BITS = (
-    31  # likewise for products of bytes: four digits of a byte, the highest with a sign
-)
 _DOUBLE_INTEGERS = 1 << 53  # float64 holds every integer up to here
 _LANE_BITS = (8, 15, 31, 63)  # of values in lanes of 1 (unsigned), 2, 4, 8 bytes
-
-
-@dataclass(frozen=True, eq=False)
-class MatchedFilter:
-    """``M'M = factor * integers``, exactly or rounded. One object is kept for each response.
-
-    Attributes
-    ----------
-    integers : int64 [T, T].
-    factor : one unit of ``integers``.
-    exact : whether nothing was rounded.
-    bits : of the largest row sum, where something was.
-    membrane : int64 [T, T], M with ``M'M = integers``; None where M'M was rounded.
-    response : float64 [T], the neuron's impulse response.
-    """
-
-    integers: TimePairs
-    factor: float
-    exact: bool
-    bits: int
-    membrane: TimePairs | None
-    response: NDArray[np.float64]
-
-    @cached_property
-    def pair_weights(self) -> NDArray[np.float64]:
-        """M'M in units of `pair_factor`, float64 [T, T]: integers if exact, else rounded to float64."""
-        if self.exact:
-            return self.integers.astype(np.float64)
-        return _autocorrelation(self.response)
-
-    @property
-    def pair_factor(self) -> float:
-        return self.factor if self.exact else 1.0
-
-    @cached_property
-    def largest_row_sum(self) -> int:
-        """Bound on ``|M'M x|`` for inputs of at most 1."""
-        return _row_sum(self.integers)
-
-
-def _common_unit(k: NDArray[np.float64]) -> tuple[list[int], float] | None:
-    """Integers ``i`` and a float ``u`` with ``k = i * u`` exactly, or None where i has > 53 bits."""
-    ratios = [float(value).as_integer_ratio() for value in k]  # denominators are powers of two
-    denominator = max(ratio[1] for ratio in ratios)
-    integers = [num * (denominator // den) for num, den in ratios]
-    divisor = gcd(*integers) or 1
-    integers = [value // divisor for value in integers]
-    if max(abs(value) for value in integers).bit_length() > 53:
-        return None
-    return integers, divisor / denominator
-
-
-def matched_filter(neuron: Neuron | None, T: int, bits: int = FIXED_POINT_BITS) -> MatchedFilter:
-    """Returns ``M'M`` of the neuron over T steps, the identity for ``neuron=None``.
-
-    Entries that are no integers are rounded to row sums of `bits` bits.
-    """
-    if neuron is None:
-        return _identity(T, bits)
-    return _matched(impulse_response(neuron, T).tobytes(), bits)
-
-
-@lru_cache(maxsize=64)
-def _identity(T: int, bits: int) -> MatchedFilter:
-    identity = np.eye(T, dtype=np.int64)
-    return MatchedFilter(identity, 1.0, True, bits, identity, np.eye(T)[0])
-
-
-@lru_cache(maxsize=64)
-def _matched(response: bytes, bits: int) -> MatchedFilter:
-    k = np.frombuffer(response, dtype=np.float64)
-    T = len(k)
-    unit = _common_unit(k)
-    if unit is not None:
-        integers, factor = unit
-        exact = _autocorrelation(np.array(integers, dtype=object))
-        bound = max(sum(abs(v) for v in row) for row in exact)
-        if bound.bit_length() <= EXACT_BITS:
-            from scipy.linalg import toeplitz  # SciPy is a third of the package's import
-
-            membrane = toeplitz(np.array(integers, dtype=np.int64), np.zeros(T, dtype=np.int64))
-            return MatchedFilter(exact.astype(np.int64), factor * factor, True, bits, membrane, k)
-    values = _autocorrelation(k).astype(np.float64)
-    largest = float(np.abs(values).sum(axis=1).max())
-    if largest == 0.0:
-        nothing = np.zeros((T, T), dtype=np.int64)
-        return MatchedFilter(nothing, 1.0, True, bits, nothing, k)
-    exponent = bits - int(np.ceil(np.log2(largest)))
-    integers64 = np.rint(np.ldexp(values, exponent)).astype(np.int64)
-    return MatchedFilter(integers64, float(np.ldexp(1.0, -exponent)), False, bits, None, k)
-
-
-def _autocorrelation(k: NDArray[Any]) -> NDArray[Any]:
-    """``(M'M)[t, u] = sum_s k[s - t] k[s - u]``, in k's own arithmetic."""
-    T = len(k)
-    matrix = np.zeros((T, T), dtype=k.dtype)
-    for lag in range(T):
-        # Entries (t, t + lag) end their sums at s = T - 1: running sums from the last one backwards.
-        products = k[lag:] * k[: T - lag]
-        sums = np.cumsum(products)[::-1]
-        for t in range(T - lag):
-            matrix[t, t + lag] = matrix[t + lag, t] = sums[t]
-    return matrix
 
 
 class Arithmetic(Enum):
@@ -385,11 +273,11 @@ class BytesPlan(GramPlan):
         is_signed = spikes.minimum < 0
         matrix, squared = filter_.integers, False
         if filter_.membrane is not None and not spikes.shifted:
-            value = _row_sum(filter_.membrane) * largest
+            value = row_sum(filter_.membrane) * largest
             if value <= (127 if is_signed or (filter_.membrane < 0).any() else 255):
                 matrix, squared = filter_.membrane, True
         is_signed = is_signed or bool((matrix < 0).any())
-        value = max(_row_sum(matrix), 1) * largest
+        value = max(row_sum(matrix), 1) * largest
         if value > _DOUBLE_INTEGERS:
             return None
         as_it_is = matrix.size == 1 and int(matrix[0, 0]) == 1  # -128 fits as well
@@ -453,7 +341,3 @@ def _filtered_path(filter_: MatchedFilter, stem: str, size: int) -> GramPath:
 
 def _padded(channels: int, columns: int) -> int:
     return -(-channels // columns) * columns
-
-
-def _row_sum(matrix: TimePairs) -> int:
-    return max(sum(abs(int(v)) for v in row) for row in matrix)

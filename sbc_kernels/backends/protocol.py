@@ -22,15 +22,8 @@ Order: TypeAlias = Array  # int32 [rows, steps]
 Columns: TypeAlias = Array  # int32 [d]
 Device: TypeAlias = Any  # torch.device, or "cpu" for NumPy arrays
 
-OPS = (
-    "spike_gram",
-    "obs_order",
-    "obs_solve",
-    "obs_quantize",
-    "upper_factor",
-    "inverse",
-    "solve_positive",
-)
+MATRIX_OPS = ("obs_order", "obs_solve", "obs_quantize", "upper_factor", "inverse", "solve_positive")
+OPS = ("spike_gram", *MATRIX_OPS)  # spike_gram is that of a backend's `GramEngine`
 
 
 class QuantizedRows(NamedTuple):

@@ -13,6 +13,7 @@ from interpreted import DEVICE
 
 import sbc_kernels as sbc
 from sbc_kernels.backends import gram_plan
+from sbc_kernels.backends.matched_filter import BYTES_FIXED_POINT_BITS, matched_filter
 from sbc_kernels.conv import Region, linear_regions
 from sbc_kernels.neurons import Neuron
 
@@ -35,7 +36,7 @@ NEURONS: dict[str, Neuron | None] = {
 def plan_of(
     neuron: Neuron | None, T: int, low: int, high: int, shifted: bool = False
 ) -> gram_plan.BytesPlan:
-    filter_ = gram_plan.matched_filter(neuron, T, gram_plan.BYTES_FIXED_POINT_BITS)
+    filter_ = matched_filter(neuron, T, BYTES_FIXED_POINT_BITS)
     algorithms = frozenset({"bytes"})
     plan = gram_plan.plan_gram(filter_, low, high, 1, shifted=shifted, algorithms=algorithms)
     assert isinstance(plan, gram_plan.BytesPlan)

@@ -29,6 +29,7 @@ from interpreted import DEVICE, needs_gpu, needs_triton
 import sbc_kernels as sbc
 from sbc_kernels import _native
 from sbc_kernels.backends import gram_plan
+from sbc_kernels.backends.matched_filter import matched_filter
 from sbc_kernels.conv import Region, linear_regions, regions
 from sbc_kernels.neurons import Neuron, membrane_matrix
 from sbc_kernels.ops import reference
@@ -70,7 +71,7 @@ def test_bytes_filled_to_the_brim(digits: int, signed: bool) -> None:
     found, low = None, -3 if signed else 0
     for power, less in itertools.product(range(1, 25), (1, 0)):
         neuron = sbc.Kernel([float(2**power - less), 1.0])
-        filter_ = gram_plan.matched_filter(neuron, 2)
+        filter_ = matched_filter(neuron, 2)
         plan = plan_of(neuron, 2, low, 3) if filter_.largest_row_sum * 3 < 1 << 52 else None
         if plan is not None and plan.exact and (plan.digits, plan.is_signed) == (digits, signed):
             found = plan if found is None or plan.max_term > found.max_term else found
@@ -344,7 +345,7 @@ def test_what_is_not_accepted(change: dict[str, Any], error: type[Exception], me
 
 
 def test_plans_that_are_not_of_bytes() -> None:
-    filter_ = gram_plan.matched_filter(sbc.IF(), 3)
+    filter_ = matched_filter(sbc.IF(), 3)
     plan: Any = gram_plan.plan_gram(filter_, 0, 1, 4)
     part = linear_regions()[0]
     with pytest.raises(ValueError, match="plan is a TablesPlan; accepted is a BytesPlan"):

@@ -28,6 +28,7 @@ from on_backends import Ops
 
 import sbc_kernels as sbc
 from sbc_kernels.backends import gram_plan
+from sbc_kernels.backends.matched_filter import matched_filter
 from sbc_kernels.backends.registry import BACKENDS
 from sbc_kernels.neurons import Neuron
 from sbc_kernels.ops import reference
@@ -86,7 +87,7 @@ def assert_exact_everywhere(backend: str) -> set[str]:
             reached.add(way + (", signed" if low < 0 else "") + (", T = 1" if T == 1 else ""))
         total = hessian.sum()
         assert np.array_equal(total, exact_spike_sum(spikes, neuron)), (neuron, low, high, T)
-        if np.abs(total).max() / gram_plan.matched_filter(neuron, T).factor < 2**53:
+        if np.abs(total).max() / matched_filter(neuron, T).factor < 2**53:
             assert np.array_equal(total, reference.spike_sum(spikes, neuron)[0])
     return reached
 
@@ -132,7 +133,7 @@ def test_lanes_filled_to_the_brim(backend: str, width: int, signed: bool) -> Non
         for a in (2**power, 2**power + 2 ** (power - 1) if power else 1):
             # M'M of k = (a, 1) has a largest row sum of a^2 + a + 1.
             neuron = sbc.Kernel([float(a), 1.0])
-            filter_ = gram_plan.matched_filter(neuron, 2)
+            filter_ = matched_filter(neuron, 2)
             plan = gram_plan.plan_gram(filter_, low, high, 5) if filter_.exact else None
             if not isinstance(plan, gram_plan.TablesPlan) or plan.sum_bound * 2 * N >= 2**53:
                 continue
