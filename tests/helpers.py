@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sbc_kernels.backends import gram_plan
-from sbc_kernels.backends.matched_filter import BYTES_FIXED_POINT_BITS, matched_filter
+from sbc_kernels.backends.matched_filter import (
+    BYTES_FIXED_POINT_BITS,
+    FIXED_POINT_BITS,
+    matched_filter,
+)
 from sbc_kernels.neurons import Neuron, impulse_response, membrane_matrix
 
 Array = NDArray[Any]
@@ -166,7 +169,7 @@ def fixed_point_error(neuron: Neuron | None, T: int, backend: str) -> float:
     """
     if matched_filter(neuron, T).exact:
         return 0.0
-    bits = BYTES_FIXED_POINT_BITS if backend == "amx" else gram_plan.FIXED_POINT_BITS
+    bits = BYTES_FIXED_POINT_BITS if backend == "amx" else FIXED_POINT_BITS
     M = membrane_matrix(neuron, T)
     return 1.001 * 2.0**-bits * float(np.abs(M.T @ M).sum(axis=1).max())
 
