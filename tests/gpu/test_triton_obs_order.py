@@ -129,7 +129,7 @@ def test_nothing_to_do(rows: int, d: int) -> None:
     assert order.shape == (rows, d)
 
 
-def test_refusals() -> None:
+def test_quotas_that_are_refused() -> None:
     weight, G = order_problem("correlated", 6, np.float64, rows=1)
     group, quota = np.zeros(6, np.int32), np.array([2], np.int32)
     with pytest.raises(ValueError, match="the quotas admit 2 removals a row; num_pruned is 3"):

@@ -89,7 +89,7 @@ def test_the_tiles_of_a_gpu(dtype: Any) -> None:
 
 
 @pytest.mark.usefixtures("small_tiles")
-def test_each_row_is_solved_on_its_smaller_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_of_the_sides_that_are_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = []
     plain = module._solve_subsets
 

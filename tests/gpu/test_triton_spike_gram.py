@@ -66,7 +66,7 @@ def test_integers_are_exact(neuron: Neuron | None, T: int, low: int, high: int) 
 @pytest.mark.parametrize(
     ("digits", "signed"), [(d, s) for d in range(1, 8) for s in (False, True)], ids=str
 )
-def test_bytes_filled_to_the_brim(digits: int, signed: bool) -> None:
+def test_sums_of_bytes_filled_to_the_brim(digits: int, signed: bool) -> None:
     """The largest k = (a, 1) that so many digits admit, every spike at its end."""
     found, low = None, -3 if signed else 0
     for power, less in itertools.product(range(1, 25), (1, 0)):
@@ -105,7 +105,7 @@ def test_a_program_stays_below_32_bits() -> None:
 
 
 @pytest.mark.parametrize("d", [1, 15, 16, 33, 64, 65])
-def test_any_number_of_inputs(d: int) -> None:
+def test_sums_of_any_number_of_inputs(d: int) -> None:
     spikes = spike_train(np.random.default_rng(d), 3, 23, d).astype(np.int8)
     for neuron in (sbc.IF(), sbc.LIF(1.7)):
         plan = plan_of(neuron, 3, 0, 1)
