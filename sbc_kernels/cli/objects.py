@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ..weights import CompressedWeight
+
 
 # ---- the user's code ---------------------------------------------------------------------------
 
@@ -191,16 +193,17 @@ def load_device(text: str) -> torch.device:
 
 def load_compressed_model(
     text: str, arguments: Mapping[str, Any] | None, path: Path, param_hint: str = "--compressed"
-) -> nn.Module:
-    """Returns the network with the weights of a file that `sbc compress` wrote.
+) -> tuple[nn.Module, dict[str, CompressedWeight]]:
+    """Returns the network with the weights of a file that `sbc compress` wrote, and these weights by
+    layer name in compressed form.
 
     Raises typer.BadParameter if the file cannot be read or does not fit.
     """
-    from ..model.loading import load_compressed
+    from ..model.loading import load_with_weights
 
     model = load_model(text, arguments)
     try:
-        return load_compressed(model, path)
+        return load_with_weights(model, path)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint=param_hint) from error
 

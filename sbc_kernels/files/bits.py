@@ -11,6 +11,8 @@ __all__ = ["decode_mask", "encode_mask", "pack_bits", "unpack_bits"]
 
 CHUNK = 1 << 16  # values spread out into bits at a time; a multiple of 8: chunks end on bytes
 
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
+
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
@@ -38,8 +40,16 @@ def decode_mask(k: int, unary: Bytes, low: Bytes, size: int) -> Mask:
     ------
     ValueError : the streams do not describe a mask of this size.
     """
+    if unary.dtype != np.uint8 or unary.ndim != 1:
+        raise ValueError(f"a mask's code is {unary.dtype} of shape {list(unary.shape)}")
+    # Counted first, 8 bytes at most for a byte of the file: the positions below take 64 for a bit.
+    count = int(_ONES[unary].sum(dtype=np.int64))
+    if count > size or unary.size > -(-((size >> k) + count) // 8):
+        raise ValueError(f"{unary.size} bytes with {count} survivors are no mask of {size} weights")
     ends = np.flatnonzero(np.unpackbits(unary, bitorder="little"))
     gaps = (np.diff(ends, prepend=-1) - 1 << k) + unpack_bits(low, ends.size, k).astype(np.int64)
+    if gaps.size and gaps.sum(dtype=np.float64) >= 2.0**62:  # the sum below would overflow
+        raise ValueError(f"its gaps exceed a mask of {size} weights")
     positions = np.cumsum(gaps + 1) - 1
     if positions.size and positions[-1] >= size:
         raise ValueError(f"a mask of {size} weights keeps weight {positions[-1]}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ParameterTypeError
-from .packed import read_stored
+from .header import readable_as
+from .packed import KIND, read_stored
 
 __all__ = ["Footprint", "footprint"]
 
@@ -63,33 +64,30 @@ def _of_file(path: Path) -> Footprint:
     _, records, metadata = read_stored(path, with_tensors=False)
     stored: dict[str, int] = {}
     dense: dict[str, int] = {}
-    try:
+    with readable_as(KIND, path), safe_open(path, framework="numpy") as file:
         dtypes: dict[str, str] = {}
         weights = list(records)
         if {"report", "casts"} <= metadata.keys():  # a whole model's file
             dtypes = dict(metadata["casts"])  # of floats that NumPy does not know, stored as others
             names = [layer["name"] for layer in metadata["report"]["layers"]]
             weights = [f"{name}.weight" if name else "weight" for name in names]
-        with safe_open(path, framework="numpy") as file:
-            for key in file.keys():  # noqa: SIM118 - not a dictionary
-                part = file.get_slice(key)
-                each = _item_bytes(part.get_dtype())
-                name, _, which = key.partition(":")
-                stored[name] = stored.get(name, 0) + each * math.prod(part.get_shape())
-                if which == "values":
-                    dtypes[name] = part.get_dtype()
+        for key in file.keys():  # noqa: SIM118 - not a dictionary
+            part = file.get_slice(key)
+            each = _item_bytes(part.get_dtype())
+            name, _, which = key.partition(":")
+            stored[name] = stored.get(name, 0) + each * math.prod(part.get_shape())
+            if which == "values":
+                dtypes[name] = part.get_dtype()
         for name, size in stored.items():
             dense[name] = size
             if name in records:
-                dtype = dtypes.get(name) or records[name]["dtype"]
-                dense[name] = _item_bytes(dtype) * math.prod(records[name]["shape"])
+                dtype = dtypes.get(name) or str(records[name].dtype)
+                dense[name] = _item_bytes(dtype) * records[name].size
         layers = {
             "" if name == "weight" else name.removesuffix(".weight"): (stored[name], dense[name])
             for name in weights
             if name in stored
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a packed file: {error!r}") from error
     return Footprint(path.stat().st_size, sum(dense.values()), layers)
 
 

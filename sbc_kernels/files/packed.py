@@ -19,7 +19,6 @@ those that safetensors' own `save` writes for the same parts.
 from __future__ import annotations
 
 import json
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,31 +28,35 @@ from typing import Any
 import numpy as np
 
 from ..arrays import NumpyArray, to_numpy
-from ..errors import ParameterError
-from ..grid import Grid
+from ..errors import ParameterError, inside
 from ..layer import CompressedLayer
 from ..weights import CompressedWeight, Pruned, Quantized
 from .atomic import write_atomic
-from .bits import decode_mask, encode_mask, pack_bits, unpack_bits
+from .header import FLOATS, Record, parse_json, readable_as
+from .parts import pack, unpack
 
 __all__ = [
     "CodedTensors",
     "PackedTensor",
     "code_tensors",
+    "dense_values",
     "load_packed",
     "packed_tensor",
     "read_metadata",
     "read_packed",
     "read_stored",
+    "require_modest",
     "save_packed",
+    "unpacked",
 ]
 
 VERSION = 1
 HEADER = "sbc_kernels.packed"
-FLOATS = ("float16", "float32", "float64")
-PRUNABLE = (*FLOATS, "uint16")  # uint16: the bits of a bfloat16
-SMALL = 1 << 28  # weights that a file of any size may claim to hold
-LARGEST_RATIO = 1 << 12  # and for each of its bytes: a mask cannot be much emptier
+KIND = "a packed file"
+# Weights that a file may claim for each of its bytes. Rice codes of emptier masks are shorter than
+# that: such a file, of more than SMALL weights, is padded, by a byte for 1024 weights at most.
+LARGEST_RATIO = 1 << 10
+SMALL = 1 << 18  # weights that a file of any size may claim to hold
 
 PackedTensor = CompressedWeight
 
@@ -160,6 +163,9 @@ class CodedTensors:
             }
             start = end
         data = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        weights = sum(Record.from_json(record).size for record in self.records.values())
+        if weights > SMALL:
+            data = data.ljust(-(-weights // LARGEST_RATIO) - sum(self.sizes.values()) - 8)
         data += b" " * (-len(data) % 8)  # arrays start at a multiple of 8 bytes
         return len(data).to_bytes(8, "little") + data
 
@@ -186,7 +192,7 @@ def code_tensors(tensors: Mapping[str, PackedTensor | NumpyArray]) -> CodedTenso
         if ":" in name:
             raise ValueError(f"a tensor is called {name!r}; accepted are names without a colon")
         if isinstance(tensor, (Pruned, Quantized)):
-            records[name], parts = _pack(tensor)
+            records[name], parts = pack(tensor)
             arrays = {f"{name}:{part}": array for part, array in parts.items()}
         else:
             arrays = {name: np.asarray(tensor, order="C")}  # ascontiguousarray makes axes
@@ -231,29 +237,72 @@ def read_packed(path: str | Path) -> tuple[dict[str, PackedTensor | NumpyArray],
     Raises
     ------
     FileNotFoundError : no such file.
-    ValueError : not a packed file, of a version this release does not know, or damaged.
+    ValueError : not a packed file, of a version this release does not know, or damaged; or one that
+        claims more than 2**18 weights and more than 1024 for each of its bytes.
     """
     stored, records, metadata = read_stored(path, with_tensors=True)
-    try:
-        most = max(SMALL, LARGEST_RATIO * Path(path).stat().st_size)
-        if sum(math.prod(record["shape"]) for record in records.values()) > most:
-            raise ValueError(f"its tensors claim more than {most} weights")
-        tensors: dict[str, PackedTensor | NumpyArray] = {}
-        for name, record in records.items():
-            keys = [key for key in stored if key.startswith(f"{name}:")]
-            tensors[name] = _unpack(record, {k[len(name) + 1 :]: stored.pop(k) for k in keys})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a packed file: {error!r}") from error
-    return tensors | stored, metadata
+    with readable_as(KIND, path):
+        require_modest(records, Path(path).stat().st_size)
+        return unpacked(stored, records), metadata
+
+
+def require_modest(records: Mapping[str, Record], size: int) -> None:
+    """Raises ValueError where tensors claim more weights than a file of `size` bytes can hold."""
+    most = max(SMALL, LARGEST_RATIO * size)
+    if (claimed := sum(record.size for record in records.values())) > most:
+        raise ValueError(
+            f"its header claims {claimed} weights; accepted are {most} of {size} bytes"
+        )
+
+
+def unpacked(
+    stored: Mapping[str, NumpyArray], records: Mapping[str, Record]
+) -> dict[str, PackedTensor | NumpyArray]:
+    """Returns the tensors that the arrays of a file describe.
+
+    Memory is allocated for the weights that the records claim: look at these first.
+
+    Parameters
+    ----------
+    stored, records : of `read_stored`.
+
+    Raises
+    ------
+    ValueError : parts are missing, left over, or do not fit; the message names the tensor.
+    """
+    rest = dict(stored)
+    tensors: dict[str, PackedTensor | NumpyArray] = {}
+    parts: dict[str, dict[str, NumpyArray]] = {name: {} for name in records}
+    for key in stored:
+        name, colon, part = key.rpartition(":")
+        if name in parts and colon:
+            parts[name][part] = rest.pop(key)
+    for name, record in records.items():
+        try:
+            tensors[name] = unpack(record, parts[name])
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"tensor {name!r}: {error}") from error
+    if strange := [name for name in rest if name in tensors or ":" in name]:
+        raise ValueError(f"it holds {strange[0]!r}, which belongs to no tensor")
+    return tensors | rest
 
 
 def load_packed(path: str | Path) -> dict[str, NumpyArray]:
     """Reads a file as dense arrays by name, zeros and all. Raises what `read_packed` raises."""
     tensors, _ = read_packed(path)
-    return {
-        name: tensor.to_dense() if isinstance(tensor, (Pruned, Quantized)) else tensor
-        for name, tensor in tensors.items()
-    }
+    with readable_as(KIND, path):
+        return {name: dense_values(name, tensor) for name, tensor in tensors.items()}
+
+
+def dense_values(name: str, tensor: PackedTensor | NumpyArray) -> NumpyArray:
+    """Returns a tensor of a file as an array. Raises ValueError where codes exceed its dtype."""
+    if not isinstance(tensor, (Pruned, Quantized)):
+        return tensor
+    with np.errstate(over="ignore"):
+        values: NumpyArray = tensor.to_dense()
+    if isinstance(tensor, Quantized) and not np.isfinite(values).all():
+        raise ValueError(f"tensor {name!r}: its codes stand for numbers beyond {tensor.dtype}")
+    return values
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -263,7 +312,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 def read_stored(
     path: str | Path, with_tensors: bool
-) -> tuple[dict[str, NumpyArray], dict[str, dict[str, Any]], dict[str, Any]]:
+) -> tuple[dict[str, NumpyArray], dict[str, Record], dict[str, Any]]:
     """Reads a file without unpacking its tensors.
 
     Returns
@@ -280,84 +329,25 @@ def read_stored(
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        with safe_open(path, framework="numpy") as file:
+        with readable_as(KIND, path), safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(HEADER)
-            keys = file.keys() if with_tensors else ()
+            keys = file.keys() if with_tensors and text is not None else ()
             stored = {key: file.get_tensor(key) for key in keys}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     if text is None:
         raise ValueError(f"{path} has no {HEADER!r} metadata; accepted are files of save_packed")
-    try:
-        header = json.loads(text)
+    with readable_as(KIND, path):
+        header = parse_json(text)
         version, records, metadata = (header[key] for key in ("version", "tensors", "metadata"))
         if version != VERSION:
-            raise ValueError(f"its format version is {version}; accepted is {VERSION}")
+            raise ValueError(f"its format version is {version!r:.80}; accepted is {VERSION}")
         if not isinstance(metadata, dict) or not isinstance(records, dict):
             raise TypeError("its header is not made of dictionaries")
         if with_tensors and header["checksum"] != checksum(stored):
             raise ValueError("its tensors are not those that were written: a checksum differs")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a packed file: {error!r}") from error
-    return stored, records, metadata
-
-
-# ---- one tensor --------------------------------------------------------------------------------
-
-
-def _pack(tensor: PackedTensor) -> tuple[dict[str, Any], dict[str, NumpyArray]]:
-    """Returns a tensor as its record in the header and its parts."""
-    accepted = PRUNABLE if isinstance(tensor, Pruned) else FLOATS
-    if tensor.dtype not in accepted:
-        raise ParameterError("dtype", tensor.dtype, ", ".join(accepted))
-    array = tensor.weight if isinstance(tensor, Pruned) else tensor.codes
-    record: dict[str, Any] = {"shape": list(array.shape)}
-    parts: dict[str, NumpyArray] = {}
-    values = array.ravel()
-    if tensor.mask is not None:
-        record["rice"], parts["mask"], parts["mask_low"] = encode_mask(tensor.mask)
-        values = values[tensor.mask.ravel()]
-    if isinstance(tensor, Pruned):
-        parts["values"] = values
-        return record, parts
-    grid = tensor.grid
-    record |= {"bits": grid.bits, "group_size": grid.group_size, "dtype": tensor.dtype}
-    parts["codes"] = pack_bits(values, grid.bits)
-    parts["scale"] = np.ascontiguousarray(grid.scale)
-    code = np.clip(np.nan_to_num(grid.zero_point), 0, 2**grid.bits - 1).astype(np.uint8)
-    if code.astype(np.float32).tobytes() == grid.zero_point.tobytes():  # from 2 bits on: a level
-        parts["zero_code"] = pack_bits(code.ravel(), grid.bits)
-    else:
-        parts["zero_point"] = np.ascontiguousarray(grid.zero_point)
-    return record, parts
-
-
-def _unpack(record: dict[str, Any], parts: dict[str, NumpyArray]) -> PackedTensor:
-    """Returns the tensor. Raises ValueError, KeyError or TypeError if the parts do not fit."""
-    shape = tuple(record["shape"])
-    size = math.prod(shape)
-    mask = np.ones(size, bool)
-    if "rice" in record:
-        mask = decode_mask(record["rice"], parts["mask"], parts["mask_low"], size)
-    count = int(np.count_nonzero(mask))
-    if "bits" not in record:
-        if parts["values"].shape != (count,):
-            raise ValueError(f"{count} survivors have values of shape {parts['values'].shape}")
-        weight = np.zeros(size, parts["values"].dtype)
-        weight[mask] = parts["values"]
-        return Pruned(weight.reshape(shape), mask.reshape(shape))
-    if record["dtype"] not in FLOATS:
-        raise ParameterError("dtype", record["dtype"], ", ".join(FLOATS))
-    bits, scale = record["bits"], parts["scale"]
-    codes = np.zeros(size, np.uint8)
-    codes[mask] = unpack_bits(parts["codes"], count, bits)
-    if "zero_code" in parts:
-        zero = unpack_bits(parts["zero_code"], scale.size, bits).reshape(scale.shape)
-    else:
-        zero = parts["zero_point"]
-    return Quantized(
-        codes.reshape(shape),
-        Grid(bits, scale, zero.astype(np.float32), record["group_size"]),
-        mask.reshape(shape) if "rice" in record else None,
-        record["dtype"],
-    )
+        checked = {}
+        for name, record in records.items():
+            with inside("tensors", name):
+                checked[name] = Record.from_json(record)
+    return stored, checked, metadata

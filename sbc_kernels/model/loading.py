@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -9,14 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arrays import NumpyArray
 from ..errors import ParameterTypeError
-from ..files.packed import read_packed
+from ..files.header import Record, readable_as
+from ..files.packed import PackedTensor, dense_values, read_stored, require_modest, unpacked
 from ..network.copies import copy_of, require_model, reset_states
-from ..network.state import identity, replace_module
+from ..network.state import entry, identity, owner_of, replace_module
 from ..network.tensors import is_norm
-from ..weights import Quantized
+from ..weights import CompressedWeight, Pruned, Quantized
+from .saving import BITS_OF
 
-__all__ = ["load_compressed"]
+__all__ = ["load_compressed", "load_with_weights"]
+
+_KIND = "a compressed model"
 
 
 @overload
@@ -55,65 +61,182 @@ def load_compressed(
                 f"path is missing, and model is a {type(model).__name__}; accepted are "
                 "load_compressed(model, path) and load_compressed(path)"
             )
-        return _read_state(model)[0]
+        return _read_state(model)
     if not isinstance(model, nn.Module):
         raise ParameterTypeError(
             "model", model, "a torch.nn.Module", shown=f"a {type(model).__name__}"
         )
     if hasattr(model, "_orig_mod"):
         require_model(model)
-    state, folded = _read_state(path)
-    _require_fits(model, state, folded, path)
+    return load_with_weights(model, path)[0]
+
+
+def load_with_weights(
+    model: nn.Module, path: str | Path
+) -> tuple[nn.Module, dict[str, CompressedWeight]]:
+    """Does what `load_compressed` does, from one reading of the file.
+
+    Returns
+    -------
+    (the model, the compressed weights by layer name, as `CompressedModel.weights` has them, in NumPy)
+    """
+    contents = _Contents.read(path)
+    expected = _require_fits(model, contents, path)
+    state, packed = contents.decoded(path)  # as much memory as the model's own tensors take
+    for name in expected.tied:
+        first, second = state[name], state[expected.tied[name]]
+        if not torch.equal(_bits(first), _bits(second)):
+            raise ValueError(
+                f"{path} is of another model: {expected.tied[name]!r} and {name!r}, one tensor here, "
+                "differ in it"
+            )
     modules = dict(model.named_modules())
-    for layer, norm in folded.items():
+    for layer, norm in contents.folded.items():
         replace_module(model, modules[norm], nn.Identity())
-        if modules[layer].bias is None and f"{layer}.bias" in state:
-            bias = torch.empty_like(state[f"{layer}.bias"], device=modules[layer].weight.device)
-            modules[layer].bias = nn.Parameter(bias)
+        bias = entry(layer, "bias")
+        if modules[layer].bias is None and bias in state:
+            fresh = torch.empty_like(state[bias], device=modules[layer].weight.device)
+            modules[layer].bias = nn.Parameter(fresh)
     reset_states(model)
     model.load_state_dict(state)
-    return model
+    weights: dict[str, CompressedWeight] = {
+        owner_of(name)[0]: tensor
+        for name, tensor in packed.items()
+        if isinstance(tensor, (Pruned, Quantized))
+    }
+    return model, weights
 
 
-def _read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Returns dense tensors by name, and by layer name the BatchNorm that was folded into it."""
-    tensors, metadata = read_packed(path)
-    if "report" not in metadata:
-        raise ValueError(f"{path} holds no model; accepted are files of CompressedModel.save")
-    try:
-        casts, aliases, folded = (_names(metadata[key]) for key in ("casts", "aliases", "folded"))
-        state = {}
-        for name, tensor in tensors.items():
-            values = tensor if isinstance(tensor, np.ndarray) else tensor.to_dense()
-            dense = torch.from_numpy(values.copy())
-            if name in casts:
-                dtype = getattr(torch, casts[name])
-                if not isinstance(dtype, torch.dtype):
-                    raise ValueError(f"{casts[name]} is no dtype")
-                # Codes were decoded to float32; other tensors are the bits of that dtype.
-                dense = dense.to(dtype) if isinstance(tensor, Quantized) else dense.view(dtype)
-            state[name] = dense
-        state |= {name: state[owner] for name, owner in aliases.items()}
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a compressed model: {error!r}") from error
-    return state, folded
+def _read_state(path: str | Path) -> dict[str, Tensor]:
+    """Returns the dense tensors of a file by name."""
+    contents = _Contents.read(path)
+    with readable_as(_KIND, path):
+        require_modest(contents.records, Path(path).stat().st_size)
+    return contents.decoded(path)[0]
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """A file of `CompressedModel.save` before its weights are decoded.
+
+    Attributes
+    ----------
+    stored, records : of `read_stored`.
+    casts : by tensor name, its dtype where NumPy does not have that.
+    aliases : names that share another's tensor.
+    folded : by layer name, the BatchNorm that was folded into it.
+    tensors : shape and dtype of each tensor once it is decoded, by name, aliases included.
+    """
+
+    stored: dict[str, NumpyArray]
+    records: dict[str, Record]
+    casts: dict[str, torch.dtype]
+    aliases: dict[str, str]
+    folded: dict[str, str]
+    tensors: dict[str, tuple[list[int], torch.dtype]]
+
+    @classmethod
+    def read(cls, path: str | Path) -> _Contents:
+        """Returns the contents. Raises FileNotFoundError or ValueError."""
+        stored, records, metadata = read_stored(path, with_tensors=True)
+        if "report" not in metadata:
+            raise ValueError(f"{path} holds no model; accepted are files of CompressedModel.save")
+        with readable_as(_KIND, path):
+            casts = {name: _dtype(cast) for name, cast in _names(metadata["casts"]).items()}
+            aliases, folded = (_names(metadata[key]) for key in ("aliases", "folded"))
+            tensors = {
+                name: (list(record.shape), _decoded_dtype(name, record, stored))
+                for name, record in records.items()
+            }
+            for name, array in stored.items():
+                if ":" not in name:
+                    if name in tensors:
+                        raise ValueError(f"it has two tensors {name!r}")
+                    tensors[name] = (list(array.shape), _torch_dtype(array))
+            for name, cast in casts.items():
+                shape, dtype = tensors[name]
+                quantized = name in records and records[name].bits is not None
+                # Codes are decoded to float32; other tensors are the bits of that dtype.
+                if dtype != (torch.float32 if quantized else BITS_OF.get(cast.itemsize)):
+                    raise ValueError(f"tensor {name!r} is {dtype}, which holds no {cast}")
+                tensors[name] = (shape, cast)
+            if clashing := [name for name in aliases if name in tensors]:
+                raise ValueError(f"{clashing[0]!r} is both a tensor and another's name")
+            tensors |= {name: tensors[owner] for name, owner in aliases.items()}
+        return cls(stored, records, casts, aliases, folded, tensors)
+
+    def decoded(
+        self, path: str | Path
+    ) -> tuple[dict[str, Tensor], dict[str, PackedTensor | NumpyArray]]:
+        """Returns the dense tensors, and those of the file in compressed form, by name."""
+        with readable_as(_KIND, path):
+            packed = unpacked(self.stored, self.records)
+            state: dict[str, Tensor] = {}
+            for name, tensor in packed.items():
+                dense = torch.from_numpy(dense_values(name, tensor).copy())
+                if name in self.casts:
+                    cast = self.casts[name]
+                    dense = dense.to(cast) if isinstance(tensor, Quantized) else dense.view(cast)
+                    if isinstance(tensor, Quantized) and not bool(dense.float().isfinite().all()):
+                        raise ValueError(f"tensor {name!r}: its codes exceed {cast}")
+                state[name] = dense
+            return state | {name: state[owner] for name, owner in self.aliases.items()}, packed
+
+
+def _decoded_dtype(name: str, record: Record, stored: dict[str, NumpyArray]) -> torch.dtype:
+    if record.dtype is not None:
+        dtype: torch.dtype = getattr(torch, record.dtype)
+        return dtype
+    return _torch_dtype(stored[f"{name}:values"])
+
+
+def _torch_dtype(array: NumpyArray) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, array.dtype)).dtype
+
+
+def _dtype(name: str) -> torch.dtype:
+    """Returns the float dtype of this name that NumPy does not have. ValueError for any other."""
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"{name!r:.80} is no dtype of floats")
+    if dtype.itemsize not in BITS_OF or dtype == torch.float16:
+        raise ValueError(f"{name!r} is no dtype that NumPy lacks")
+    return dtype
 
 
 def _names(value: Any) -> dict[str, str]:
     """Returns a dictionary of strings. Raises TypeError for anything else."""
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-        raise TypeError(f"{value!r} is no table of names")
+        raise TypeError(f"{value!r:.80} is no table of names")
     return value
 
 
-def _require_fits(
-    model: nn.Module, state: dict[str, Tensor], folded: dict[str, str], path: str | Path
-) -> None:
+def _bits(tensor: Tensor) -> Tensor:
+    """Returns the bytes of a tensor: NaN equals itself there."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What a model takes from a file.
+
+    Attributes
+    ----------
+    tensors : shape and dtype by name.
+    tied : by name, the first name of the same tensor.
+    """
+
+    tensors: dict[str, tuple[list[int], torch.dtype]]
+    tied: dict[str, str]
+
+
+def _require_fits(model: nn.Module, contents: _Contents, path: str | Path) -> _Expected:
     """Raises ValueError where names, shapes or dtypes differ from the model's, its norms folded."""
     fresh = copy_of(model)
     reset_states(fresh)
     tensors = fresh.state_dict()
-    expected = _expected(model, tensors, state, folded, path)
+    state = contents.tensors
+    expected = _expected(model, tensors, contents, path)
     missing = [name for name in expected if name not in state]
     unknown = [name for name in state if name not in expected]
     for names, text in (
@@ -123,29 +246,23 @@ def _require_fits(
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(f"{path} is of another model: {text.format(f'{names[0]!r}{more}')}")
-    shared: dict[Any, str] = {}
-    for name, tensor in tensors.items():
-        if name not in expected:
-            continue
-        first = shared.setdefault(identity(name, tensor), name)
-        if first != name and not torch.equal(state[first], state[name]):
-            raise ValueError(
-                f"{path} is of another model: {first!r} and {name!r}, one tensor here, differ in it"
-            )
     for name, (shape, dtype) in expected.items():
-        if list(state[name].shape) != shape or state[name].dtype != dtype:
+        if state[name] != (shape, dtype):
             raise ValueError(
-                f"{path} is of another model: {name!r} is {state[name].dtype} "
-                f"{list(state[name].shape)} in it, and {dtype} {shape} here"
+                f"{path} is of another model: {name!r} is {state[name][1]} {state[name][0]} in it, "
+                f"and {dtype} {shape} here"
             )
+    first: dict[Any, str] = {}
+    owners = {
+        name: first.setdefault(identity(name, tensor), name)
+        for name, tensor in tensors.items()
+        if name in expected
+    }
+    return _Expected(expected, {name: owner for name, owner in owners.items() if owner != name})
 
 
 def _expected(
-    model: nn.Module,
-    tensors: dict[str, Tensor],
-    state: dict[str, Tensor],
-    folded: dict[str, str],
-    path: str | Path,
+    model: nn.Module, tensors: dict[str, Tensor], contents: _Contents, path: str | Path
 ) -> dict[str, tuple[list[int], torch.dtype]]:
     """Returns shape and dtype of each tensor of the model, as they are once its norms are folded.
 
@@ -153,16 +270,15 @@ def _expected(
     ----------
     model : as the user built it.
     tensors : its state dict.
-    state : of the file. A layer without a bias has one where the file does.
-    folded : by layer name, the BatchNorm that was folded into it.
+    contents : of the file. A layer without a bias has one where the file does.
 
     Raises
     ------
-    ValueError : the model lacks one of these modules, or has another one in its place.
+    ValueError : the model lacks one of the modules that were folded, or has another one in its place.
     """
     modules = dict(model.named_modules())
     expected = {name: (list(t.shape), t.dtype) for name, t in tensors.items()}
-    for layer, norm in folded.items():
+    for layer, norm in contents.folded.items():
         if layer not in modules or norm not in modules:
             raise ValueError(f"{path} is of another model: this one has no {layer!r} and {norm!r}")
         if not isinstance(modules[norm], nn.Identity) and not is_norm(modules[norm]):
@@ -170,8 +286,14 @@ def _expected(
                 f"{path} is of another model: {norm!r} was a BatchNorm that was folded, and is a "
                 f"{type(modules[norm]).__name__} here"
             )
+        weight = getattr(modules[layer], "weight", None)
+        if layer == norm or not isinstance(weight, Tensor) or not hasattr(modules[layer], "bias"):
+            raise ValueError(
+                f"{path} is of another model: {layer!r} had a BatchNorm folded into it, and is a "
+                f"{type(modules[layer]).__name__} here"
+            )
         expected = {n: what for n, what in expected.items() if not n.startswith(f"{norm}.")}
-        if f"{layer}.bias" in state:
-            shape = list(modules[layer].weight.shape[:1])
-            expected.setdefault(f"{layer}.bias", (shape, state[f"{layer}.bias"].dtype))
+        bias = entry(layer, "bias")
+        if bias in contents.tensors:
+            expected.setdefault(bias, (list(weight.shape[:1]), contents.tensors[bias][1]))
     return expected

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from ..arrays import NumpyArray
 from ..errors import ParameterError, ParameterTypeError
 from ..files.footprint import Footprint
-from ..files.packed import PRUNABLE, PackedTensor, code_tensors
+from ..files.packed import PackedTensor, code_tensors
+from ..files.parts import PRUNABLE
 from ..network.copies import copy_of, reset_states
 from ..network.state import entry, identity
 from ..weights import CompressedWeight, Pruned, Quantized
 
-__all__ = ["PackedFile", "packed_file", "require_storable"]
+__all__ = ["BITS_OF", "PackedFile", "packed_file", "require_storable"]
 
-_BITS_OF = {1: torch.uint8, 2: torch.uint16}  # of a float that NumPy does not have, by its size
+BITS_OF = {1: torch.uint8, 2: torch.uint16}  # of a float that NumPy does not have, by its size
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,9 @@ def _packed(
         values: NumpyArray = dense.numpy()
     except TypeError:  # bfloat16 and the floats of one byte
         cast = str(dense.dtype).removeprefix("torch.")
-        if dense.element_size() not in _BITS_OF:
+        if dense.element_size() not in BITS_OF:
             raise TypeError(f"the model's {name!r} is {dense.dtype}, which no file holds") from None
-        values = dense.view(_BITS_OF[dense.element_size()]).numpy()
+        values = dense.view(BITS_OF[dense.element_size()]).numpy()
     if isinstance(compressed, Quantized):
         quantized = replace(compressed, dtype="float32" if cast else values.dtype.name)
         quantized = quantized.converted(lambda tensor: tensor.cpu().numpy())

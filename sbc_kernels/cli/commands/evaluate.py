@@ -101,7 +101,7 @@ def evaluate(
             sparsity,
         ]
         return Answer(values, render(*parts))
-    small = load_compressed_model(model, model_args, compressed).to(torch_device)
+    small = load_compressed_model(model, model_args, compressed)[0].to(torch_device)
     comparison = metrics.compare(network, small, batches, forward=run, readout=read)
     values = {
         **comparison.to_dict(),

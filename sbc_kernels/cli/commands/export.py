@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,9 +11,6 @@ from .. import options as o
 from ..command import Answer, need_models, require_absent
 from ..data import Cut, load_data
 from ..objects import load_compressed_model, load_object
-
-if TYPE_CHECKING:
-    from ...weights import CompressedWeight
 
 Format = Literal["nir", "state-dict"]
 
@@ -95,15 +92,15 @@ def export(
             "a state dict holds dense weights; accepted with it is --format nir",
             param_hint="--integer-weights",
         )
-    network = load_compressed_model(model, model_args, file, "FILE")
+    network, weights = load_compressed_model(model, model_args, file, "FILE")
     out.parent.mkdir(parents=True, exist_ok=True)
     if format == "state-dict":
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        from ...model import load_compressed
+        from ...files.atomic import write_atomic
 
         # Tied weights become tensors of their own: safetensors holds no two names for one.
-        save_file({name: t.clone() for name, t in load_compressed(file).items()}, out)
+        write_atomic(out, save({name: t.clone() for name, t in network.state_dict().items()}))
     else:
         assert calibration is not None
         from ...export.nir.graph import nir_graph, write_nir
@@ -114,7 +111,7 @@ def export(
             network,
             first_batch(batches),
             forward=None if forward is None else load_object(forward, "--forward"),
-            weights=layer_weights(file),
+            weights=weights,
             integer_weights=integer_weights,
         )
         write_nir(out, graph)
@@ -122,14 +119,3 @@ def export(
     return Answer(
         {"path": str(out), "format": format, "bytes": size}, f"{out} is written, {size:,} bytes."
     )
-
-
-def layer_weights(path: Path) -> dict[str, CompressedWeight]:
-    """Reads a packed file's compressed weights by layer name, as `CompressedModel.weights` has them."""
-    from ...files import Pruned, Quantized, read_packed
-
-    return {
-        name.rpartition(".")[0]: tensor
-        for name, tensor in read_packed(path)[0].items()
-        if isinstance(tensor, (Pruned, Quantized))
-    }
