@@ -10,6 +10,13 @@ from torch.autograd.graph import Node
 
 from .provenance import Bend, Reach
 
+# Operations that put the elements of a tensor elsewhere and change none of them.
+_MOVES = frozenset((
+    "View", "UnsafeView", "ReshapeAlias", "Alias", "AsStrided", "Clone", "ToCopy", "Permute",
+    "Transpose", "T", "Mt", "Squeeze", "Unsqueeze", "Expand", "Repeat", "Select", "Slice", "Unbind",
+    "Split", "SplitWithSizes", "Index", "IndexSelect", "Stack", "Cat", "Flip", "Roll", "Unfold",
+))  # fmt: skip
+
 # Operations that are not linear: behind them, a neuron does not integrate the layer's output.
 # MaxPool is not among them: it picks one of the currents.
 _NONLINEAR = (
@@ -20,9 +27,12 @@ _NONLINEAR = (
 
 
 class Tag(NamedTuple):
-    """Marks a graph node as the output of a module."""
+    """Marks a graph node as the output of a module.
 
-    kind: Literal["layer", "norm"]
+    "inner" is a weight layer that a neuron calls; the walk from another neuron's input ignores it.
+    """
+
+    kind: Literal["layer", "inner", "norm"]
     name: str
     call: int
 
@@ -39,10 +49,11 @@ class TaggedGraph:
         self._tags.setdefault(id(node), []).append(tag)
         self._kept.append(node)
 
-    def walk(self, start: Node) -> list[Reach]:
+    def walk(self, start: Node, *, inner: bool = False) -> list[Reach]:
         """Returns the calls of weight layers that the node `start` was computed from.
 
-        The way back ends where a neuron's output was cut from its graph.
+        The way back ends where a neuron's output was cut from its graph. With `inner` these are the
+        layers that the neuron itself calls, and no others.
         """
         reaches: list[Reach] = []
         Path = tuple[tuple[str, ...], tuple[str, ...], tuple[Bend, ...]]
@@ -58,16 +69,45 @@ class TaggedGraph:
             for kind, name, call in reversed(self._tags.get(id(node), [])):
                 if kind == "norm":
                     between = (name, *between)
-                else:
+                elif (kind == "inner") == inner:
                     reaches.append(Reach(name, call, between, via, bent))
-                    between, via = (), (name, *via)
-            if bent:  # nothing of this is used, and on a residual stream paths double a block
-                between, via = (), ()
+                    # A neuron's own loop over time would make a way of its own of every step.
+                    between, via = (), (name,) if inner else (name, *via)
+            if bent:  # the nearest norm is enough, and on a residual stream paths double a block
+                between, via = between[:1], ()
             bend = _bend_of(node)
             if bend is not None and bend not in bent:
                 bent = tuple(sorted((*bent, bend)))
             stack += [(following, (between, via, bent)) for following, _ in node.next_functions]
         return list(dict.fromkeys(reaches))
+
+    def moved_from(self, start: Node) -> set[tuple[str, int]] | None:
+        """Returns the calls of weight layers whose outputs, in any order, a tensor is made of.
+
+        None where it has any other part: a sum, a constant, another module's output.
+        """
+        calls: set[tuple[str, int]] = set()
+        stack: list[Node | None] = [start]
+        seen: set[int] = set()
+        while stack:
+            node = stack.pop()
+            if node is None:
+                return None
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            self._kept.append(node)
+            tags = self._tags.get(id(node), [])
+            if tags:
+                kind, name, call = tags[-1]
+                if kind == "norm":
+                    return None
+                calls.add((name, call))
+            elif _operation(node) in _MOVES:
+                stack += [following for following, _ in node.next_functions]
+            else:
+                return None
+        return calls
 
 
 def own_node(output: Tensor) -> Tensor:
@@ -79,5 +119,10 @@ def _bend_of(node: Node) -> Bend | None:
     """Returns what a graph node does if that is not linear in its input, as far as is known."""
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         return Bend(True, type(node).__name__.removesuffix("Backward"))
-    name = str(node.name()).rstrip("0123456789").removesuffix("Backward")
+    name = _operation(node)
     return Bend(False, name) if name in _NONLINEAR else None
+
+
+def _operation(node: Node) -> str:
+    """Returns the name of the operation that made a graph node: "Relu" of ReluBackward0."""
+    return str(node.name()).rstrip("0123456789").removesuffix("Backward")

@@ -98,12 +98,17 @@ def _consumed(
     inner = [call.inside for call in calls if call.inside is not None]
     pairs = [(name, index) for name, index, _ in fed] + inner
     reaches = [reach for _, _, reach in fed] + read_out
-    norms = list(dict.fromkeys(reach.norms for reach in reaches)) or [()]
+    norms = _norm_paths(layer.name, reaches, provenance)
     notes: list[str] = []
     step_norms = _one_a_step(norms)
+    common = _common_start(norms)
     if len(norms) > 1 and not step_norms:
-        notes.append(f"goes through different BatchNorms ({norms}); they are not folded")
-    layer = replace(layer, norms=norms[0] if len(norms) == 1 else (), step_norms=step_norms)
+        others = [norm for path in norms for norm in path[len(common) :]]
+        notes.append(
+            f"only some of its ways lead through {', '.join(dict.fromkeys(others))}: "
+            "rows are compared without"
+        )
+    layer = replace(layer, norms=common, step_norms=step_norms)
     notes += [
         f"reaches its neuron through {', '.join(via)}: rows taken as independent"
         for via in dict.fromkeys(reach.via for reach in reaches if reach.via)
@@ -166,6 +171,24 @@ def _consumed(
         threshold=len(thresholds) / sum(1 / t for t in thresholds),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _norm_paths(name: str, reaches: list[Reach], provenance: Provenance) -> list[tuple[str, ...]]:
+    """Returns the BatchNorms on each way from a layer to a neuron or the output, nearest first."""
+    ways = [*reaches, *provenance.inner_reaches.get(name, [])]
+    if not ways:  # the neuron that calls the layer cuts the graph: what is fed the layer is known
+        return [(norm,) for norm, fed in provenance.norm_inputs.items() if fed == {name}] or [()]
+    return list(dict.fromkeys(way.norms for way in ways))
+
+
+def _common_start(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """Returns the BatchNorms that all ways begin with."""
+    common: list[str] = []
+    for norms in zip(*paths, strict=False):
+        if len(set(norms)) > 1:
+            break
+        common.append(norms[0])
+    return tuple(common)
 
 
 def _steps_of(facts: list[NeuronFacts], calls: list[LayerCall], loop_steps: list[int]) -> int:

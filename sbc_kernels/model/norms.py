@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..network.watch import channel_axis
+from .provenance import LayerCall
 
 Vector = NDArray[np.float64]
 
@@ -100,3 +101,33 @@ def is_plain_norm(norm: nn.Module, features: Tensor, output: Tensor) -> bool:
     expected = features.detach().double() * scale + shift
     error = (expected - output.detach().double()).abs().max()
     return bool(error <= 1e-2 * expected.abs().max() + 1e-6)
+
+
+def same_channels(norm: nn.Module, features: Tensor, call: LayerCall) -> bool:
+    """Whether the channels of a norm's input are those of a layer's output that moves alone made it of.
+
+    Channels are numbered in digits of base 16, which half precision adds up exactly, and each digit is
+    sent back through the graph: where it arrives, the layer's channel must have the same one.
+    """
+    try:
+        axis = channel_axis(norm, features)
+    except ValueError:
+        return False
+    count, d_out = features.shape[axis], call.output_shape[len(call.lead)]
+    if call.edge is None or count != d_out:
+        return False
+    channels = torch.arange(count, device=features.device)
+
+    def sent_back(values: Tensor) -> Tensor:
+        shape = [1] * features.ndim
+        shape[axis] = -1
+        weights = values.to(features.dtype).reshape(shape).expand_as(features)
+        (gradient,) = torch.autograd.grad(features, [call.edge], weights, retain_graph=True)
+        return gradient.movedim(len(call.lead), 0).reshape(d_out, -1)
+
+    times = sent_back(torch.ones_like(channels))  # how often each element occurs in the input
+    for digit in range(-(-max(count - 1, 1).bit_length() // 4)):
+        value = channels // 16**digit % 16
+        if not torch.equal(sent_back(value), value.to(times.dtype)[:, None] * times):
+            return False
+    return True

@@ -85,7 +85,7 @@ class LayerCall:
     input_shape, output_shape : of the call.
     lead : the output's axes before its features or its map.
     inside : the neuron that made the call, and the number of the neuron's call; None outside neurons.
-    edge : of the output in the autograd graph, until the forward pass is over.
+    edge : of the output in the autograd graph, until the forward pass is over; None without a graph.
     step_of : int64 [product of lead], the time step of each position within the forward pass: -1 where
         it is not known, -2 where a position belongs to several.
     """
@@ -143,8 +143,9 @@ class Provenance:
     kinds : of the weight layers' inputs.
     heads : weight layers that reach the model's output without a neuron.
     unusual : weight layers that do more than multiply by their weight and add their bias.
-    norm_inputs : by BatchNorm, the layers whose unchanged output is its input; None stands for anything
-        else.
+    inner_reaches : by weight layer that a neuron calls, how it reaches that neuron's own output.
+    norm_inputs : by BatchNorm, the layers whose output is its input, element by element in whatever
+        order and channel by channel in the same; None stands for anything else.
     norm_channels : by BatchNorm, its number of channels.
     plain_norms : by BatchNorm, whether it multiplies and adds what `affine_of` returns, and no more.
     """
@@ -153,6 +154,7 @@ class Provenance:
     neuron_calls: dict[str, list[NeuronCall]] = field(default_factory=lambda: defaultdict(list))
     kinds: dict[str, InputKind] = field(default_factory=lambda: defaultdict(InputKind))
     heads: list[Reach] = field(default_factory=list)
+    inner_reaches: dict[str, list[Reach]] = field(default_factory=lambda: defaultdict(list))
     unusual: set[str] = field(default_factory=set)
     norm_inputs: dict[str, set[str | None]] = field(default_factory=lambda: defaultdict(set))
     norm_channels: dict[str, int] = field(default_factory=dict)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from ..network.tensors import (
     tensors_in,
 )
 from .graph_walk import Tag, TaggedGraph, own_node
-from .norms import is_plain_norm
+from .norms import is_plain_norm, same_channels
 from .provenance import LayerCall, NeuronCall, Provenance
 from .time_steps import StepProbe, mark_inner, without_activations
 
@@ -70,7 +69,7 @@ class _Recorder:
         self.graph = TaggedGraph()
         self.probe = StepProbe(self.provenance)
         self.active: list[str] = []  # neurons whose forward runs
-        self.recent: deque[tuple[str, Tensor, int]] = deque(maxlen=8)  # layers' outputs, versions
+        self.inner_layers = False  # whether the neuron whose forward runs has called a weight layer
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
@@ -104,6 +103,7 @@ class _Recorder:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             outermost = not self.active
             self.active.append(name)
+            self.inner_layers = self.inner_layers and not outermost
             current = first_tensor(args, kwargs)
             if not outermost or current is None:
                 return
@@ -127,7 +127,14 @@ class _Recorder:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             finished = self.active.pop()
             assert finished == name
-            return output if self.active else map_tensors(output, cut)
+            if self.active:
+                return output
+            if self.inner_layers:
+                for tensor in tensors_in(output):
+                    if tensor.grad_fn is not None:
+                        for reach in self.graph.walk(tensor.grad_fn, inner=True):
+                            self.provenance.inner_reaches[reach.layer].append(reach)
+            return map_tensors(output, cut)
 
         return hook
 
@@ -143,19 +150,20 @@ class _Recorder:
                 if not is_plain(module, features, output):
                     self.provenance.unusual.add(name)
             output = own_node(output)
-            self.recent.append((name, output.detach(), output._version))
             self.provenance.kinds[name].add(features)
             lead = leading_axes(module, tuple(output.shape))
             step_of = np.full(int(np.prod(lead, dtype=np.int64)), -1, dtype=np.int64)
             inside = None
             if self.active:
                 outer = self.active[0]
+                self.inner_layers = True
                 inside = (outer, len(self.provenance.neuron_calls[outer]) - 1)
             calls = self.provenance.layer_calls[name]
             edge = None
-            if output.grad_fn is not None and inside is None:
+            if output.grad_fn is not None:
                 edge = get_gradient_edge(output)
-                self.graph.tag(output.grad_fn, Tag("layer", name, len(calls)))
+                kind: Literal["layer", "inner"] = "layer" if inside is None else "inner"
+                self.graph.tag(output.grad_fn, Tag(kind, name, len(calls)))
             calls.append(
                 LayerCall(tuple(features.shape), tuple(output.shape), lead, inside, edge, step_of)
             )
@@ -164,18 +172,17 @@ class _Recorder:
         return hook
 
     def _norm_fed(self, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             features = first_tensor(args, kwargs)
-            source = None
-            if features is not None:
-                for layer, output, version in self.recent:
-                    here = (output.data_ptr(), output.numel()) == (
-                        features.data_ptr(),
-                        features.numel(),
-                    )
-                    if here and features._version == version:
-                        source = layer
-            self.provenance.norm_inputs[name].add(source)
+            sources: set[str | None] = {None}
+            if features is not None and features.grad_fn is not None:
+                calls = self.graph.moved_from(features.grad_fn)
+                if calls is not None and all(
+                    same_channels(module, features, self.provenance.layer_calls[layer][call])
+                    for layer, call in calls
+                ):
+                    sources = {layer for layer, _ in calls}
+            self.provenance.norm_inputs[name] |= sources
 
         return hook
 
@@ -189,7 +196,7 @@ class _Recorder:
             self.provenance.norm_channels[name] = int(getattr(module, "num_features", 0))
             same = is_plain_norm(module, features, output)
             self.provenance.plain_norms[name] = self.provenance.plain_norms.get(name, True) and same
-            if output.grad_fn is None or self.active:
+            if output.grad_fn is None:
                 return None
             output = own_node(output)
             self.graph.tag(output.grad_fn, Tag("norm", name, 0))

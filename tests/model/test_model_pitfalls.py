@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from helpers import assert_close
 from nets import Net
+from normed_networks import UNIFORM, ScaledNorm, data, fc, lif, norm, two_places
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
@@ -18,7 +18,7 @@ from sbc_kernels.network.watch import channel_axis, watching
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from spikingjelly.activation_based import functional, layer, neuron
+    from spikingjelly.activation_based import layer, neuron
 
 
 pytestmark = [
@@ -26,40 +26,6 @@ pytestmark = [
     # Networks here are made to be saved, not to fire.
     pytest.mark.filterwarnings("ignore:no input spiked in calibration:RuntimeWarning"),
 ]
-
-UNIFORM: dict[str, Any] = {"calibration_mode": "parallel", "allocation": "uniform"}
-PLAIN: dict[str, Any] = {**UNIFORM, "bn_reestimate": False, "bias_correction": False}
-
-
-def lif() -> nn.Module:
-    return neuron.LIFNode(tau=2.0, step_mode="m")
-
-
-def norm(features: int = 6) -> nn.Module:
-    """A BatchNorm that is not trivial, over [T, N, C]."""
-    bn = layer.BatchNorm1d(features, step_mode="m").eval()
-    with torch.no_grad():
-        bn.running_mean.normal_(0, 0.3)
-        bn.running_var.uniform_(0.3, 2)
-        bn.weight.uniform_(0.5, 2)
-        bn.bias.normal_(0, 0.3)
-    return bn
-
-
-def fc(d_in: int = 6, d_out: int = 6, bias: bool = True) -> nn.Linear:
-    return nn.Linear(d_in, d_out, bias=bias)
-
-
-def data(*shape: int) -> Tensor:
-    return (torch.rand(shape or (4, 5, 6)) < 0.4).float()
-
-
-def outputs(model: nn.Module, x: Tensor) -> list[np.ndarray[Any, Any]]:
-    functional.reset_net(model)
-    with torch.no_grad():
-        out = model(x)
-    return [t.numpy() for t in (out if isinstance(out, tuple) else (out,))]
-
 
 # ---- BatchNorms --------------------------------------------------------------------------------
 
@@ -114,13 +80,6 @@ def test_a_norm_of_other_channels_than_the_layers() -> None:
     assert "27 channels" in str(result.layers[0].notes)
 
 
-class ScaledNorm(layer.BatchNorm1d):  # type: ignore[misc]
-    """tdBN as many repositories write it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 0.5 * super().forward(x)
-
-
 def test_norms_that_do_more_than_they_say_are_named() -> None:
     bn = ScaledNorm(6, step_mode="m")
     net = Net(lambda m, x: m.n(m.bn(m.fc(x))), fc=fc(), bn=bn, n=lif())
@@ -128,67 +87,6 @@ def test_norms_that_do_more_than_they_say_are_named() -> None:
     assert "no plain BatchNorm and is not folded" in str(result.layers[0].notes)
     assert "bn keeps its statistics" in str(result.layers[0].notes)
     assert isinstance(result.model.bn, ScaledNorm)
-
-
-# ---- fold --------------------------------------------------------------------------------------
-
-
-def shared_twice() -> Net:
-    bn = norm()
-    net = Net(lambda m, x: m.seq(x), c=fc(), bn=bn, n=lif())
-    net.seq = nn.Sequential(net.c, bn, net.n)
-    return net
-
-
-def two_places() -> Net:
-    net = Net(
-        lambda m, x: m.n2(m.b2(m.f2(m.n1(m.b1(m.f1(x)))))),
-        f1=fc(bias=False), f2=fc(bias=False), b1=norm(), b2=norm(), n1=lif(), n2=lif(),
-    )  # fmt: skip
-    net.f2.weight = net.f1.weight
-    return net
-
-
-def read_out(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    y = m.c(x)
-    return m.n(m.bn(y)), y
-
-
-FOLDS = {
-    "plain": lambda: Net(lambda m, x: m.n(m.bn(m.c(x))), c=fc(), bn=norm(), n=lif()),
-    "added in place": lambda: Net(
-        lambda m, x: m.n(m.bn(m.c(x).add_(x))), c=fc(), bn=norm(), n=lif()
-    ),
-    "read out too": lambda: Net(read_out, c=fc(), bn=norm(), n=lif()),
-    "registered twice": shared_twice,
-    "tied": two_places,
-    "scaled norm": lambda: Net(
-        lambda m, x: m.n(m.bn(m.c(x))), c=fc(), bn=ScaledNorm(6, step_mode="m"), n=lif()
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FOLDS)
-def test_folding_changes_no_output(name: str) -> None:
-    net, x = FOLDS[name](), data()
-    options = {"sparsity": 0.3, **UNIFORM}
-    plain = sbc.compress_model(net, x, **options)
-    folded = sbc.compress_model(net, x, fold=True, **options)
-    for a, b in zip(outputs(folded.model, x), outputs(plain.model, x), strict=True):
-        assert_close(a, b, 1e-4, name)
-    idle = [m for m in folded.model.modules() if isinstance(m, nn.Identity)]
-    assert bool(idle) == (name in ("plain", "registered twice"))
-    assert bool(folded.log) == (not idle) or name == "registered twice"
-
-
-def test_folded_codes_still_give_the_weight() -> None:
-    net = FOLDS["plain"]()
-    with torch.no_grad():
-        net.bn.weight[0] = -1.0
-    result = sbc.compress_model(net, data(), bits=4, fold=True, **UNIFORM)
-    t = result.tensors["c"]
-    weight = (t["codes"].float() - t["zero_point"]) * t["scale"]
-    assert_close(weight.numpy(), result.model.c.weight.detach().numpy(), 1e-5)
 
 
 # ---- calibration -------------------------------------------------------------------------------
