@@ -23,6 +23,7 @@ __all__ = [
     "NeuronFacts",
     "Update",
     "adapter_of",
+    "has_known_reset",
     "keeps_state",
     "register_neuron",
 ]
@@ -36,6 +37,16 @@ def keeps_state(module: nn.Module) -> bool:
     Neurons are among them, but also layers with a state of their own.
     """
     return "MemoryModule" in class_names(module, "spikingjelly.activation_based")
+
+
+def has_known_reset(module: nn.Module) -> bool:
+    """Returns whether the module's class is a framework's own, with a state that its adapter resets.
+
+    A subclass of the user's may hold more than that.
+    """
+    package = type(module).__module__.partition(".")[0]
+    known = keeps_state(module) or any(adapter.is_neuron(module) for adapter in FRAMEWORKS)
+    return known and package in ("spikingjelly", "snntorch", "norse", "sinabs")
 
 
 def adapter_of(module: nn.Module) -> Adapter | None:

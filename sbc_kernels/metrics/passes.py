@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ParameterError, ParameterTypeError
-from ..frameworks import Adapter
+from ..frameworks import Adapter, has_known_reset
 from ..network.batches import reiterable
 from ..network.copies import (
     Forward,
@@ -21,6 +21,7 @@ from ..network.copies import (
     run_forward,
     undisturbed,
 )
+from ..network.kept import KeptStates
 from ..network.tensors import first_tensor
 
 
@@ -89,6 +90,8 @@ class Pass:
         self.model = copy_of(_required_module(model, name)).eval()
         self.forward = forward_of(forward, model)
         self.samples = 0
+        self._fresh: KeptStates | None = None  # what is put back before each batch
+        self._states: tuple[str, ...] | None = None
         self._counts: set[int | None] = set()
         for watcher in watchers:
             watcher.watch(self.model)
@@ -98,6 +101,12 @@ class Pass:
         """Returns the model's output for a batch; `index` is the seed of its random numbers."""
         self._counts.clear()
         reset_states(self.model)
+        if self._fresh is None:
+            self._fresh = KeptStates(self.model, but=has_known_reset)
+        elif self._states is None:  # one batch ran: what it changed is a state
+            self._states = self._fresh.changed()
+        if self._states is not None:
+            self._fresh.put_back(self._states)
         with torch.no_grad(), undisturbed(index):
             return run_forward(self.model, batch, self.forward)
 

@@ -13,8 +13,10 @@ from torch import nn
 
 from ..backends.kernels import recorded_kernels
 from ..method.fields import from_arguments
-from ..network.batches import first_batch, reiterable
+from ..network.batches import example_of, reiterable
 from ..network.copies import Forward, copy_of, require_model, run_forward
+from ..network.gradients import in_usual_mode
+from ..network.originals import require_plain_parts, require_writable
 from .checkpoint import Checkpoint
 from .fingerprint import fingerprint
 from .fold import fold_norms, refolded
@@ -34,6 +36,7 @@ from .tracing import trace_copy
 __all__ = ["compress_model"]
 
 
+@in_usual_mode
 def compress_model(
     model: nn.Module,
     calibration: Any,
@@ -114,14 +117,17 @@ def compress_model(
     """
     options = from_arguments(ModelOptions, locals())
     require_model(model)
+    require_plain_parts(model)
+    if options.inplace:
+        require_writable(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     start, memory, stamp = time.perf_counter(), PeakMemory(device), current_stamp()
     settings = options.settled(half_of_memory(device))
     batches = reiterable(calibration)
     with Progress(progress) as bars:
-        dense = copy_of(model)
+        dense, example = copy_of(model), example_of(batches)
         plan = trace_copy(
-            dense, first_batch(batches), forward=forward, overrides=overrides, ignore=ignore
+            model, dense, example, forward=forward, overrides=overrides, ignore=ignore
         )
         for parameter in dense.parameters():
             parameter.requires_grad_(False)
@@ -136,9 +142,7 @@ def compress_model(
         result_model = model if inplace else copy_of(model)
         norms: dict[str, str] = {}
         if fold:  # on the copy, where a failure harms nobody
-            folded, notes = fold_norms(
-                run.work, plan, lambda m: run_forward(m, first_batch(batches), forward)
-            )
+            folded, notes = fold_norms(run.work, plan, lambda m: run_forward(m, example, forward))
             run.log += notes
             weights = run.ledger.deliver(result_model)
             scales = fold_norms(result_model, plan, None, only=folded)[0]
@@ -167,7 +171,7 @@ def compress_model(
         start_bytes=memory.start,
         log=run.log,
         folded=norms,
-        example=first_batch(batches),
+        example=example,
         forward=forward,
         stamp=stamp,
         kernels=kernels,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ParameterError
 from ..frameworks import Adapter, adapter_of
 from ..network.copies import Forward, reset_states, run_forward, undisturbed
+from ..network.kept import KeptStates
 from ..network.tensors import first_tensor
 from ..network.watch import Seen
 from .planned_layer import PlannedLayer
@@ -24,46 +25,23 @@ class Feeder:
     Parameters
     ----------
     model : a copy; it is put into eval mode, and its states are reset.
-    batches : iterated anew for each pass.
     forward : as in `trace`.
     neuron_steps : of the plan; a batch whose neurons take another number of time steps is refused.
+    states : of the plan: what a forward leaves behind in modules, which is put back around each batch.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        batches: Iterable[Any],
         forward: Forward | None,
         neuron_steps: Mapping[str, int],
+        states: Collection[str] = (),
     ) -> None:
         self.model = model.eval()
-        self.batches = batches
+        self.kept = KeptStates(model, states)
         self.forward = forward
         self.neuron_steps = neuron_steps
         self.modules = dict(model.named_modules())
-
-    def run(
-        self,
-        takes: Mapping[str, Take],
-        layers: Mapping[str, PlannedLayer],
-        on_output: Callable[[Any], None] | None = None,
-    ) -> int:
-        """Runs one pass over all batches and returns their number.
-
-        Parameters
-        ----------
-        takes : by layer name, called with its input of each batch: [T, samples, d_in] or
-            [T, samples, C, *map], integers in one byte where the values are such. Positions that
-            share a Linear layer (tokens) are samples.
-        layers : of the plan, by name.
-        on_output : called with the model's output. Without it a forward ends when the last of `takes`
-            has its input.
-        """
-        index = -1
-        with undisturbed():
-            for index, batch in enumerate(self.batches):
-                self.feed(index, batch, takes, layers, on_output)
-        return index + 1
 
     def feed(
         self,
@@ -75,27 +53,46 @@ class Feeder:
     ) -> None:
         """Runs one batch of a pass, from fresh states to fresh states.
 
+        Parameters
+        ----------
+        index : of the batch, which is the seed of its random numbers.
+        takes : by layer name, called with its input of the batch: [T, samples, d_in] or
+            [T, samples, C, *map], integers in one byte where the values are such. Positions that
+            share a Linear layer (tokens) are samples.
+        layers : of the plan, by name.
+        on_output : called with the model's output. Without it a forward ends when the last of `takes`
+            has its input.
+
         Raises
         ------
-        ValueError : the batch has another length than the traced example.
+        ValueError : the batch has another length than the traced example, or makes a layer an input
+            that is empty, NaN or infinite.
         """
-        reset_states(self.model)
+        self._put_back()
         ended = False
         with ExitStack() as stack, torch.no_grad(), undisturbed(index):
             waiting = set(takes)
-            self._watch_steps(stack)
+            self._watch_steps(stack, index)
             assemblers = [
                 sequences
                 for name, take in takes.items()
                 for sequences in self._hook(
-                    stack, layers[name], take, None if on_output else waiting
+                    stack,
+                    layers[name],
+                    _naming(take, layers[name], index),
+                    None if on_output else waiting,
                 )
             ]
             try:
                 output = run_forward(self.model, batch, self.forward)
             except Seen:
                 output, ended = None, True
-        reset_states(self.model)
+            except ParameterError:
+                raise
+            except Exception as error:
+                error.add_note(f"in the forward pass of calibration batch {index}, counted from 0")
+                raise
+        self._put_back()
         for sequences in assemblers:
             if sequences.held or (not ended and sequences.calls != sequences.expected):
                 raise ParameterError(
@@ -108,7 +105,12 @@ class Feeder:
         if on_output is not None and output is not None:
             on_output(output)
 
-    def _watch_steps(self, stack: ExitStack) -> None:
+    def _put_back(self) -> None:
+        """Resets the neurons, and gives all other states the values that they started from."""
+        reset_states(self.model)
+        self.kept.put_back()
+
+    def _watch_steps(self, stack: ExitStack, index: int) -> None:
         """Refuses batches of another length where neurons take whole sequences."""
         for name, steps in self.neuron_steps.items():
             module = self.modules[name]
@@ -133,7 +135,8 @@ class Feeder:
                             features,
                             f"accepted are {steps}, as in the example",
                             verb="has",
-                            shown=f"a batch of {length} time steps at {name!r}",
+                            shown=f"a batch, number {index} counted from 0, of {length} time steps "
+                            f"at {name!r}",
                         )
 
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -165,3 +168,36 @@ class Feeder:
             handle = self.modules[name].register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
             yield sequences
+
+
+def _naming(take: Take, layer: PlannedLayer, index: int) -> Take:
+    """Returns `take`, whose errors about an input that is not accepted name the layer and the batch."""
+
+    def named(spikes: Tensor) -> None:
+        try:
+            take(spikes)
+        except ParameterError as error:
+            wrong, channels = 0, layer.in_features
+            if layer.conv is not None:
+                channels = layer.in_features // layer.conv.taps * layer.groups
+            found = spikes.shape[-1 if layer.conv is None else 2]
+            if spikes.is_floating_point():
+                wrong = int((~spikes.isfinite()).sum())
+            if wrong:
+                accepted = "accepted are finite values"
+                what = f"with {wrong} values that are NaN or infinite"
+            elif spikes.numel() == 0:
+                accepted = "accepted are at least one sample and one time step"
+                what = f"that is empty, {list(spikes.shape)}"
+            elif found != channels:
+                accepted, what = f"accepted are {channels}", f"of {found} features or channels"
+            else:
+                error.layer = error.layer or layer.name
+                raise
+            which = f"a batch, number {index} counted from 0,"
+            shown = f"{which} that makes {layer.name!r} an input {what}"
+            raise ParameterError(
+                "calibration", spikes, accepted, verb="has", shown=shown
+            ) from error
+
+    return named

@@ -104,7 +104,8 @@ class _Constant:
         self.neuron = neuron
         self.conv = conv
         self.step_scale = step_scale
-        self.total: Tensor | float = 0.0  # float64 [C, *map], where the spikes lie
+        # By map size (batches may differ): float64 [C, *map], where the spikes lie.
+        self.totals: dict[tuple[int, ...], Tensor] = {}
         self.energy = 0.0
 
     def update(self, spikes: Tensor) -> None:
@@ -121,16 +122,22 @@ class _Constant:
                 sums = sums.sum(dim=1)
         else:
             outputs = int(np.prod(self.conv.output_size(tuple(spikes.shape[3:]))))
-        self.total = self.total + torch.tensordot(torch.from_numpy(weight).to(sums.device), sums, 1)
+        total = torch.tensordot(torch.from_numpy(weight).to(sums.device), sums, 1)
+        size = tuple(total.shape)
+        self.totals[size] = self.totals[size] + total if size in self.totals else total
         self.energy += float((on**2).sum()) * (T // steps) * N * outputs
 
     def moment(self, groups: int) -> tuple[NDArray[np.float64], float]:
         """Returns the sums, float64 [groups, d], and the energy of the input that is always on."""
-        total = np.asarray(torch.as_tensor(self.total).cpu())
+        by_size = [np.asarray(total.cpu()) for total in self.totals.values()]
         if self.conv is None:
-            return total[None], self.energy
-        parts = np.split(total, groups)
-        return np.stack([_tap_sums(part, self.conv) for part in parts]), self.energy
+            return np.sum(by_size, axis=0)[None], self.energy
+        conv = self.conv
+        parts = [
+            np.stack([_tap_sums(part, conv) for part in np.split(total, groups)])
+            for total in by_size
+        ]
+        return np.sum(parts, axis=0), self.energy
 
 
 def _tap_sums(maps: NDArray[np.float64], conv: Conv) -> NDArray[np.float64]:

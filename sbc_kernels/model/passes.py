@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..errors import ParameterError
+from ..network.batches import Mark, changed_data, mark_of
 from ..network.copies import Forward, undisturbed
 from .feeder import Feeder
 from .plan import Plan
@@ -31,6 +33,9 @@ class Calibration:
         self.forward = forward
         self.layers = {layer.name: layer for layer in plan.layers}
         self.neuron_steps = plan.neuron_steps
+        self.states = plan.states
+        self._marks: list[Mark] = []  # of the batches, to know them again in the next pass
+        self._count: int | None = None  # of the batches, after the first pass
 
     def inputs(self, model: nn.Module, takes: Mapping[str, Take]) -> None:
         """Hands each batch's input of some layers on, and ends a batch after the last of them.
@@ -40,7 +45,8 @@ class Calibration:
         takes : by layer name, called with sequences [T, samples, d_in] or [T, samples, C, *map], as
             integers of one byte where the values allow it.
         """
-        self._feeder(model).run(takes, self.layers)
+        feeder = self._feeder(model)
+        self.each(lambda index, batch: feeder.feed(index, batch, takes, self.layers))
 
     def paired_inputs(
         self,
@@ -56,11 +62,12 @@ class Calibration:
         def pair(spikes: Tensor) -> None:
             take(spikes, waiting.popleft())
 
-        with undisturbed():
-            for index, batch in enumerate(self.batches):
-                waiting.clear()
-                first.feed(index, batch, {name: waiting.append}, self.layers)
-                second.feed(index, batch, {name: pair}, self.layers)
+        def feed(index: int, batch: Any) -> None:
+            waiting.clear()
+            first.feed(index, batch, {name: waiting.append}, self.layers)
+            second.feed(index, batch, {name: pair}, self.layers)
+
+        self.each(feed)
 
     def outputs(self, model: nn.Module, take: Callable[[Any], None] | None = None) -> int:
         """Runs all batches to the end, for hooks that watch the model or for its outputs.
@@ -73,10 +80,39 @@ class Calibration:
         -------
         The number of batches.
         """
-        return self._feeder(model).run({}, self.layers, take or _ignored)
+        feeder, taken = self._feeder(model), take or _ignored
+        return self.each(lambda index, batch: feeder.feed(index, batch, {}, self.layers, taken))
 
     def _feeder(self, model: nn.Module) -> Feeder:
-        return Feeder(model, self.batches, self.forward, self.neuron_steps)
+        return Feeder(model, self.forward, self.neuron_steps, self.states)
+
+    def each(self, feed: Callable[[int, Any], None]) -> int:
+        """Calls ``feed(index, batch)`` for all batches of a pass, and returns their number.
+
+        Raises
+        ------
+        ParameterError : a ValueError; the batches are not those of the first pass.
+        """
+        index = -1
+        with undisturbed():
+            for index, batch in enumerate(self.batches):
+                mark = mark_of(batch)
+                if self._count is None and index == len(self._marks):
+                    self._marks.append(mark)
+                elif index >= len(self._marks) or mark != self._marks[index]:
+                    raise changed_data("calibration", self.batches, str(index))
+                feed(index, batch)
+        if self._count is None:
+            self._count = index + 1
+        if index + 1 != self._count:
+            raise ParameterError(
+                "calibration",
+                self.batches,
+                "accepted are the same batches each time",
+                verb="has",
+                shown=f"{self._count} batches the first time it is iterated, and then {index + 1}",
+            )
+        return index + 1
 
 
 def _ignored(output: Any) -> None:

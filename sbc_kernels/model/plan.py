@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from .plan_text import layer_json, plan_table
+from .plan_text import layer_json, plan_table, states_kept
 from .planned_layer import PlannedLayer
 
 
@@ -20,6 +20,8 @@ class Plan:
     model_bytes : of parameters and buffers.
     neuron_steps : by name of each neuron, the time steps that one call of it takes.
     plain_norms : by name of each BatchNorm, whether it does what its statistics say, and no more.
+    states : names of what else a forward leaves behind in the modules, which `compress_model` puts back
+        before each batch. Neurons with a known reset are not among them.
     """
 
     layers: tuple[PlannedLayer, ...]
@@ -27,6 +29,12 @@ class Plan:
     model_bytes: int = 0
     neuron_steps: dict[str, int] = field(default_factory=dict)
     plain_norms: dict[str, bool] = field(default_factory=dict)
+    states: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Returns remarks on the network as a whole, for people."""
+        return (states_kept(self.states),) if self.states else ()
 
     def __getitem__(self, name: str) -> PlannedLayer:
         """The layer of that name. KeyError names the ones there are."""
@@ -92,10 +100,11 @@ class Plan:
                 "layers": [layer_json(layer) for layer in self.layers],
                 "left_alone": self.left_alone,
                 "model_bytes": self.model_bytes,
+                "states": self.states,
             },
             default=str,
             indent=2,
         )
 
     def __str__(self) -> str:
-        return plan_table(self.layers, self.left_alone)
+        return "\n".join((plan_table(self.layers, self.left_alone), *self.remarks))

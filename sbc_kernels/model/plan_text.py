@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..network.kept import shown_state
 from ..neurons import Neuron
 from .planned_layer import PlannedLayer
 from .text_table import text_table
@@ -21,6 +22,12 @@ def plan_table(layers: Sequence[PlannedLayer], left_alone: Sequence[str]) -> str
     if left_alone:
         lines.append(f"left alone: {', '.join(left_alone)}")
     return "\n".join(lines)
+
+
+def states_kept(states: Sequence[str]) -> str:
+    """The states that a forward leaves behind, in one line."""
+    names = _few([shown_state(name) for name in states])
+    return f"state kept in {names}: put back before each batch"
 
 
 def layer_json(layer: PlannedLayer) -> dict[str, Any]:

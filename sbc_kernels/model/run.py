@@ -79,6 +79,7 @@ class Run:
         self.norms = FollowingNorms(following, self.dense_norms, self.work, self.ledger)
         self.sparsities: dict[str, float | str | None] = {}
         self.log = [f"{layer.name}: {note}" for layer in plan.layers for note in layer.notes]
+        self.log += plan.remarks
 
     # ---- what is asked of a layer
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from ..frameworks import has_known_reset
 from ..network.copies import (
     Forward,
     copy_of,
@@ -16,6 +18,9 @@ from ..network.copies import (
     run_forward,
     undisturbed,
 )
+from ..network.gradients import gradients_kept, in_usual_mode
+from ..network.kept import KeptStates
+from ..network.originals import only_the_copy, require_plain_parts
 from .overrides import Overrides, layer_rules
 from .plan import Plan
 from .planning import plan_of
@@ -24,6 +29,7 @@ from .recording import record
 __all__ = ["trace"]
 
 
+@in_usual_mode
 def trace(
     model: nn.Module,
     example: Any,
@@ -58,11 +64,13 @@ def trace(
     TypeError, ValueError : a parameter is not accepted; the message names it and what is accepted.
     """
     require_model(model)
+    require_plain_parts(model)
     work = copy_of(model)
-    return trace_copy(work, example, forward=forward, overrides=overrides, ignore=ignore)
+    return trace_copy(model, work, example, forward=forward, overrides=overrides, ignore=ignore)
 
 
 def trace_copy(
+    model: nn.Module,
     work: nn.Module,
     example: Any,
     *,
@@ -70,11 +78,21 @@ def trace_copy(
     overrides: Overrides | None,
     ignore: Sequence[str],
 ) -> Plan:
-    """`trace` on a copy that may be changed: its parameters all require gradients afterwards."""
+    """`trace` on a copy that may be changed: its parameters all require gradients afterwards.
+
+    Raises
+    ------
+    ParameterError : a ValueError; also where the copy runs modules or tensors of the model itself.
+    """
     neurons = neurons_of(work)
     work.eval()
-    with undisturbed():
+    with undisturbed(), only_the_copy(model, forward):
         reset_states(work)
-        provenance = record(work, neurons, lambda: run_forward(work, example, forward))
+        kept = KeptStates(work, but=has_known_reset)
+        with gradients_kept():
+            provenance = record(work, neurons, lambda: run_forward(work, example, forward))
         reset_states(work)
-    return plan_of(work, provenance, neurons, layer_rules(work, overrides, ignore))
+        states = kept.changed()
+        kept.put_back(states)
+    plan = plan_of(work, provenance, neurons, layer_rules(work, overrides, ignore))
+    return replace(plan, states=states)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ParameterError, ParameterTypeError
 from ..frameworks import Adapter, adapter_of, keeps_state
-from .tensors import tensors_in
+from .inputs import input_of, keywords_of, own_tensors
+from .originals import require_uncompiled
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -29,9 +33,7 @@ def require_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         kind = f"a {type(model).__name__}"
         raise ParameterTypeError("model", model, "a torch.nn.Module", shown=kind)
-    if hasattr(model, "_orig_mod"):
-        shown = "compiled by torch.compile"
-        raise ParameterTypeError("model", model, "model._orig_mod", shown=shown)
+    require_uncompiled(model)
     first: torch.device | None = None
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         first = first or tensor.device
@@ -47,31 +49,86 @@ def require_model(model: Any) -> None:
 def copy_of(model: nn.Module) -> nn.Module:
     """Returns a deep copy.
 
-    States that are part of an autograd graph are detached in the copy. Modules with a `__deepcopy__` of
-    their own are copied attribute by attribute: those of sinabs build a new module and lose hooks and
-    options.
+    States that are part of an autograd graph are detached in the copy, and tensors made in inference
+    mode become usual ones. Modules with a `__deepcopy__` of their own are copied attribute by
+    attribute: those of sinabs build a new module and lose hooks and options. What has no content of its
+    own, such as a Python module or a lock among the attributes, is shared.
+
+    Raises
+    ------
+    ParameterError : a ValueError; an attribute cannot be copied. The message names it and its owner.
     """
     memo: dict[int, Any] = {}
-    plain = []
-    for module in model.modules():
-        for value in _states(module):
-            for tensor in tensors_in(value):
-                if not tensor.is_leaf:
-                    memo[id(tensor)] = tensor.detach().clone()
+    seen: set[int] = set()
+    plain = {}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key != "_modules":
+                _prepare(value, memo, seen)
         if not isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):
             memo[id(module)] = object.__new__(type(module))
-            plain.append(module)
-    for module in plain:
-        memo[id(module)].__dict__.update(copy.deepcopy(vars(module), memo))
+            plain[name] = module
+    for name, module in plain.items():
+        attributes = vars(memo[id(module)])
+        for key, value in vars(module).items():
+            try:
+                attributes[key] = copy.deepcopy(value, memo)
+            except ParameterError:
+                raise
+            except Exception as error:
+                raise _uncopyable(model, name, module, key, value, error) from error
     copied: nn.Module = copy.deepcopy(model, memo)
     return copied
 
 
-def _states(module: nn.Module) -> Iterator[Any]:
-    """Yields what a module holds beside parameters and modules, such as SpikingJelly's memories."""
-    for key, value in vars(module).items():
-        if key not in ("_modules", "_parameters"):
-            yield value
+def _prepare(value: Any, memo: dict[int, Any], seen: set[int]) -> None:
+    """Enters into `memo` what stands for parts of a value that `copy.deepcopy` would refuse."""
+    if id(value) in seen or isinstance(value, (int, float, str, type(None), nn.Module, type)):
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        if value.is_inference():
+            with torch.inference_mode(False):
+                memo[id(value)] = _usual(value)
+        elif not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+    elif isinstance(value, _SHARED):
+        memo[id(value)] = value
+    elif isinstance(value, dict):
+        for item in list(value.values()):
+            _prepare(item, memo, seen)
+    elif isinstance(value, (list, tuple, deque)):
+        for item in value:
+            _prepare(item, memo, seen)
+    elif hasattr(value, "__dict__") and not isinstance(value, FunctionType):
+        _prepare(vars(value), memo, seen)
+
+
+_SHARED = (ModuleType, type(threading.Lock()), type(threading.RLock()), torch.jit.ScriptFunction)
+
+
+def _usual(tensor: Tensor) -> Tensor:
+    """Returns a tensor that was made in inference mode as one that was not, a parameter as such."""
+    clone = tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(clone, requires_grad=tensor.requires_grad)
+    return clone
+
+
+def _uncopyable(
+    model: nn.Module, name: str, module: nn.Module, key: str, value: Any, error: Exception
+) -> ParameterError:
+    """Returns the error about an attribute that cannot be copied."""
+    owner = f"{name!r}, a {type(module).__name__}" if name else f"a {type(module).__name__}"
+    return ParameterTypeError(
+        "model",
+        model,
+        "accepted are attributes that copy.deepcopy takes: set it to None meanwhile, or keep it "
+        "outside of the model",
+        verb="has",
+        shown=f"an attribute {key!r} of {owner}, a {type(value).__name__}, that cannot be copied "
+        f"({type(error).__name__}: {error})",
+    )
 
 
 def neurons_of(model: nn.Module) -> dict[str, tuple[nn.Module, Adapter]]:
@@ -96,34 +153,45 @@ def reset_states(model: nn.Module) -> None:
 def run_forward(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
     """Runs one whole sequence and returns the model's output.
 
-    Call it inside ``undisturbed(index)``, so that a random encoding draws the same each time.
+    The model gets tensors of its own, which it may change in place. Call this inside
+    ``undisturbed(index)``, so that a random encoding draws the same each time.
 
     Parameters
     ----------
     model : with fresh states.
-    batch : of a tuple or list the first item is the input.
+    batch : of a tuple or list the first item is the input. A dictionary is handed on by keyword where
+        the model's forward has parameters of these names; see `keywords_of`.
     forward : ``forward(model, batch)``; None for ``model(batch)``.
     """
-    if isinstance(batch, (tuple, list)):
-        if not batch:
-            accepted = "a tensor, or a tuple that starts with one"
-            raise ParameterError("a batch", batch, accepted, shown="empty")
-        batch = batch[0]
-    return model(batch) if forward is None else forward(model, batch)
+    inputs = own_tensors(input_of(batch))
+    if forward is not None:
+        return forward(model, inputs)
+    if isinstance(inputs, Mapping):
+        keywords = keywords_of(model, inputs)
+        if keywords is not None:
+            return model(**keywords)
+    return model(inputs)
+
+
+_random = threading.RLock()  # the random generators are the process's, and threads may compress
 
 
 @contextmanager
 def undisturbed(seed: int = 0) -> Iterator[None]:
-    """Draws random numbers from the seed inside, and restores all generators afterwards."""
-    numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state
-    python_state = random.getstate()
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
+    """Draws random numbers from the seed inside, and restores all generators afterwards.
+
+    One thread at a time: the generators of torch, NumPy and Python belong to the whole process.
+    """
+    with _random:
+        numpy_state = np.random.get_state()  # noqa: NPY002 - the user's global state
+        python_state = random.getstate()
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=gpus):
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            random.seed(seed)
+            try:
+                yield
+            finally:
+                np.random.set_state(numpy_state)  # noqa: NPY002
+                random.setstate(python_state)

@@ -165,7 +165,8 @@ def test_sinabs_recurrent_and_snntorch_recurrent_inputs_are_delayed() -> None:
     plan = sbc.trace(net, x)
     fed: list[Tensor] = []
     layers = {found.name: found for found in plan.layers}
-    Feeder(copy_of(net), [x], None, plan.neuron_steps).run({"1.rec_connect": fed.append}, layers)
+    feeder = Feeder(copy_of(net), None, plan.neuron_steps)
+    feeder.feed(0, x, {"1.rec_connect": fed.append}, layers)
     fired = net(x).detach()  # [N, T, 6]
     assert float(fired.sum()) > 0
     expected = torch.zeros(5, 2, 6)

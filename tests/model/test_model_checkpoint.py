@@ -21,9 +21,9 @@ from nets import Net
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
-from sbc_kernels.model.feeder import Feeder
 from sbc_kernels.model.following_norms import FollowingNorms, reestimate
 from sbc_kernels.model.ledger import Ledger
+from sbc_kernels.model.passes import Calibration
 from sbc_kernels.network.watch import Statistics, watching
 
 with warnings.catch_warnings():
@@ -153,8 +153,8 @@ def test_each_batchnorm_follows_those_before_it(
     whole = (torch.rand(shape) < 0.4).float()
     batches = list(whole.split(60 // split, dim=1))
     passes: list[None] = []
-    run = Feeder.run
-    monkeypatch.setattr(Feeder, "run", lambda *args: (passes.append(None), run(*args))[1])
+    each = Calibration.each
+    monkeypatch.setattr(Calibration, "each", lambda *args: (passes.append(None), each(*args))[1])
     options: dict[str, Any] = {"sparsity": 0.6, "calibration_mode": "parallel"}
     still = sbc.compress_model(net, batches, bn_reestimate=False, bias_correction=False, **options)
     before = len(passes)
