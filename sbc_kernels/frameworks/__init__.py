@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import norse, sinabs, snntorch, spikingjelly
+from . import clock_driven, norse, sinabs, snntorch, spikingjelly
 from .adapter import Adapter, NeuronFacts, Update, class_names
 from .registered import register_neuron, registered
 
@@ -28,7 +28,7 @@ __all__ = [
     "register_neuron",
 ]
 
-FRAMEWORKS: tuple[Adapter, ...] = (spikingjelly, snntorch, norse, sinabs)
+FRAMEWORKS: tuple[Adapter, ...] = (spikingjelly, snntorch, norse, sinabs, clock_driven)
 
 
 def keeps_state(module: nn.Module) -> bool:
@@ -36,7 +36,8 @@ def keeps_state(module: nn.Module) -> bool:
 
     Neurons are among them, but also layers with a state of their own.
     """
-    return "MemoryModule" in class_names(module, "spikingjelly.activation_based")
+    names = class_names(module, "spikingjelly.activation_based")
+    return "MemoryModule" in names or clock_driven.keeps_state(module)
 
 
 def has_known_reset(module: nn.Module) -> bool:

@@ -147,7 +147,11 @@ def reset(module: nn.Module) -> None:
 
 def update(module: nn.Module) -> Update | str:
     """Returns the equations of an IF, LIF, parametric LIF or current-based LIF neuron."""
-    name = own_class(module, _PACKAGE + ".neuron")
+    return equations(own_class(module, _PACKAGE + ".neuron"), module)
+
+
+def equations(name: str, module: nn.Module) -> Update | str:
+    """Returns the equations of the neuron class of this name, as `update`."""
     rate, synapse = 0.0, None  # leak rate of the membrane, decay of the current
     scaled = False  # whether the input is scaled by the leak rate
     if name in ("LIFNode", "SimpleLIFNode"):
