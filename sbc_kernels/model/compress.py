@@ -16,10 +16,11 @@ from ..method.fields import from_arguments
 from ..network.batches import example_of, reiterable
 from ..network.copies import Forward, copy_of, require_model, run_forward
 from ..network.gradients import in_usual_mode
+from ..network.kept import KeptStates
 from ..network.originals import require_plain_parts, require_writable
 from .checkpoint import Checkpoint
 from .fingerprint import fingerprint
-from .fold import fold_norms, refolded
+from .fold import fold_norms, foldable, own_norms, refolded
 from .layer_checks import check_layers
 from .memory import PeakMemory, half_of_memory
 from .modes import compress
@@ -98,7 +99,8 @@ def compress_model(
         `compress_layer`. Rows of a layer compete in the units of what its neurons integrate:
         BatchNorm's scale and the threshold count.
     overrides, ignore, forward : as in `trace`.
-    fold : fold each BatchNorm into the layer before it in the model that is returned.
+    fold : fold each BatchNorm into the layer before it in the model that is returned, where the model
+        computes the same without it. `CompressedModel.unfolded` names the others.
     inplace : change `model` itself, at the very end.
     max_memory : bytes; Hessians are gathered for as many layers at once as fit. Default: half of what
         the system has, or of what is free on the model's GPU.
@@ -132,6 +134,19 @@ def compress_model(
         for parameter in dense.parameters():
             parameter.requires_grad_(False)
         check_layers(plan, settings)
+        norms: dict[str, str] = {}
+        unfolded: dict[str, str] = {}
+
+        def run_first(model: nn.Module) -> Any:
+            kept = KeptStates(model, plan.states)
+            output = run_forward(model, example, forward)
+            kept.put_back()
+            return output
+
+        if fold:  # before the work, what cannot be folded is known
+            norms, unfolded = own_norms(plan, dense)
+            norms, refused = foldable(dense, norms, run_first)
+            unfolded |= refused
         decisive = settings.outcome()
         marks = fingerprint(model, plan, batches, decisive) if checkpoint_dir is not None else {}
         calibrated = Calibration(batches, forward, plan)
@@ -139,18 +154,14 @@ def compress_model(
         with recorded_kernels() as kernels:
             share_out(run)
             compress(run)
+        if fold:  # once more: the statistics have moved
+            norms, refused = foldable(run.work, norms, run_first)
+            unfolded |= refused
         result_model = model if inplace else copy_of(model)
-        norms: dict[str, str] = {}
-        if fold:  # on the copy, where a failure harms nobody
-            folded, notes = fold_norms(run.work, plan, lambda m: run_forward(m, example, forward))
-            run.log += notes
-            weights = run.ledger.deliver(result_model)
-            scales = fold_norms(result_model, plan, None, only=folded)[0]
-            weights, notes = refolded(weights, scales, result_model)
-            run.log += notes
-            norms = {layer: plan[layer].norms[0] for layer in scales}
-        else:
-            weights = run.ledger.deliver(result_model)
+        weights = run.ledger.deliver(result_model)
+        if fold:
+            weights, notes = refolded(weights, fold_norms(result_model, norms), result_model)
+            run.log += [f"{norm} is not folded: {why}" for norm, why in unfolded.items()] + notes
     records = run.ledger.records(run.layers)
     zeros = sum(record.sparsity * math.prod(record.shape) for record in records)
     size = sum(math.prod(record.shape) for record in records)
@@ -171,6 +182,7 @@ def compress_model(
         start_bytes=memory.start,
         log=run.log,
         folded=norms,
+        unfolded=unfolded,
         example=example,
         forward=forward,
         stamp=stamp,

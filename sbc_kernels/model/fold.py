@@ -2,78 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ParameterError
-from ..network.copies import reset_states, undisturbed
+from ..network.copies import copy_of
 from ..network.state import replace_module
 from ..network.tensors import WeightLayer
 from ..weights import CompressedWeight, Pruned, Quantized
+from .fold_trial import observe
 from .norms import Vector, affine_of
 from .plan import Plan
 
-__all__ = ["fold_norms"]
+__all__ = ["fold_norms", "foldable", "own_norms"]
 
 
-def fold_norms(
-    model: nn.Module,
-    plan: Plan,
-    run: Callable[[nn.Module], Any] | None,
-    only: Collection[str] | None = None,
-) -> tuple[dict[str, Vector], list[str]]:
-    """Folds BatchNorms whose input is one layer's output and nothing else; an Identity replaces them.
+def own_norms(plan: Plan, model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the BatchNorms that are fed all of one layer's output and nothing else.
+
+    Parameters
+    ----------
+    plan : of the model.
+    model : the one that was traced.
+
+    Returns
+    -------
+    By layer name, the norm; and by name of every other norm, why it cannot be folded.
+    """
+    modules = dict(model.named_modules())
+    pairs, refused = {}, {}
+    for norm in plan.norm_inputs:
+        layer, why = _owner(plan, norm, modules[norm])
+        if why:
+            refused[norm] = why
+        else:
+            pairs[layer] = norm
+    return pairs, refused
+
+
+def _owner(plan: Plan, norm: str, module: nn.Module) -> tuple[str, str]:
+    """Returns the layer that a norm belongs to, or "" and why there is none."""
+    feeding = plan.norm_inputs[norm]
+    if None in feeding:
+        return "", "it is not fed one layer's output and nothing else"
+    if affine_of(module) is None:
+        return "", "it has no fixed scale"
+    if not plan.plain_norms.get(norm, False):
+        return "", "it does more than its statistics say"
+    names = [name for name in feeding if name is not None]
+    if len(names) > 1:
+        return "", f"it is fed the outputs of {', '.join(names)}"
+    layer = next((p for p in plan.layers if names[0] in (p.name, *p.also)), None)
+    if layer is None or not layer.compressed:
+        return "", f"{names[0]} stays as it is"
+    if layer.also:
+        return "", f"the weight of {layer.name} has several places"
+    if layer.norms[:1] != (norm,):
+        return "", f"the output of {layer.name} is used elsewhere too"
+    return layer.name, ""
+
+
+def foldable(
+    model: nn.Module, pairs: Mapping[str, str], run: Callable[[nn.Module], Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns which BatchNorms can be folded without a change of what the model computes.
+
+    Forward passes tell: with all of them folded, and where that changes something, with halves.
+
+    Parameters
+    ----------
+    model : stays as it is.
+    pairs : by layer name, the norm behind it.
+    run : runs one whole sequence through a model.
+
+    Returns
+    -------
+    Those of `pairs` that can be folded together; and by norm, why it cannot be.
+    """
+    accepted: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    if not pairs:
+        return accepted, refused
+    before = observe(model, run, pairs.values())
+
+    def objection(tried: Mapping[str, str]) -> str:
+        trial = copy_of(model)
+        fold_norms(trial, tried)
+        try:
+            after = observe(trial, run, pairs.values(), before.spikes)
+        except Exception as error:
+            return f"the model does not run without it ({type(error).__name__}: {error})"
+        difference = before.difference(after)
+        return difference and f"the model computes something else without it: {difference}"
+
+    waiting = [dict(pairs)]
+    while waiting:
+        part = waiting.pop()
+        why = objection({**accepted, **part})
+        if not why:
+            accepted |= part
+        elif len(part) == 1:
+            refused |= dict.fromkeys(part.values(), why)
+        else:
+            names, half = list(part), len(part) // 2
+            waiting += [{n: part[n] for n in names[half:]}, {n: part[n] for n in names[:half]}]
+    return {name: norm for name, norm in pairs.items() if name in accepted}, refused
+
+
+def fold_norms(model: nn.Module, pairs: Mapping[str, str]) -> dict[str, Vector]:
+    """Folds BatchNorms into the layers before them; an Identity replaces each wherever it is held.
 
     Parameters
     ----------
     model : it is changed.
-    plan : of the model.
-    run : a forward pass, to see whether the model still runs afterwards; None to believe `only`.
-    only : names of layers whose norms to fold; None for all that can be.
+    pairs : by layer name, the norm behind it.
 
     Returns
     -------
-    By layer name, the factor of each row; and notes on norms that were not folded.
-
-    Raises
-    ------
-    ParameterError : a ValueError; the model does not run any more.
+    By layer name, the factor of each row.
     """
     modules = dict(model.named_modules())
-    folded: dict[str, Vector] = {}
-    notes = []
-    for layer in plan.compressed:
-        if not layer.norms or (only is not None and layer.name not in only):
-            continue
-        norm = modules[layer.norms[0]]
+    scales = {}
+    for name, norm_name in pairs.items():
+        norm = modules[norm_name]
         affine = affine_of(norm)
-        why = (
-            "it is not fed that layer's output and nothing else" if not layer.direct
-            else "the weight has several places" if layer.also
-            else "the layer's output is used elsewhere too" if layer.read_out
-            else "it has no fixed scale" if affine is None
-            else ""
-        )  # fmt: skip
-        if why or affine is None:
-            notes.append(f"{layer.norms[0]} is not folded into {layer.name}: {why}")
-            continue
-        fold(modules[layer.name], norm)
+        assert affine is not None
+        fold(modules[name], norm)
         replace_module(model, norm, nn.Identity().train(norm.training))
-        folded[layer.name] = affine[0]
-    if run is not None:
-        try:
-            with undisturbed(), torch.no_grad():
-                reset_states(model)
-                run(model)
-                reset_states(model)
-        except Exception as error:
-            shown = f"True, but the model does not run without its BatchNorms ({error})"
-            raise ParameterError("fold", True, "False", shown=shown) from error
-    return folded, notes
+        scales[name] = affine[0]
+    return scales
 
 
 def refolded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -277,6 +278,11 @@ def _expected(
     ValueError : the model lacks one of the modules that were folded, or has another one in its place.
     """
     modules = dict(model.named_modules())
+    names: dict[nn.Module, list[str]] = defaultdict(
+        list
+    )  # a module may be registered more than once
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[module].append(name)
     expected = {name: (list(t.shape), t.dtype) for name, t in tensors.items()}
     for layer, norm in contents.folded.items():
         if layer not in modules or norm not in modules:
@@ -292,8 +298,9 @@ def _expected(
                 f"{path} is of another model: {layer!r} had a BatchNorm folded into it, and is a "
                 f"{type(modules[layer]).__name__} here"
             )
-        expected = {n: what for n, what in expected.items() if not n.startswith(f"{norm}.")}
-        bias = entry(layer, "bias")
-        if bias in contents.tensors:
-            expected.setdefault(bias, (list(weight.shape[:1]), contents.tensors[bias][1]))
+        gone = tuple(f"{name}." for name in names[modules[norm]])
+        expected = {n: what for n, what in expected.items() if not n.startswith(gone)}
+        for bias in [entry(name, "bias") for name in names[modules[layer]]]:
+            if bias in contents.tensors:
+                expected.setdefault(bias, (list(weight.shape[:1]), contents.tensors[bias][1]))
     return expected

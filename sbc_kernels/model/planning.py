@@ -112,6 +112,7 @@ def plan_of(
             if calls and len({call.facts.steps for call in calls}) == 1
         },
         dict(provenance.plain_norms),
+        norm_inputs={n: tuple(sorted(fed, key=str)) for n, fed in provenance.norm_inputs.items()},
     )
 
 

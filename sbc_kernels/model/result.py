@@ -57,6 +57,7 @@ class CompressedModel:
     log : remarks on the run as a whole, such as BatchNorms that were not folded. What was done to a
         layer stands in the `log` of its record.
     folded : by layer name, the BatchNorm that was folded into it (``fold=True``).
+    unfolded : by name of each BatchNorm that ``fold=True`` left in place, the reason.
     example : the first calibration batch.
     forward : ``forward(model, batch)`` runs one whole sequence; None for ``model(batch)``.
     stamp : the time of the run, `stamp.created`, which files and reports state.
@@ -78,6 +79,7 @@ class CompressedModel:
     start_bytes: int | None
     log: list[str] = field(default_factory=list)
     folded: dict[str, str] = field(default_factory=dict)
+    unfolded: dict[str, str] = field(default_factory=dict)
     example: Any = field(default=None, repr=False)
     forward: Callable[[nn.Module, Any], Any] | None = None
     stamp: Stamp = field(default_factory=current_stamp)
@@ -158,6 +160,7 @@ class CompressedModel:
                 for name, weight in self.weights.items()
             },
             integer_weights=integer_weights,
+            unfolded=self.unfolded,
         )
         write_nir(path, graph)
 

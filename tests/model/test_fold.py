@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import assert_close
@@ -13,16 +16,37 @@ from normed_networks import UNIFORM, ScaledNorm, data, fc, lif, norm, outputs, t
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
+from sbc_kernels.model.fold import foldable
+from sbc_kernels.model.modes import compress
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from spikingjelly.activation_based import layer
+    from spikingjelly.activation_based import layer, neuron
+
+compress_module: Any = importlib.import_module("sbc_kernels.model.compress")
 
 pytestmark = [
     pytest.mark.usefixtures("seed"),
     # Networks here are made to be saved, not to fire.
     pytest.mark.filterwarnings("ignore:no input spiked in calibration:RuntimeWarning"),
 ]
+
+
+IMAGES = (4, 5, 2, 6, 6)
+
+
+def plain_norm(kind: type[nn.Module], features: int = 6) -> nn.Module:
+    bn = kind(features).eval()
+    with torch.no_grad():
+        bn.running_mean.normal_(0, 0.3)
+        bn.running_var.uniform_(0.3, 2)
+        bn.weight.uniform_(0.5, 2)
+        bn.bias.normal_(0, 0.3)
+    return bn
+
+
+def conv(bias: bool = False) -> nn.Module:
+    return layer.Conv2d(2, 6, 3, bias=bias, step_mode="m")
 
 
 def shared_twice() -> Net:
@@ -74,21 +98,224 @@ def test_folded_codes_still_give_the_weight() -> None:
     assert_close(weight.numpy(), result.model.c.weight.detach().numpy(), 1e-5)
 
 
-# ---- whose a norm is ---------------------------------------------------------------------------
+# ---- norms wherever they are held --------------------------------------------------------------
 
 
-def plain_norm(kind: type[nn.Module], features: int = 6) -> nn.Module:
-    bn = kind(features).eval()
+def blocks(m: Any, x: Tensor) -> Tensor:
+    """As published networks for speech: forward goes through a plain list."""
+    for c, bn, n in m.blocks:
+        x = n(bn(c(x)))
+    return x
+
+
+def eager() -> nn.Module:
+    return neuron.LIFNode(2.0, v_threshold=0.1, step_mode="m")
+
+
+def in_lists() -> Net:
+    net = Net(blocks)
+    net.blocks = [[fc(bias=False), norm(), eager()], (fc(bias=False), norm(), eager())]
+    net.all = nn.ModuleList([m for block in net.blocks for m in block])
+    return net
+
+
+def in_dict() -> Net:
+    net = Net(lambda m, x: m.by_name["n"](m.by_name["bn"](m.by_name["c"](x))))
+    net.by_name = {"c": fc(bias=False), "bn": norm(), "n": eager()}
+    net.all = nn.ModuleList(net.by_name.values())
+    return net
+
+
+class Holder:
+    """A plain object with parts of a network."""
+
+    def __init__(self, bn: nn.Module) -> None:
+        self.bn = bn
+
+
+def in_object() -> Net:
+    net = Net(lambda m, x: m.n(m.parts.bn(m.c(x))), c=fc(), bn=norm(), n=lif())
+    net.parts = Holder(net.bn)
+    return net
+
+
+HELD = {"lists": in_lists, "dict": in_dict, "object": in_object, "registered twice": shared_twice}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_norm_is_folded_wherever_it_is_held(name: str, tmp_path: Path) -> None:
+    """The one that runs; and the file answers as the result does."""
+    net, x = HELD[name](), data()
+    options = {"sparsity": 0.3, **UNIFORM}
+    plain = sbc.compress_model(net, x, **options)
+    folded = sbc.compress_model(net, x, fold=True, **options)
+    assert folded.folded
+    assert not folded.unfolded
+    (expected,), (found,) = outputs(plain.model, x), outputs(folded.model, x)
+    assert expected.any()
+    assert_close(found, expected, 1e-5)
+    folded.save(path := tmp_path / "net")
+    torch.manual_seed(1)
+    (loaded,) = outputs(sbc.load_compressed(HELD[name](), path), x)
+    assert np.array_equal(loaded, found)
+
+
+# ---- norms that stay ---------------------------------------------------------------------------
+
+
+class PaddedNorm(nn.Module):
+    """As re-parametrised convolutions have it: the border is what the norm makes of 0."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.bn = plain_norm(nn.BatchNorm2d, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bn = self.bn
+        y = nn.functional.pad(bn(x), [1] * 4)
+        edge = bn.bias - bn.running_mean * bn.weight / torch.sqrt(bn.running_var + bn.eps)
+        y[:, :, 0], y[:, :, -1] = edge.view(1, -1, 1), edge.view(1, -1, 1)
+        y[:, :, :, 0], y[:, :, :, -1] = edge.view(1, -1, 1), edge.view(1, -1, 1)
+        return y
+
+
+class WeightedByNorm(nn.Module):
+    """Reads its norm's running mean, which an Identity of another kind could have too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = norm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = getattr(self.bn, "running_mean", torch.zeros(6))
+        return self.bn(x) + mean
+
+
+def repeated(m: Any, x: Tensor) -> Tensor:
+    return m.n(m.body(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
+
+
+def padded() -> Net:
+    body = nn.Sequential(
+        nn.Conv2d(2, 6, 1, bias=False), PaddedNorm(6),
+        nn.Conv2d(6, 6, 3, bias=False), plain_norm(nn.BatchNorm2d),
+    )  # fmt: skip
+    return Net(repeated, body=body, n=lif())
+
+
+def both_sides(m: Any, x: Tensor) -> Tensor:
+    return m.n(m.bn(m.c(x))) + m.n2(m.bn(m.d(x)))
+
+
+def hidden_use(m: Any, x: Tensor) -> Tensor:
+    """What autograd does not see: only the outputs tell."""
+    y = m.c(x)
+    return m.n(m.bn(y)) + y.detach()
+
+
+STAYING: dict[str, tuple[Any, tuple[int, ...], dict[str, str], int]] = {
+    "padding wrapper": (padded, IMAGES, {"body.1.bn": "does not run without it"}, 1),
+    "attribute read": (
+        lambda: nn.Sequential(fc(), WeightedByNorm(), lif()),
+        (4, 5, 6),
+        {"1.bn": "the input of 2 changes by"},
+        0,
+    ),
+    "of two layers": (
+        lambda: Net(both_sides, c=fc(), d=fc(), bn=norm(), n=lif(), n2=lif()),
+        (4, 5, 6),
+        {"bn": "it is fed the outputs of c, d"},
+        0,
+    ),
+    "read out too": (
+        FOLDS["read out too"],
+        (4, 5, 6),
+        {"bn": "the output of c is used elsewhere too"},
+        0,
+    ),
+    "used behind autograd": (
+        lambda: Net(hidden_use, c=fc(), bn=norm(), n=lif()),
+        (4, 5, 6),
+        {"bn": "the output changes by"},
+        0,
+    ),
+    "scaled": (FOLDS["scaled norm"], (4, 5, 6), {"bn": "does more than its statistics say"}, 0),
+    "sum": (
+        lambda: Net(lambda m, x: m.n(m.bn(m.c(x) + x)), c=fc(), bn=norm(), n=lif()),
+        (4, 5, 6),
+        {"bn": "not fed one layer's output and nothing else"},
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_a_norm_that_cannot_be_folded_stays_by_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are folded, the reason is known before the work, and no output changes."""
+    build, shape, reasons, others = STAYING[name]
+    net, x = build(), data(*shape)
+    options = {"sparsity": 0.3, **UNIFORM}
+    plain = sbc.compress_model(net, x, **options)
+    known: dict[str, str] = {}
+
+    def foldable_first(*args: Any) -> Any:
+        accepted, refused = foldable(*args)
+        known.update(refused)
+        return accepted, refused
+
+    def compress_later(run: Any) -> None:
+        monkeypatch.setattr(compress_module, "foldable", foldable)
+        compress(run)
+
+    monkeypatch.setattr(compress_module, "foldable", foldable_first)
+    monkeypatch.setattr(compress_module, "compress", compress_later)
+    result = sbc.compress_model(net, x, fold=True, **options)
+    assert list(result.unfolded) == list(reasons)
+    for bn, reason in reasons.items():
+        assert reason in result.unfolded[bn]
+        assert f"{bn} is not folded: {result.unfolded[bn]}" in result.log
+        assert isinstance(result.model.get_submodule(bn), nn.modules.batchnorm._BatchNorm)
+    assert known == {bn: why for bn, why in result.unfolded.items() if "without it" in why}
+    assert len(result.folded) == others
+    for a, b in zip(outputs(result.model, x), outputs(plain.model, x), strict=True):
+        assert_close(a, b, 1e-5, name)
+
+
+def test_spikes_that_a_rounding_moves_do_not_keep_a_norm() -> None:
+    """Potentials lie at the threshold itself: half the spikes hang on the last bit."""
+    net = Net(lambda m, x: m.n2(m.b2(m.d(m.n(m.bn(m.c(x)))))),
+        c=fc(), d=fc(), bn=norm(), b2=norm(), n=neuron.IFNode(step_mode="m"), n2=lif())  # fmt: skip
+    x = data(4, 50, 6)
     with torch.no_grad():
-        bn.running_mean.normal_(0, 0.3)
-        bn.running_var.uniform_(0.3, 2)
-        bn.weight.uniform_(0.5, 2)
-        bn.bias.normal_(0, 0.3)
-    return bn
+        net.n.v_threshold = float(net.bn(net.c(x)).flatten().median())
+    result = sbc.compress_model(net, x, bits=8, fold=True, **UNIFORM)
+    assert result.folded == {"c": "bn", "d": "b2"}
 
 
-def conv(bias: bool = False) -> nn.Module:
-    return layer.Conv2d(2, 6, 3, bias=bias, step_mode="m")
+class Stream(nn.Module):
+    """A residual stream of currents that ends in a head without a neuron."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.bn1, self.n = fc(bias=False), norm(), lif()
+        self.fc2, self.bn2, self.head = fc(bias=False), norm(), fc(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.bn1(self.fc1(x))
+        return self.head(stream + self.bn2(self.fc2(self.n(stream))))
+
+
+def test_norms_on_a_residual_stream_are_folded_and_exported() -> None:
+    net, x = Stream().eval(), data()
+    plain = sbc.compress_model(net, x, sparsity=0.3, **UNIFORM)
+    result = sbc.compress_model(net, x, sparsity=0.3, fold=True, **UNIFORM)
+    assert result.folded == {"fc1": "bn1", "fc2": "bn2"}
+    assert_close(outputs(result.model, x)[0], outputs(plain.model, x)[0], 1e-5)
+
+
+# ---- whose a norm is ---------------------------------------------------------------------------
 
 
 class TdBN(nn.Module):
@@ -135,7 +362,6 @@ def with_other(m: Any, x: Tensor) -> Tensor:
     return m.n(m.bn(torch.cat([y, other]).flatten(0, 1)).unflatten(0, (len(x) + 1, -1))[:-1])
 
 
-IMAGES = (4, 5, 2, 6, 6)
 OWN: dict[str, tuple[Any, tuple[int, ...]]] = {
     "tdBN": (lambda: nn.Sequential(conv(), TdBN(), lif()), IMAGES),
     "container": (

@@ -90,6 +90,7 @@ def find_edges(
     neurons: Mapping[str, tuple[nn.Module, Adapter]],
     batch: Tensor,
     forward: Callable[[], Any],
+    unfolded: Mapping[str, str] | None = None,
 ) -> Edges:
     """Runs a model once and returns its edges.
 
@@ -99,12 +100,13 @@ def find_edges(
     neurons : by name, with their adapters.
     batch : what `forward` feeds the model.
     forward : runs the model; returns its output.
+    unfolded : by name of a BatchNorm, why it was not folded.
 
     Raises
     ------
     ValueError : naming the module or function that is neither a node nor an edge.
     """
-    finder = _EdgeFinder(model, neurons, batch)
+    finder = _EdgeFinder(model, neurons, batch, unfolded or {})
     with ExitStack() as stack:
         stack.enter_context(finder.hooked(model))
         stack.enter_context(torch.no_grad())
@@ -117,10 +119,15 @@ class _EdgeFinder(Tracker):
     """Collects nodes and their sources while a model runs."""
 
     def __init__(
-        self, model: nn.Module, neurons: Mapping[str, tuple[nn.Module, Adapter]], batch: Tensor
+        self,
+        model: nn.Module,
+        neurons: Mapping[str, tuple[nn.Module, Adapter]],
+        batch: Tensor,
+        unfolded: Mapping[str, str],
     ) -> None:
         super().__init__(model)
         self.neurons = neurons
+        self.unfolded = unfolded
         self.nodes: dict[str, Node] = {}
         self.times = StepTracker()  # of as many outputs as the tracker has labelled
         self.pending: tuple[RowTimes, Tensor] | None = None  # input of the node that runs
@@ -155,10 +162,15 @@ class _EdgeFinder(Tracker):
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.active.append((name, module))
             if self.depth == 0 and is_norm(module):
+                why = self.unfolded.get(name)
                 raise ModelRefused(
                     f"model has {module_label(name, module)}, and NIR has no BatchNorm; accepted are "
                     "models whose BatchNorms are folded into the layers before them: "
-                    "compress_model(..., fold=True)"
+                    + (
+                        f"this one was not, because {why}"
+                        if why
+                        else "compress_model(..., fold=True)"
+                    )
                 )
             if self._is_node(name, module):
                 self.depth += 1

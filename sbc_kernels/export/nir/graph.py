@@ -98,6 +98,7 @@ def nir_graph(
     forward: Forward | None = None,
     weights: Mapping[str, CompressedWeight] | None = None,
     integer_weights: bool = False,
+    unfolded: Mapping[str, str] | None = None,
 ) -> Any:
     """Returns a spiking network as a ``nir.NIRGraph``. This module's text lists which node stands for
     what.
@@ -114,6 +115,7 @@ def nir_graph(
         `read_packed` returned); NumPy or torch in CPU memory. Without them the graph has no codes.
     integer_weights : write quantized layers as integers and move their scales into the neurons. Each of
         these layers needs one scale a row, and each neuron layers of the same scale.
+    unfolded : by name of a BatchNorm, why it was not folded (`CompressedModel.unfolded`), for messages.
 
     Returns
     -------
@@ -136,7 +138,9 @@ def nir_graph(
     neurons = neurons_of(work)
     with undisturbed():
         reset_states(work)
-        edges = find_edges(work, neurons, batch, lambda: run_forward(work, batch, forward))
+        edges = find_edges(
+            work, neurons, batch, lambda: run_forward(work, batch, forward), unfolded
+        )
         reset_states(work)
 
     scales = Scales(nir, edges, integers)
