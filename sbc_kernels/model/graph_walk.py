@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Collection
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
 from .provenance import Bend, Reach
+from .saved_tensors import sample
 
 # Operations that put the elements of a tensor elsewhere and change none of them.
 _MOVES = frozenset((
@@ -43,26 +45,80 @@ class TaggedGraph:
     def __init__(self) -> None:
         self._tags: dict[int, list[Tag]] = {}  # by id of a node, innermost module first
         self._kept: list[Node] = []  # nodes, lest their ids are used again
+        self._products: dict[int, list[frozenset[Any]]] = {}  # what the factors depend on
+        self.samples: dict[int, Tensor] = {}  # of the tensors of tagged nodes
+        self.times: dict[int, int] = {}  # of tagged nodes, in units of `clock`
+        self.clock = 0  # number of tags so far
 
-    def tag(self, node: Node, tag: Tag) -> None:
-        """Marks a node."""
+    def tag(self, node: Node, tag: Tag, values: Tensor) -> None:
+        """Marks the node of a tensor, of which a sample is kept."""
         self._tags.setdefault(id(node), []).append(tag)
         self._kept.append(node)
+        self.clock += 1
+        self.times.setdefault(id(node), self.clock)
+        self.samples[id(node)] = sample(values)
 
-    def walk(self, start: Node, *, inner: bool = False) -> list[Reach]:
+    def mark_product(self, node: Node, factors: list[frozenset[Any]]) -> None:
+        """Marks a node as the product of things that depend on the data, and on what of it."""
+        self._products[id(node)] = factors
+        self._kept.append(node)
+
+    def keep(self, node: Node) -> None:
+        """Keeps a node, so that its id stays its own."""
+        self._kept.append(node)
+
+    def tags(self, node: Node) -> list[Tag]:
+        """Returns the marks of a node, innermost module first."""
+        return self._tags.get(id(node), [])
+
+    def layers_behind(self, current: Node) -> set[str]:
+        """Returns the names of the weight layers that a node was computed from, perhaps behind norms."""
+        names: set[str] = set()
+        seen: set[int] = set()
+        stack: list[Node | None] = [current]
+        while stack:
+            node = stack.pop()
+            if node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            self._kept.append(node)
+            layers = [tag.name for tag in self.tags(node) if tag.kind != "norm"]
+            if layers:
+                names.add(layers[-1])
+            else:
+                stack += [following for following, _ in node.next_functions]
+        return names
+
+    def walk(
+        self,
+        start: Node,
+        *,
+        inner: bool = False,
+        passed: set[int] | None = None,
+        own: Collection[Any] = (),
+    ) -> list[Reach]:
         """Returns the calls of weight layers that the node `start` was computed from.
 
-        The way back ends where a neuron's output was cut from its graph. With `inner` these are the
-        layers that the neuron itself calls, and no others.
+        The way back ends where a neuron's output was cut from its graph.
+
+        Parameters
+        ----------
+        start : a node.
+        inner : of the layers that the neuron itself calls, and no others.
+        passed : ids of nodes at which the way ends, too; those that the walk passes are added.
+        own : the spikes of the neuron that reads `start`: a product with them is its reset.
         """
+        ends = frozenset(passed) if passed is not None else frozenset()
         reaches: list[Reach] = []
         Path = tuple[tuple[str, ...], tuple[str, ...], tuple[Bend, ...]]
         stack: list[tuple[Node | None, Path]] = [(start, ((), (), ()))]
         seen: set[tuple[int, Path]] = set()
         while stack:
             node, path = stack.pop()
-            if node is None or (id(node), path) in seen:
+            if node is None or (id(node), path) in seen or id(node) in ends:
                 continue
+            if passed is not None and not self.tags(node):
+                passed.add(id(node))
             seen.add((id(node), path))
             self._kept.append(node)
             between, via, bent = path
@@ -75,7 +131,7 @@ class TaggedGraph:
                     between, via = (), (name,) if inner else (name, *via)
             if bent:  # the nearest norm is enough, and on a residual stream paths double a block
                 between, via = between[:1], ()
-            bend = _bend_of(node)
+            bend = _bend_of(node) or self._product_at(node, own)
             if bend is not None and bend not in bent:
                 bent = tuple(sorted((*bent, bend)))
             stack += [(following, (between, via, bent)) for following, _ in node.next_functions]
@@ -108,6 +164,10 @@ class TaggedGraph:
             else:
                 return None
         return calls
+
+    def _product_at(self, node: Node, own: Collection[Any]) -> Bend | None:
+        factors = [f for f in self._products.get(id(node), []) if not f <= set(own)]
+        return Bend(False, "a product with what depends on the data") if len(factors) > 1 else None
 
 
 def own_node(output: Tensor) -> Tensor:

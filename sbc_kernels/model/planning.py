@@ -109,7 +109,7 @@ def plan_of(
         {
             name: calls[0].facts.steps
             for name, calls in provenance.neuron_calls.items()
-            if calls and len({call.facts.steps for call in calls}) == 1
+            if name in modules and calls and len({call.facts.steps for call in calls}) == 1
         },
         dict(provenance.plain_norms),
         norm_inputs={n: tuple(sorted(fed, key=str)) for n, fed in provenance.norm_inputs.items()},

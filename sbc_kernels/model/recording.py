@@ -23,9 +23,12 @@ from ..network.tensors import (
     tensors_in,
 )
 from .graph_walk import Tag, TaggedGraph, own_node
+from .membranes import note_membranes
 from .norms import is_plain_norm, same_channels
 from .provenance import LayerCall, NeuronCall, Provenance
-from .time_steps import StepProbe, mark_inner, without_activations
+from .saved_tensors import SavedTensors
+from .spike_watch import DATA, SpikeWatch, mark
+from .time_steps import StepProbe, mark_inner
 
 
 def record(
@@ -48,8 +51,14 @@ def record(
     with ExitStack() as stack:
         stack.enter_context(recorder.hooked(model))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(without_activations())
-        output = forward()
+        stack.enter_context(recorder.saved.hooks())
+        watch = SpikeWatch(model, recorder.graph, lambda: recorder.busy or bool(recorder.active))
+        with watch:
+            output = forward()
+        for tensor in tensors_in(output):
+            if isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction):
+                watch.function_output(tensor)
+        note_membranes(watch, recorder.graph, recorder.provenance, recorder.saved)
         for tensor in tensors_in(output):
             if tensor.grad_fn is not None:
                 recorder.provenance.heads += recorder.graph.walk(tensor.grad_fn)
@@ -67,33 +76,47 @@ class _Recorder:
         self.provenance = Provenance()
         self.neurons = neurons
         self.graph = TaggedGraph()
+        self.saved = SavedTensors()
         self.probe = StepProbe(self.provenance)
         self.active: list[str] = []  # neurons whose forward runs
         self.inner_layers = False  # whether the neuron whose forward runs has called a weight layer
+        self.busy = False  # whether a hook runs
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
-        handles = []
+        handles = [model.register_forward_pre_hook(_mark_inputs, with_kwargs=True)]
         for name, module in model.named_modules():
             if name in self.neurons:
                 handles += [
-                    module.register_forward_pre_hook(self._enter(name), with_kwargs=True),
-                    module.register_forward_hook(self._leave(name)),
+                    module.register_forward_pre_hook(self._own(self._enter(name)), with_kwargs=True),
+                    module.register_forward_hook(self._own(self._leave(name))),
                 ]
             elif isinstance(module, WEIGHT_LAYERS):
                 handles.append(
-                    module.register_forward_hook(self._layer_done(name), with_kwargs=True)
+                    module.register_forward_hook(self._own(self._layer_done(name)), with_kwargs=True)
                 )
             elif is_norm(module):
                 handles += [
-                    module.register_forward_pre_hook(self._norm_fed(name), with_kwargs=True),
-                    module.register_forward_hook(self._norm_done(name), with_kwargs=True),
+                    module.register_forward_pre_hook(self._own(self._norm_fed(name)), with_kwargs=True),
+                    module.register_forward_hook(self._own(self._norm_done(name)), with_kwargs=True),
                 ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _own(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a hook whose operations are not taken as the model's."""
+
+        def quiet(*args: Any) -> Any:
+            self.busy = True
+            try:
+                return hook(*args)
+            finally:
+                self.busy = False
+
+        return quiet
 
     # ---- hooks
 
@@ -104,6 +127,7 @@ class _Recorder:
             outermost = not self.active
             self.active.append(name)
             self.inner_layers = self.inner_layers and not outermost
+            self.saved.sampling = False
             current = first_tensor(args, kwargs)
             if not outermost or current is None:
                 return
@@ -127,6 +151,7 @@ class _Recorder:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             finished = self.active.pop()
             assert finished == name
+            self.saved.sampling = not self.active
             if self.active:
                 return output
             if self.inner_layers:
@@ -134,7 +159,9 @@ class _Recorder:
                     if tensor.grad_fn is not None:
                         for reach in self.graph.walk(tensor.grad_fn, inner=True):
                             self.provenance.inner_reaches[reach.layer].append(reach)
-            return map_tensors(output, cut)
+            output = map_tensors(output, cut)
+            mark(output, frozenset({name}))
+            return output
 
         return hook
 
@@ -163,7 +190,7 @@ class _Recorder:
             if output.grad_fn is not None:
                 edge = get_gradient_edge(output)
                 kind: Literal["layer", "inner"] = "layer" if inside is None else "inner"
-                self.graph.tag(output.grad_fn, Tag(kind, name, len(calls)))
+                self.graph.tag(output.grad_fn, Tag(kind, name, len(calls)), output)
             calls.append(
                 LayerCall(tuple(features.shape), tuple(output.shape), lead, inside, edge, step_of)
             )
@@ -199,10 +226,14 @@ class _Recorder:
             if output.grad_fn is None:
                 return None
             output = own_node(output)
-            self.graph.tag(output.grad_fn, Tag("norm", name, 0))
+            self.graph.tag(output.grad_fn, Tag("norm", name, 0), output)
             return output
 
         return hook
+
+
+def _mark_inputs(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    mark((args, kwargs), DATA)
 
 
 def _batch_first(module: nn.Module, adapter: Adapter, current: Tensor, facts: NeuronFacts) -> bool:

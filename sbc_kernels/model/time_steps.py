@@ -1,42 +1,19 @@
 """Which position of a layer's output belongs to which time step.
 
 The gradient of a neuron's input at step t is non-zero exactly where the layer's output belongs to step
-t. No activation is kept for that: what autograd would save is replaced by ones of the same shape, which
-leaves the pattern of the gradient, and lets it through BatchNorms whose scale was initialised to 0.
+t. No activation is kept for that (see `saved_tensors`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from ..frameworks import NeuronFacts
 from .provenance import LayerCall, NeuronCall, Provenance, Reach
-
-_Saved = tuple[torch.Size, torch.dtype, torch.device]
-
-
-def _forget(tensor: Tensor) -> _Saved:
-    return tensor.shape, tensor.dtype, tensor.device
-
-
-def _ones(saved: _Saved) -> Tensor:
-    shape, dtype, device = saved
-    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-        return torch.ones(shape, dtype=dtype, device=device)
-    return torch.zeros(shape, dtype=dtype, device=device)  # an index: 0 always exists
-
-
-def without_activations() -> AbstractContextManager[None]:
-    """Inside, autograd keeps shapes where it would keep tensors."""
-    hooks: AbstractContextManager[None] = saved_tensors_hooks(_forget, _ones)
-    return hooks
-
 
 class StepProbe:
     """Marks, in each layer call's `step_of`, the positions that a neuron reads at each time step.
@@ -105,13 +82,15 @@ def mark_inner(calls: list[LayerCall], provenance: Provenance) -> None:
         if call.inside is not None:
             by_neuron[call.inside].append(call)
     for (name, index), group in by_neuron.items():
-        steps = provenance.neuron_calls[name][index].facts.steps
+        facts = provenance.neuron_calls[name][index].facts
+        outer, steps = facts.outer, facts.steps
         for at, call in enumerate(group):
             if steps == 1:
                 call.step_of[:] = index
             elif len(group) == 1:
-                if call.step_of.size % steps == 0:
-                    call.step_of[:] = np.repeat(np.arange(steps), call.step_of.size // steps)
+                inner, remainder = divmod(call.step_of.size, outer * steps)
+                if not remainder:
+                    call.step_of[:] = np.tile(np.repeat(np.arange(steps), inner), outer)
             elif len(group) < steps:
                 call.step_of[:] = at + steps - len(group)
             else:

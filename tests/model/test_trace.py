@@ -135,10 +135,12 @@ def test_what_cannot_be_resolved_is_named() -> None:
         assert name in str(plan)
 
 
-def test_an_unknown_neuron_class_is_pointed_at() -> None:
+def test_a_spike_function_without_a_state_is_a_consumer() -> None:
     plan = sbc.trace(Net(lambda m, x: Step.apply(m.a(x)), a=lin()), torch.rand(3, 2, 6))
-    assert plan["a"].role == "head"
-    assert "register_neuron" in plan["a"].notes[0]
+    assert plan["a"].role == "spiking"
+    assert plan["a"].consumers == ("forward of Net: Step",)
+    assert plan["a"].layout.steps == 1
+    assert plan["a"].notes == ()
 
 
 def test_mixing_time_steps_falls_back_by_name() -> None:

@@ -1,0 +1,389 @@
+"""Spike functions seen while a model runs, whatever they are written as.
+
+A `TorchFunctionMode` sees every operation on tensors, also those inside an `autograd.Function`. A spike
+function makes few values of many and has no derivative of its own, so it is one of
+
+- an `autograd.Function`, whose output is discrete and rises with its input (surrogate gradients);
+- a comparison or a rounding, whose derivative is zero, alone or within a straight-through form
+  ``(hard - soft).detach() + soft``.
+
+Its operand is the membrane potential. Its output is cut from the graph, as a known neuron's is: what
+reaches a membrane backwards was then computed since the spikes, and resets do not hide the response.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from ..network.tensors import tensors_in
+from .graph_walk import TaggedGraph
+from .saved_tensors import sample
+
+Site = tuple[Any, ...]  # code and line of each frame between the model's call and the operation
+Taint = frozenset[Any]
+
+_ABOVE = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__", "gt_", "ge_"}
+_BELOW = {"lt", "le", "less", "less_equal", "__lt__", "__le__", "lt_", "le_"}
+_STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside"}
+_PRODUCTS = {
+    "mul", "multiply", "__mul__", "__rmul__", "mul_", "__imul__", "matmul", "__matmul__", "bmm", "mm",
+    "baddbmm", "einsum", "div", "true_divide", "__truediv__",
+}  # fmt: skip
+_SUMS = {"add", "sub", "__add__", "__radd__", "__sub__", "__rsub__", "add_", "sub_", "__iadd__"}
+_WEIGHTED = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"}
+_CONSTANTS = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"}
+_BOUNDS = {"Clamp", "ClampMin", "ClampMax", "Hardtanh", "Relu", "Threshold"}
+_NOTHING: Taint = frozenset()
+DATA: Taint = frozenset({"data"})
+
+
+@dataclass
+class SpikeEvent:
+    """One evaluation of a spike function.
+
+    Attributes
+    ----------
+    edge, shape : of the operand, the membrane potential, in the autograd graph.
+    fired : bool, at the sampled positions of the operand.
+    potential : the operand at these positions.
+    boundary : value of the operand at which it fires; None where it is not known.
+    kind : the function's name, for people.
+    plain : whether it is a comparison or rounding that lets no gradient through.
+    hidden : whether the output does not follow from the operand: the function has a state of its own.
+    site, owner : where in the code, and the name of the module whose method that is.
+    clock : of the graph at that time.
+    order : number of the operation.
+    like : empty, of the operand's type and device.
+    """
+
+    edge: GradientEdge
+    shape: torch.Size
+    fired: Tensor
+    potential: Tensor | None
+    boundary: float | None
+    kind: str
+    plain: bool
+    hidden: bool
+    site: Site
+    owner: str
+    clock: int
+    order: int
+    like: Tensor
+
+
+@dataclass
+class _Inner:
+    """The last that was seen of a tensor that an `autograd.Function` is about to return."""
+
+    tensor: weakref.ref[Tensor]
+    site: Site
+    owner: str
+    clock: int
+    order: int
+
+
+class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no type
+    """Records the spike functions that run inside the ``with`` block, outside known neurons.
+
+    Parameters
+    ----------
+    model : that runs, for the names of its modules.
+    graph : of the pass; products of two things that depend on the data are marked in it.
+    asleep : whether what runs belongs to a known neuron.
+
+    Attributes
+    ----------
+    events : spike functions, an autograd function by its first use.
+    operations : number of operations so far.
+    bridged : sites of comparisons that are part of a straight-through form.
+    """
+
+    def __init__(
+        self, model: nn.Module, graph: TaggedGraph, asleep: Callable[[], bool]
+    ) -> None:
+        super().__init__()
+        self.graph = graph
+        self.asleep = asleep
+        self.events: list[SpikeEvent] = []
+        self.operations = 0
+        self.bridged: set[Site] = set()  # comparisons that are part of a straight-through form
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._root = type(model).__name__
+        self._inner: dict[int, _Inner] = {}
+        self._decided: dict[int, Node] = {}  # autograd functions that were looked at
+        self._samples: dict[int, Tensor] = {}  # of operands, by id of the node
+        # Operands that the function itself compares with something, and with what on average.
+        self._compared: dict[int, float | None] = {}
+        self._kept: list[Node] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in ("__get__", "__set__") or self.asleep():
+            return func(*args, **kwargs)
+        self.operations += 1
+        tensors = tensors_in((args, kwargs)) if kwargs else tensors_in(args)
+        for tensor in tensors:
+            if isinstance(tensor.grad_fn, BackwardCFunction):
+                self.function_output(tensor)
+        if not torch.is_grad_enabled():
+            return self._inside(func, args, kwargs, tensors)
+        operands = [t for t in tensors if t.grad_fn is not None and t.is_floating_point()]
+        before = [(t, get_gradient_edge(t)) for t in operands[:2]] if name in _DISCRETE else []
+        out = func(*args, **kwargs)
+        taint = _NOTHING.union(*[taint_of(t) for t in tensors])
+        if before:
+            taint |= self._discrete(name, args, before, out)
+            if isinstance(out, Tensor) and out.grad_fn is not None:
+                out = out.detach()
+        elif name in _SUMS and isinstance(out, Tensor):
+            out = self._straight_through(out, tensors)
+        elif name in _PRODUCTS and isinstance(out, Tensor) and out.grad_fn is not None:
+            taints = [taint_of(t) for t in tensors if taint_of(t)]
+            if len(taints) > 1:
+                self.graph.mark_product(out.grad_fn, taints)
+        if name in _WEIGHTED:
+            mark(out, DATA)
+        elif taint and name not in _CONSTANTS:
+            mark(out, taint)
+        return out
+
+    # ---- operations
+
+    def _inside(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+    ) -> Any:
+        """Runs an operation without gradients, perhaps inside the forward of an autograd function."""
+        for tensor in tensors:
+            node = tensor.grad_fn
+            if node is not None and tensor.is_floating_point() and id(node) not in self._samples:
+                self._kept.append(node)
+                self._samples[id(node)] = sample(tensor)
+        out = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if isinstance(out, Tensor) and out.grad_fn is None:
+            # A threshold of each channel may come between the operand and the comparison.
+            sources = [t for t in tensors if t.numel() == out.numel()]
+            if len(sources) == 1 and name in (_DISCRETE | _SUMS | _PRODUCTS):
+                node = sources[0].grad_fn
+                of = id(node) if node is not None else getattr(sources[0], "_sbc_operand", None)
+                if name in _DISCRETE and of is not None:
+                    others = [a for a in args if a is not sources[0]]
+                    self._compared[of] = None if node is None else _level(others)
+                out._sbc_operand = of
+            site, owner = self._place()
+            self._inner[id(out)] = _Inner(
+                weakref.ref(out), site, owner, self.graph.clock, self.operations
+            )
+            taint = _NOTHING.union(*[taint_of(t) for t in tensors])
+            if taint:
+                mark(out, taint)
+        return out
+
+    def function_output(self, output: Tensor) -> None:
+        """Looks at the output of an autograd function before its first use."""
+        node = output.grad_fn
+        assert node is not None
+        if id(node) in self._decided:
+            return
+        self._decided[id(node)] = node
+        sources = [
+            (at, index)
+            for at, index in node.next_functions
+            if at is not None and "AccumulateGrad" not in at.name()
+        ]
+        if not sources or not output.is_floating_point():
+            return
+        source, index = sources[0]
+        inner_source, inner_index = _unbounded(source, index)
+        spikes = sample(output)
+        operand = self._samples.get(id(source))
+        if operand is not None and operand.numel() != spikes.numel():
+            operand = None
+        if not _few_values(spikes) or (operand is not None and torch.equal(operand, spikes)):
+            return
+        inner = self._inner.get(id(output))
+        if inner is not None and inner.tensor() is output:
+            site, owner, clock, order = inner.site, inner.owner, inner.clock, inner.order
+        else:
+            (site, owner), clock, order = self._place(), self.graph.clock, self.operations
+        hidden = (
+            operand is not None
+            and id(source) not in self._compared
+            and not _rises(operand, spikes)
+        )
+        fired = spikes != 0
+        self.events.append(
+            SpikeEvent(
+                GradientEdge(inner_source, inner_index),
+                output.shape,
+                fired,
+                operand,
+                None if operand is None else self._boundary(id(source), operand, fired),
+                type(node).__name__.removesuffix("Backward"),
+                False,
+                hidden,
+                site,
+                owner,
+                clock,
+                order,
+                output.new_empty(0),
+            )
+        )
+        if output._is_view():  # which cannot be detached: no gradient passes
+            node.register_hook(lambda grads, _: tuple(g if g is None else g * 0 for g in grads))
+        else:
+            output.detach_()
+        mark(output, frozenset({site}))
+
+    def _discrete(
+        self, name: str, args: tuple[Any, ...], before: list[tuple[Tensor, GradientEdge]], out: Any
+    ) -> Taint:
+        """Records a comparison or rounding; returns what its result depends on beside its operands."""
+        if not isinstance(out, Tensor):
+            return _NOTHING
+        site, owner = self._place()
+        for operand, edge in before:
+            if operand.shape != out.shape:
+                continue
+            other = args[1] if len(args) > 1 and args[0] is operand else args[0]
+            boundary = None
+            if name in _STEPS:
+                fired, boundary = sample(out) != 0, None
+            else:
+                above = (name in _ABOVE) == (args[0] is operand)
+                fired = sample(out) if above else ~sample(out)
+                boundary = _level([other])
+            self._kept.append(edge.node)
+            self.events.append(
+                SpikeEvent(
+                    GradientEdge(*_unbounded(edge.node, edge.output_nr)),
+                    operand.shape,
+                    fired.bool(),
+                    sample(operand),
+                    boundary,
+                    name if name in _STEPS else "comparison",
+                    True,
+                    False,
+                    site,
+                    owner,
+                    self.graph.clock,
+                    self.operations,
+                    operand.new_empty(0),
+                )
+            )
+        return frozenset({site})
+
+    def _boundary(self, source: int, operand: Tensor, fired: Tensor) -> float | None:
+        level = self._compared.get(source)
+        return _boundary(operand, fired) if level is None else level
+
+    def _straight_through(self, out: Tensor, tensors: list[Tensor]) -> Tensor:
+        """Cuts ``(hard - soft).detach() + soft``, whose values are those of `hard`."""
+        if len(tensors) != 2 or out.grad_fn is None or not out.is_floating_point():
+            return out
+        fixed = [t for t in tensors if not t.requires_grad]
+        if len(fixed) != 1 or not fixed[0].is_floating_point():
+            return out
+        sites = {site for site in taint_of(fixed[0]) if isinstance(site, tuple)}
+        soft = next(t for t in tensors if t is not fixed[0])
+        if not sites or soft.grad_fn is None or out.shape != fixed[0].shape:
+            return out
+        values = sample(out)
+        if not _few_values(values, 1e-4) or _is_integral(sample(soft), 1e-4):
+            return out
+        self.bridged |= sites
+        return out.detach()
+
+    def _place(self) -> tuple[Site, str]:
+        """Returns where in the model's code an operation is, and the name of the module."""
+        frame = sys._getframe(2)
+        site: list[Any] = []
+        owner = ""
+        while frame is not None and frame.f_code.co_name != "run_forward":
+            if frame.f_code.co_filename != __file__:
+                site.append((frame.f_code, frame.f_lineno))
+                module = frame.f_locals.get("self")
+                if not owner and isinstance(module, nn.Module) and id(module) in self._names:
+                    owner = self._names[id(module)] or self._root
+            frame = frame.f_back  # type: ignore[assignment]
+        return tuple(site), owner or self._root
+
+
+_DISCRETE = _ABOVE | _BELOW | _STEPS
+
+
+def taint_of(tensor: Tensor) -> Taint:
+    """Returns what of the data a tensor depends on: "data", or the sites of the spikes."""
+    taint: Taint = getattr(tensor, "_sbc_taint", _NOTHING)
+    return taint
+
+
+def mark(value: Any, taint: Taint) -> None:
+    """Notes what tensors depend on."""
+    for tensor in tensors_in(value):
+        tensor._sbc_taint = taint
+
+
+def _level(others: list[Any]) -> float | None:
+    """Returns what a comparison compares with; the mean where that is a tensor."""
+    for other in others:
+        if isinstance(other, Tensor):
+            return float(other.detach().double().mean())
+        if isinstance(other, (int, float)):
+            return float(other)
+    return None
+
+
+def _unbounded(node: Node, index: int) -> tuple[Node, int]:
+    """Returns what a bounded operand was before: spikes of ``clamp(v, 0, D)`` are those of v."""
+    while str(node.name()).rstrip("0123456789").removesuffix("Backward") in _BOUNDS:
+        following, at = node.next_functions[0]
+        if following is None:
+            break
+        node, index = following, at
+    return node, index
+
+
+def _is_integral(values: Tensor, tolerance: float = 1e-6) -> bool:
+    return bool(((values - values.round()).abs() <= tolerance).all())
+
+
+def _few_values(values: Tensor, tolerance: float = 1e-6) -> bool:
+    """Whether values are whole multiples of one of them, as spikes of any height are."""
+    size = values.abs()
+    if not bool(size.isfinite().all()):
+        return False
+    least = size[size > tolerance]
+    return least.numel() == 0 or _is_integral(values / least.min(), tolerance)
+
+
+def _rises(operand: Tensor, spikes: Tensor) -> bool:
+    """Whether spikes are a function of the operand that nowhere falls."""
+    order = operand.argsort(stable=True)
+    values, sorted_spikes = operand[order], spikes[order]
+    falls = sorted_spikes[1:] < sorted_spikes[:-1]
+    return not bool((falls & (values[1:] > values[:-1])).any())
+
+
+def _boundary(operand: Tensor, fired: Tensor) -> float | None:
+    """Returns the potential at which it fires, from those that fired and those that did not."""
+    silent, active = operand[~fired], operand[fired]
+    low = float(silent.max()) if silent.numel() else -float("inf")
+    high = float(active.min()) if active.numel() else float("inf")
+    for usual in (0.0, 1.0, 0.5):
+        if low <= usual <= high:
+            return usual
+    return (low + high) / 2 if low <= high < float("inf") else None
