@@ -72,7 +72,7 @@ class TaggedGraph:
         return self._tags.get(id(node), [])
 
     def layers_behind(self, current: Node) -> set[str]:
-        """Returns the names of the weight layers that a node was computed from, perhaps behind norms."""
+        """Returns the names of the layers that a node was computed from, perhaps behind norms."""
         names: set[str] = set()
         seen: set[int] = set()
         stack: list[Node | None] = [current]
@@ -108,7 +108,7 @@ class TaggedGraph:
         passed : ids of nodes at which the way ends, too; those that the walk passes are added.
         own : the spikes of the neuron that reads `start`: a product with them is its reset.
         """
-        ends = frozenset(passed) if passed is not None else frozenset()
+        ends = passed if passed is not None else set()
         reaches: list[Reach] = []
         Path = tuple[tuple[str, ...], tuple[str, ...], tuple[Bend, ...]]
         stack: list[tuple[Node | None, Path]] = [(start, ((), (), ()))]
@@ -117,8 +117,6 @@ class TaggedGraph:
             node, path = stack.pop()
             if node is None or (id(node), path) in seen or id(node) in ends:
                 continue
-            if passed is not None and not self.tags(node):
-                passed.add(id(node))
             seen.add((id(node), path))
             self._kept.append(node)
             between, via, bent = path
@@ -135,6 +133,8 @@ class TaggedGraph:
             if bend is not None and bend not in bent:
                 bent = tuple(sorted((*bent, bend)))
             stack += [(following, (between, via, bent)) for following, _ in node.next_functions]
+        if passed is not None:
+            passed |= {at for at, _ in seen if at not in self._tags}
         return list(dict.fromkeys(reaches))
 
     def moved_from(self, start: Node) -> set[tuple[str, int]] | None:

@@ -22,10 +22,10 @@ ENDS = 8
 class MembraneSteps:
     """The time steps of a membrane's currents, from the order of the calls and from gradients.
 
-    A current that holds one step (a loop over time) belongs to the first evaluation of the membrane that
-    it reaches. In one that holds the sequence, gradients tell the elements of each step apart. Where the
-    potential moves before the input joins, the last currents reach nothing, and each belongs `delay`
-    steps before the first evaluation that it reaches.
+    A current that holds one step (a loop over time) belongs to the first evaluation of the membrane
+    that it reaches. In one that holds the sequence, gradients tell the elements of each step apart.
+    Where the potential moves before the input joins, the last currents reach nothing, and each belongs
+    `delay` steps before the first evaluation that it reaches.
 
     Parameters
     ----------
@@ -131,7 +131,9 @@ class MembraneSteps:
                     sequences.append(node)
         if not sequences:
             return
-        single = {layer for layers, nodes in self.groups.items() if len(nodes) == 1 for layer in layers}
+        single = {
+            layer for layers, nodes in self.groups.items() if len(nodes) == 1 for layer in layers
+        }
         calls = {
             key: edge
             for key, at in self.calls.items()
@@ -141,9 +143,9 @@ class MembraneSteps:
         }
         edges = [*(GradientEdge(node, 0) for node in sequences), *calls.values()]
         tables: list[Tensor | None] = [None] * len(edges)
-        weights = torch.rand(
-            self.events[0].shape, generator=torch.Generator().manual_seed(0)
-        ).add(0.5)
+        weights = torch.rand(self.events[0].shape, generator=torch.Generator().manual_seed(0)).add(
+            0.5
+        )
         picks = self.picks()
         for event in picks:
             known = event == 0 or event - 1 in picks
@@ -169,7 +171,9 @@ class MembraneSteps:
                     table[:] = -2  # one current for all steps
                 elif group == table.numel():
                     self.whole[id(sequences[index])] = 0
-                delays.append(rest // group if group and rest % group == 0 and rest < table.numel() else 0)
+                delays.append(
+                    rest // group if group and rest % group == 0 and rest < table.numel() else 0
+                )
                 self.tables[id(sequences[index])] = table
             else:
                 if group == table.numel() and any(self.uses[id(n)] > 1 for n in sequences):

@@ -38,8 +38,7 @@ class Membrane:
     fresh: list[list[Node]] = field(default_factory=list)
     reached: list[list[Reach]] = field(default_factory=list)
     layers: set[str] = field(default_factory=set)
-    passed: set[int] = field(default_factory=set)
-    linked: bool = False
+    linked: bool = False  # whether it has a state: its events meet
 
     @property
     def site(self) -> Site:
@@ -64,7 +63,9 @@ def note_membranes(
     for membrane in membranes:
         own = {m.site for m in membranes if again.get(id(m)) is membrane} | {membrane.site}
         passed: set[int] = set()
-        membrane.reached = [graph.walk(e.edge.node, passed=passed, own=own) for e in membrane.events]
+        membrane.reached = [
+            graph.walk(e.edge.node, passed=passed, own=own) for e in membrane.events
+        ]
     membranes = [m for m in membranes if id(m) not in again]
     known = set(provenance.neuron_calls)
     names = _names(membranes, known)
@@ -81,9 +82,7 @@ def note_membranes(
         plain = membrane.events[0].plain and membrane.site not in watch.bridged
         cut = (f"no gradient passes the spikes of {name}",) if plain else ()
         for part in measured:
-            facts = NeuronFacts(
-                part.neuron, 1, steps.count, part.threshold, part.notes + cut
-            )
+            facts = NeuronFacts(part.neuron, 1, steps.count, part.threshold, part.notes + cut)
             reached = [
                 reach
                 for reaches in membrane.reached
@@ -104,11 +103,12 @@ def note_membranes(
 def _grouped(events: list[SpikeEvent], graph: TaggedGraph) -> list[Membrane]:
     """Returns the membranes whose potentials were computed from the outputs of weight layers."""
     at_site: dict[Site, list[Membrane]] = defaultdict(list)
+    owners: dict[Site, dict[int, Membrane]] = defaultdict(dict)  # of nodes that a membrane passed
     membranes: list[Membrane] = []
     for event in events:
         node = event.edge.node
         here = at_site[event.site]
-        owner = {at: m for m in here for at in m.passed}
+        owner = owners[event.site]
         currents, met, passed = _currents(node, graph, owner)
         layers = {name for current in currents for name in graph.layers_behind(current)}
         if not currents and not met:
@@ -123,7 +123,7 @@ def _grouped(events: list[SpikeEvent], graph: TaggedGraph) -> list[Membrane]:
             membranes.append(membrane)
         elif met:
             membrane.linked = True
-        membrane.passed |= passed
+        owner.update(dict.fromkeys(passed, membrane))
         membrane.events.append(event)
         membrane.fresh.append(currents)
         membrane.layers |= layers

@@ -88,17 +88,25 @@ class _Recorder:
         for name, module in model.named_modules():
             if name in self.neurons:
                 handles += [
-                    module.register_forward_pre_hook(self._own(self._enter(name)), with_kwargs=True),
+                    module.register_forward_pre_hook(
+                        self._own(self._enter(name)), with_kwargs=True
+                    ),
                     module.register_forward_hook(self._own(self._leave(name))),
                 ]
             elif isinstance(module, WEIGHT_LAYERS):
                 handles.append(
-                    module.register_forward_hook(self._own(self._layer_done(name)), with_kwargs=True)
+                    module.register_forward_hook(
+                        self._own(self._layer_done(name)), with_kwargs=True
+                    )
                 )
             elif is_norm(module):
                 handles += [
-                    module.register_forward_pre_hook(self._own(self._norm_fed(name)), with_kwargs=True),
-                    module.register_forward_hook(self._own(self._norm_done(name)), with_kwargs=True),
+                    module.register_forward_pre_hook(
+                        self._own(self._norm_fed(name)), with_kwargs=True
+                    ),
+                    module.register_forward_hook(
+                        self._own(self._norm_done(name)), with_kwargs=True
+                    ),
                 ]
         try:
             yield

@@ -65,8 +65,7 @@ def measure(steps: MembraneSteps, graph: TaggedGraph, saved: SavedTensors) -> li
         why = f"the potential inside autograd function {kind} is not seen"
         return [Measured(frozenset().union(*steps.groups), None, 1.0, (why,))]
     parts = {
-        layers: _Response(steps, layers, nodes).measured()
-        for layers, nodes in steps.groups.items()
+        layers: _Response(steps, layers, nodes).measured() for layers, nodes in steps.groups.items()
     }
     threshold, unknown = threshold_of(steps, parts, graph)
     found: dict[tuple[bytes, tuple[str, ...]], Measured] = {}
@@ -82,9 +81,7 @@ def measure(steps: MembraneSteps, graph: TaggedGraph, saved: SavedTensors) -> li
 class _Response:
     """The measurement of one group of currents."""
 
-    def __init__(
-        self, steps: MembraneSteps, layers: frozenset[str], nodes: list[Node]
-    ) -> None:
+    def __init__(self, steps: MembraneSteps, layers: frozenset[str], nodes: list[Node]) -> None:
         self.steps = steps
         self.late = steps.delays[layers]  # so many steps the response starts with zeros
         self.nodes = nodes
@@ -166,7 +163,7 @@ class _Response:
             self._take_sums(event, summed)
 
     def _take_sums(self, event: int, currents: list[tuple[int, Node]]) -> None:
-        """The same where currents have another shape (a pooling between): sums over silent positions."""
+        """The same where currents have another shape (a pooling between): sums."""
         for part in range(2):  # which must agree
             silent = self._silent(0, event)
             silent = silent & (torch.arange(silent.numel()) % 2 == part)
@@ -236,7 +233,11 @@ class _Response:
             return k, (note,) if bounded else (), 0.0
         if moving > 1e-4:
             return k, ("it is not linear below threshold: its response changes",), spread
-        return k, (f"its response differs between channels, {low:g} to {high:g}: its mean is used",), 0.0
+        return (
+            k,
+            (f"its response differs between channels, {low:g} to {high:g}: its mean is used",),
+            0.0,
+        )
 
     def _moves(self, lag: int) -> float:
         """Returns how much the response of single positions changes over time."""
@@ -288,7 +289,7 @@ def threshold_of(
 def _first_step(
     node: Node, steps: MembraneSteps, graph: TaggedGraph
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns a current's sampled values at the first step, and to which of the potential's they belong."""
+    """Returns which of the sampled potentials a current's first step feeds, and its values there."""
     values = graph.samples[id(node)]
     size = steps.events[0].shape.numel()
     own = positions(size)

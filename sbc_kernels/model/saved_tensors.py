@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-WHOLE = 4096  # tensors of up to so many elements are kept whole: factors of channels, small networks
+WHOLE = (
+    4096  # tensors of up to so many elements are kept whole: factors of channels, small networks
+)
 
 
 @cache
 def positions(size: int) -> Tensor:
     """Returns flat positions at which tensors of `size` elements are sampled, int64, ascending.
 
-    They are dense at the start and ever sparser, and the same in a tensor of another size as far as that
-    reaches, so that [C, H, W] and the first sample of [N, C, H, W] are sampled alike.
+    They are dense at the start and ever sparser, and the same in a tensor of another size as far as
+    that reaches, so that [C, H, W] and the first sample of [N, C, H, W] are sampled alike.
     """
     if size <= WHOLE:
         return torch.arange(size)
@@ -46,10 +48,10 @@ class _Saved(NamedTuple):
 class SavedTensors:
     """Keeps no activations for autograd, whose memory would be that of training.
 
-    A tensor that autograd saves comes back as ones of its shape: that leaves the pattern of the gradient,
-    and lets it through BatchNorms whose scale was initialised to 0. With `values` set it comes back with
-    its own values where it was sampled, so that the gradients of elementwise operations are right at
-    these positions.
+    A tensor that autograd saves comes back as ones of its shape: that leaves the pattern of the
+    gradient, and lets it through BatchNorms whose scale was initialised to 0. With `values` set it
+    comes back with its own values where it was sampled, so that the gradients of elementwise operations
+    are right at these positions.
 
     Attributes
     ----------

@@ -41,7 +41,15 @@ _PRODUCTS = {
 }  # fmt: skip
 _SUMS = {"add", "sub", "__add__", "__radd__", "__sub__", "__rsub__", "add_", "sub_", "__iadd__"}
 _WEIGHTED = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"}
-_CONSTANTS = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full"}
+_CONSTANTS = {
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+}
 _BOUNDS = {"Clamp", "ClampMin", "ClampMax", "Hardtanh", "Relu", "Threshold"}
 _NOTHING: Taint = frozenset()
 DATA: Taint = frozenset({"data"})
@@ -108,9 +116,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
     bridged : sites of comparisons that are part of a straight-through form.
     """
 
-    def __init__(
-        self, model: nn.Module, graph: TaggedGraph, asleep: Callable[[], bool]
-    ) -> None:
+    def __init__(self, model: nn.Module, graph: TaggedGraph, asleep: Callable[[], bool]) -> None:
         super().__init__()
         self.graph = graph
         self.asleep = asleep
@@ -220,9 +226,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         else:
             (site, owner), clock, order = self._place(), self.graph.clock, self.operations
         hidden = (
-            operand is not None
-            and id(source) not in self._compared
-            and not _rises(operand, spikes)
+            operand is not None and id(source) not in self._compared and not _rises(operand, spikes)
         )
         fired = spikes != 0
         self.events.append(

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..frameworks import NeuronFacts
 from .provenance import LayerCall, NeuronCall, Provenance, Reach
 
+
 class StepProbe:
     """Marks, in each layer call's `step_of`, the positions that a neuron reads at each time step.
 

@@ -107,7 +107,9 @@ def refractory(s: State, current: Tensor) -> Tensor:
     v = DECAY * s.get("v", 0.0) + current
     waiting = s.get("waiting", torch.zeros_like(current))
     spikes = Spike.apply(v - 1.0) * (waiting <= 0).float()
-    s["waiting"] = torch.where(spikes > 0, torch.full_like(waiting, 2.0), (waiting - 1).clamp(min=0))
+    s["waiting"] = torch.where(
+        spikes > 0, torch.full_like(waiting, 2.0), (waiting - 1).clamp(min=0)
+    )
     s["v"] = v * (1 - spikes)
     return spikes
 

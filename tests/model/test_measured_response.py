@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import own_neurons
 import pytest
 import torch
-from own_neurons import OWN, Cell, InForward, Own, in_cells
+from own_neurons import OWN, InForward, Own, in_cells
 from torch import nn
 
 import sbc_kernels as sbc
