@@ -84,7 +84,7 @@ void obs_quantize(const py::object& weight, const py::object& factor, const py::
     }
     params.num_pruned = num_pruned, params.keep_n = keep_n, params.of_m = of_m;
     if (prunes(params)) {
-      if (!out_kept || masked) throw std::invalid_argument("pruning needs kept, and no mask");
+      if (!out_kept) throw std::invalid_argument("pruning needs kept");
       if (of_m > 0 && (d % of_m != 0 || block_size % of_m != 0)) {
         throw std::invalid_argument("of_m divides neither d nor block_size");
       }

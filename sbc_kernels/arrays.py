@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from array_api_compat import array_namespace
+from array_api_compat import device as device_of
 from numpy.typing import NDArray
 
 from . import _native
@@ -287,6 +288,52 @@ def floating_matrix(
     require_shape(values, name, shape)
     require_finite(values, name)
     return contiguous(values), restore
+
+
+def row_exponents(values: Array) -> Array:
+    """Returns e of each row, int64 [rows]: its largest absolute value is in 2^(e-1) .. 2^e.
+
+    It is 0 for a row of zeros, or without elements.
+    """
+    xp = array_namespace(values)
+    if 0 in values.shape:
+        return xp.zeros(len(values), dtype=xp.int64, device=device_of(values))
+    return xp.astype(xp.frexp(xp.max(xp.abs(values), axis=1))[1], xp.int64)
+
+
+def powers_of_two(exponent: Array) -> Array:
+    """Returns ``2^exponent`` as float64 for integers, exact in -1022..1023 and clipped to that."""
+    xp = array_namespace(exponent)
+    biased = xp.astype(xp.clip(exponent, min=-1022, max=1023), xp.int64) + 1023
+    return (biased << 52).view(xp.float64)  # no library's pow promises to be exact
+
+
+def times_power(values: Array, exponent: Array, factors: int = 2) -> Array:
+    """Returns ``values * 2^exponent``, exact where the result is a normal number of their dtype.
+
+    Parameters
+    ----------
+    values : float32 or float64.
+    exponent : integers, whose shape fits that of the values.
+    factors : the power is multiplied in so many parts, as 2^200 alone is no float32.
+    """
+    xp = array_namespace(values)
+    for left in range(factors, 0, -1):
+        part = exponent // left
+        values = values * xp.astype(powers_of_two(part), values.dtype)
+        exponent = exponent - part
+    return values
+
+
+def loss_in_units(loss: Array, exponent: Array, dtype: Any) -> Array:
+    """Returns the loss of rows whose weights are ``2^exponent`` as large, in a float dtype.
+
+    One beyond that dtype's range is its largest number, one below it 0.
+    """
+    xp = array_namespace(loss)
+    squared = xp.clip(2 * exponent, min=-900, max=900)  # no intermediate result overflows
+    wide = times_power(xp.astype(loss, xp.float64), squared)
+    return xp.astype(xp.clip(wide, max=float(xp.finfo(dtype).max)), dtype)
 
 
 def dtype_name(values: Array) -> str:

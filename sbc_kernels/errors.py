@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["ParameterError", "ParameterTypeError", "inside", "naming_layer"]
+__all__ = ["ParameterError", "ParameterTypeError", "current_layer", "inside", "naming_layer"]
 
 
 class ParameterError(ValueError):
@@ -60,14 +61,28 @@ class ParameterTypeError(ParameterError, TypeError):
     """A parameter was given something of a type that is not accepted."""
 
 
+_layer: ContextVar[str | None] = ContextVar("_layer", default=None)
+
+
+def current_layer() -> str | None:
+    """Returns the name that the innermost open `naming_layer` gives, or None."""
+    return _layer.get()
+
+
 @contextmanager
 def naming_layer(name: str) -> Iterator[None]:
-    """Parameter errors that leave the block name this layer, unless they name one already."""
+    """Parameter errors that leave the block name this layer, unless they name one already.
+
+    Warnings of the package inside the block name it, too.
+    """
+    token = _layer.set(name)
     try:
         yield
     except ParameterError as error:
         error.layer = name if error.layer is None else error.layer
         raise
+    finally:
+        _layer.reset(token)
 
 
 @contextmanager

@@ -19,8 +19,11 @@ from .arrays import (
     contiguous,
     dtype_name,
     is_float,
+    powers_of_two,
     require_finite,
     require_same_kind,
+    row_exponents,
+    times_power,
     to_array,
 )
 from .backends.kernels import Kernels, note_kernel, recorded_kernels
@@ -34,7 +37,7 @@ from .method.damping import share_unit, warn
 from .method.fields import Choice, from_arguments
 from .method.loss import row_losses
 from .method.options import DEFAULT_SPARSITY, HESSIANS, Curve
-from .method.rows import Rows
+from .method.rows import Rows, masked, num_weights
 from .neurons import LIF, Neuron
 from .weights import CompressedWeight, Pruned, Quantized
 
@@ -42,6 +45,8 @@ __all__ = ["CompressedLayer", "compress_layer"]
 
 
 _logger = logging.getLogger("sbc_kernels")
+
+_WIDEST = 480  # rows further apart than 2^_WIDEST count as so far apart: float64 holds the squares
 
 # This very object says that no neuron was given.
 DEFAULT_NEURON = LIF(tau=2.0)
@@ -54,13 +59,16 @@ class CompressedLayer:
     Attributes
     ----------
     weight : W's dtype and shape.
-    mask : bool, W's shape, True = kept; None if nothing was pruned.
+    mask : bool, W's shape, True = kept; None if nothing was pruned. Zeros that W had before are among
+        those not kept; where W was only quantized and has few of them, the mask is None and their codes
+        are the zero point.
     codes : uint8, W's shape; None if nothing was quantized. ``(codes - zero_point) * scale`` is the
         weight, up to the rounding to W's dtype, and 0 where the mask is False.
     scale, zero_point : float32 [d_out, groups]; None if nothing was quantized.
     bits, group_size : those of the codes; None if nothing was quantized.
     loss : float64 [d_out], ``1/2 dw H dw'`` of each row with the undamped Hessian: the layer's mean
-        squared filtered output error over the calibration samples, ``E_n |Y_n dw|^2``.
+        squared filtered output error over the calibration samples, ``E_n |Y_n dw|^2``. In the units of
+        W; infinite or 0 with a warning where float64 cannot hold it.
     sparsity : fraction of exact zeros in `weight`.
     damp_percent : the damping that was used, after retries.
     retries : how often a Cholesky factorisation failed and was repeated with more damping.
@@ -168,6 +176,10 @@ def compress_layer(
     -----
     An input that never spiked has no influence on the loss: pruning takes its weights first, and
     quantization rounds them to the nearest level.
+
+    A weight that is exactly zero stays zero, so that a pruned layer that is quantized later stays
+    pruned, and an N:M pattern N:M. Such weights count among those that `sparsity` prunes; if there are
+    more of them, all of them stay zero.
     """
     options = from_arguments(LayerOptions, locals())
     start = time.perf_counter()
@@ -245,14 +257,10 @@ class PreparedLayer:
         """
         start = time.perf_counter() if start is None else start
         log = [] if log is None else log
-        W, values, stack, restore = self.W, self.values, self.stack, self._restore
+        W, values, restore = self.W, self.values, self._restore
         xp = array_namespace(values)
-        rows = len(values) // len(stack)
         flat = contiguous(values.reshape(len(values), -1))
-        parts = [
-            Rows(flat[at : at + rows], matrix, self.row_scale[at : at + rows], self.backend)
-            for at, matrix in zip(range(0, len(values), rows), stack, strict=True)
-        ]
+        exponent, parts = self._parts(flat, log)
         share_unit(parts)
         options.require_fits(flat.shape)
         for part in parts:
@@ -269,7 +277,7 @@ class PreparedLayer:
             order = self._ordered(parts, options, log)
             damping, curve = METHODS[options.method].compress(parts, order, options, log)
 
-        result = xp.concat([part.result for part in parts])
+        result = self._in_callers_units(flat, exponent, parts, options, log)
         if not bool(xp.all(xp.isfinite(result))):
             raise np.linalg.LinAlgError(
                 "the compressed weight is not finite: the Hessian is too close to singular; accepted "
@@ -286,13 +294,15 @@ class PreparedLayer:
                 shown=f"dtype {getattr(W, 'dtype', values.dtype)}, which cannot hold the compressed "
                 f"weight: it reaches {float(xp.max(xp.abs(result))):.4g}",
             )
-        loss = row_losses(parts, flat, changed)
+        loss = row_losses(parts, flat, changed, exponent, log)
         for line in log:
             _logger.debug(line)
 
         def stacked(arrays: list[Array | None], shape: tuple[int, ...]) -> Array | None:
             return None if arrays[0] is None else restore(xp.concat(arrays).reshape(shape))
 
+        if options.pattern is None:
+            _drop_small_masks(parts)
         grids = [part.grid for part in parts]
         scales = [None if g is None else g.scale for g in grids]
         zeros = [None if g is None else g.zero_point for g in grids]
@@ -313,6 +323,67 @@ class PreparedLayer:
             curve=curve,
             backend=kernels,
         )
+
+    def _parts(self, flat: Array, log: list[str]) -> tuple[Array, list[Rows]]:
+        """Returns the exponents of the rows' units, [d_out], and the rows of each group in them."""
+        xp = array_namespace(flat)
+        exponent = row_exponents(flat)
+        zero = flat == 0
+        silent = xp.all(zero, axis=1)
+        top = int(xp.max(xp.where(silent, xp.full_like(exponent, -2000), exponent)))
+        exponent = xp.where(silent, xp.full_like(exponent, top), exponent)
+        row_unit = powers_of_two(xp.clip(exponent - top, min=-_WIDEST))
+        weight = times_power(flat, -exponent[:, None])
+        count = int(xp.count_nonzero(zero))
+        if count:
+            log.append(f"{count} weights are zero from the start and stay zero")
+        rows = len(flat) // len(self.stack)
+        parts = []
+        for group, matrix in enumerate(self.stack):
+            own = slice(group * rows, (group + 1) * rows)
+            parts.append(
+                Rows(
+                    weight[own],
+                    matrix,
+                    self.row_scale[own] * row_unit[own],
+                    self.backend,
+                    row_unit=row_unit[own],
+                    kept=~zero[own] if count else None,
+                )
+            )
+        return exponent, parts
+
+    def _in_callers_units(
+        self,
+        flat: Array,
+        exponent: Array,
+        parts: list[Rows],
+        options: LayerOptions,
+        log: list[str],
+    ) -> Array:
+        """Returns the result [d_out, d]; the parts' grids are in these units then, too.
+
+        A weight that was not changed is as it was given, also if it is no normal number in the unit.
+        """
+        xp = array_namespace(flat)
+        exponents = xp.reshape(exponent, (len(parts), -1))
+        lost = 0
+        for part, own in zip(parts, exponents, strict=True):
+            if part.grid is not None:
+                lost += _rescale_grid(part, own, self.W)
+        if lost:
+            warn(
+                log,
+                f"{lost} groups of weights are too small for the scale of a grid, a normal float32, "
+                "and are rounded to 0",
+            )
+        result = xp.concat([part.result for part in parts])
+        with np.errstate(over="ignore"):  # said below
+            scaled = times_power(result, exponent[:, None])
+        if options.bits is not None:
+            return scaled
+        weight = xp.concat([part.weight for part in parts])
+        return xp.where(result == weight, flat, scaled)
 
     def _ordered(self, parts: list[Rows], options: LayerOptions, log: list[str]) -> Any:
         """Returns the method's order, from an earlier call if that had the same key."""
@@ -354,6 +425,66 @@ def checked_weight(W: Array, backend: str | None = None) -> CheckedWeight:
         )
     require_finite(values, "W")
     return CheckedWeight(W, values, restore, backend)
+
+
+# ---- units -------------------------------------------------------------------------------------
+
+
+def _rescale_grid(part: Rows, exponent: Array, W: Array) -> int:
+    """Takes a part's grid from the rows' units to the caller's. Returns how many groups are lost.
+
+    These have a scale below float32's normal numbers: all their weights are 0 then.
+    """
+    xp, grid = part.xp, part.grid
+    assert grid is not None
+    limits = xp.finfo(xp.float32)
+    scale = times_power(xp.astype(grid.scale, xp.float64), exponent[:, None])
+    if bool(xp.any(scale > float(limits.max))):
+        raise ParameterError(
+            "W",
+            W,
+            "a smaller scale",
+            verb="has",
+            shown=f"weights whose grid needs a scale of {float(xp.max(scale)):.4g}, which float32 "
+            "cannot hold",
+        )
+    group = grid.group_of_column(part.weight.shape[1])
+    small = scale < float(limits.smallest_normal)
+    lost = small[:, group] & (part.weight != 0)
+    if bool(xp.any(lost)):
+        mask = xp.ones_like(lost) if part.mask is None else part.mask
+        part.mask = mask & ~small[:, group]
+        part.result = masked(part.mask, part.result)
+    scale = xp.where(small, xp.ones_like(scale), scale)
+    part.grid = replace(grid, scale=xp.astype(scale, xp.float32))
+    return int(xp.count_nonzero(small & _any_of_group(lost, grid)))
+
+
+def _any_of_group(flags: Array, grid: Grid) -> Array:
+    """Returns whether any flag of a row's group is set, bool [rows, groups]."""
+    xp = array_namespace(flags)
+    group = grid.group_of_column(flags.shape[1])
+    of_group = group[:, None] == xp.arange(grid.scale.shape[1], device=device(group))[None, :]
+    counts = xp.astype(flags, xp.float32) @ xp.astype(of_group, xp.float32)
+    return counts > 0
+
+
+def _drop_small_masks(parts: list[Rows]) -> None:
+    """Lets the codes say which weights are zero, where that takes less room in a file than a mask.
+
+    A mask takes a bit a weight and saves the codes of zeros. One bit has no code of zero.
+    """
+    if parts[0].mask is None or parts[0].grid is None or parts[0].grid.bits == 1:
+        return
+    xp, bits = parts[0].xp, parts[0].grid.bits
+    zeros = sum(int(xp.count_nonzero(~part.mask)) for part in parts if part.mask is not None)
+    if zeros * bits >= num_weights(parts):
+        return
+    for part in parts:
+        assert part.grid is not None
+        zero_point = part.grid.zero_point[:, part.grid.group_of_column(part.weight.shape[1])]
+        part.codes = xp.where(part.mask, part.codes, xp.astype(zero_point, xp.uint8))
+        part.mask = None
 
 
 # ---- checks ------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace, device
 
 from .errors import ParameterError, ParameterTypeError
+from .scalars import as_number
 
 __all__ = ["Pattern", "parse_sparsity"]
 
@@ -68,16 +68,15 @@ def parse_sparsity(sparsity: float | str) -> Pattern:
         if keep_n > of_m or of_m < 1:
             raise ParameterError("sparsity", sparsity, accepted)
         return Pattern(1.0 - keep_n / of_m, keep_n, of_m)
-    if isinstance(sparsity, bool) or not isinstance(
-        sparsity, (int, float, np.floating, np.integer)
-    ):
+    fraction = as_number(sparsity)
+    if fraction is None:
         raise ParameterTypeError(
             "sparsity", sparsity, accepted, shown=f"a {type(sparsity).__name__}"
         )
-    if not 0.0 <= sparsity <= 1.0:
-        hint = f"; did you mean {sparsity / 100:g}?" if 1.0 < sparsity <= 100.0 else ""
+    if not 0.0 <= fraction <= 1.0:
+        hint = f"; did you mean {fraction / 100:g}?" if 1.0 < fraction <= 100.0 else ""
         raise ParameterError("sparsity", sparsity, accepted + hint)
-    return Pattern(float(sparsity))
+    return Pattern(float(fraction))
 
 
 def prune_least(scores: Any, pattern: Pattern) -> Any:

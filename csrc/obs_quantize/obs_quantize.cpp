@@ -42,37 +42,54 @@ T ordered(T score) {
   return score == score ? score : std::numeric_limits<T>::infinity();
 }
 
+// Whether a weight may be kept: those that were zero beforehand may not.
+template <class T>
+bool may_stay(const ObsQuantizeParams<T>& params, int64_t row, int64_t column) {
+  return params.mask == nullptr || params.mask[row * params.d + column] != 0;
+}
+
 // Prunes the weights with the `count` least scores of the block, over all rows. Of equal scores the
-// earlier weight is pruned.
+// earlier weight is pruned. Weights that may not stay go first, and go even beyond the count.
 template <class T>
 void prune_least(const ObsQuantizeParams<T>& params, const T* scores, int64_t first, int64_t width,
                  int64_t count) {
   std::vector<int64_t> places(params.rows * width);
   std::iota(places.begin(), places.end(), 0);
+  const auto stays = [&](int64_t place) {
+    return may_stay(params, place / width, params.perm[first + place % width]);
+  };
   const auto score = [&](int64_t place) {
-    return ordered(scores[place / width * params.block_size + place % width]);
+    return stays(place) ? ordered(scores[place / width * params.block_size + place % width])
+                        : T(-1);
   };
   std::nth_element(places.begin(), places.begin() + count, places.end(), [&](int64_t a, int64_t b) {
     return score(a) < score(b) || (score(a) == score(b) && a < b);
   });
   for (int64_t i = 0; i < params.rows * width; ++i) {
     const int64_t row = places[i] / width, j = params.perm[first + places[i] % width];
-    params.kept[row * params.d + j] = i >= count;
+    params.kept[row * params.d + j] = i >= count && stays(places[i]);
   }
 }
 
-// Keeps the weights with the keep_n greatest scores in every of_m columns of one row.
+// Keeps the weights with the keep_n greatest scores in every of_m columns of one row, of those that
+// may stay.
 template <class T>
 void prune_pattern(const ObsQuantizeParams<T>& params, const T* scores, int64_t row, int64_t first,
                    int64_t width) {
   std::vector<int64_t> places(params.of_m);
-  const T* mine = scores + row * params.block_size;
+  const auto stays = [&](int64_t place) {
+    return may_stay(params, row, params.perm[first + place]);
+  };
+  const auto score = [&](int64_t place) {
+    return stays(place) ? ordered(scores[row * params.block_size + place]) : T(-1);
+  };
   for (int64_t start = 0; start < width; start += params.of_m) {
     std::iota(places.begin(), places.end(), start);
     std::stable_sort(places.begin(), places.end(),
-                     [&](int64_t a, int64_t b) { return ordered(mine[a]) > ordered(mine[b]); });
+                     [&](int64_t a, int64_t b) { return score(a) > score(b); });
     for (int64_t i = 0; i < params.of_m; ++i) {
-      params.kept[row * params.d + params.perm[first + places[i]]] = i < params.keep_n;
+      params.kept[row * params.d + params.perm[first + places[i]]] =
+          i < params.keep_n && stays(places[i]);
     }
   }
 }

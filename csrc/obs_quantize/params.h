@@ -23,7 +23,9 @@ struct ObsQuantizeParams {
   int64_t groups;
   const int32_t* group;  // [d]: of each weight column
 
-  const uint8_t* mask;   // [rows, d], 1 = kept; null: nothing is pruned beforehand
+  // [rows, d], 0 = was zero beforehand and stays so, also where this sweep prunes, which then takes
+  // these weights first; null: nothing is pruned beforehand
+  const uint8_t* mask;
   int64_t num_pruned;    // of rows * d, chosen block by block; 0: none
   int64_t keep_n, of_m;  // keep_n of every of_m consecutive columns; of_m = 0: no such pattern
 

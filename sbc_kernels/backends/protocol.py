@@ -199,7 +199,8 @@ class Backend(Protocol):
         """Runs the column sweep, see `ops.obs_quantize`.
 
         The Hessian may be float64 with float32 weights. `num_pruned` replaces the number of weights
-        that an unstructured pattern would prune.
+        that an unstructured pattern would prune. With a pattern, `mask` names weights that are zero and
+        stay so: they are the first to go, also beyond the quota.
         """
 
     def upper_factor(self, matrix: Matrix, perm: Columns) -> Matrix:

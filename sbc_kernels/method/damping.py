@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -9,6 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ..arrays import Array
+from ..errors import current_layer
 from ..ops.damping import add_damping
 from .rows import Rows
 
@@ -46,9 +48,18 @@ def share_unit(parts: list[Rows]) -> None:
 
 
 def warn(log: list[str], message: str) -> None:
-    """Tells people: a line of the log, and a RuntimeWarning."""
+    """Adds a line to the log, and gives a RuntimeWarning at the user's line, which names the layer."""
     log.append(message)
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
+    layer, level, frame = current_layer(), 1, sys._getframe()
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    where = "" if layer is None else f" (layer {layer!r})"
+    warnings.warn(message + where, RuntimeWarning, stacklevel=level)
+
+
+def _is_ours(module: str) -> bool:
+    """Whether a module is of this package, or runs its generators."""
+    return module.partition(".")[0] in (__package__.partition(".")[0], "contextlib")
 
 
 def damped(part: Rows, damp_percent: float) -> Array:

@@ -14,7 +14,16 @@ from ..backends.registry import backend_for
 from ..sparsity import Pattern
 from .damping import Damping, with_damping
 from .options import Curve, LayerOptions, Method, Outcome
-from .rows import Rows, among_live, flattened, masked, num_silent, num_weights, unflatten
+from .rows import (
+    Rows,
+    among_live,
+    flattened,
+    masked,
+    may_stay,
+    num_silent,
+    num_weights,
+    unflatten,
+)
 from .sweep import round_rows
 
 CURVE_SPARSITIES = (
@@ -61,6 +70,9 @@ class Exact(Method):
             assert order is not None
             outcome = prune_exact(parts, order, options.pattern, log)
             log.append(f"pruned {options.pattern} by exact OBS")
+        else:
+            for part in parts:
+                part.mask = part.kept
         if options.bits is not None:
             damping = round_rows(parts, options, log)
             outcome = outcome._replace(damping=outcome.damping.joined(damping))
@@ -105,7 +117,13 @@ def prune_exact(
         ]
         ranked = parts[0].xp.argsort(flattened(weighed), stable=True)
         counts = _share_quota(parts, weighed, ranked, pattern)
-        curve = _loss_curve(parts, flattened([row_order.loss for row_order in orders])[ranked])
+        losses = [
+            row_order.loss
+            if part.row_unit is None
+            else row_order.loss * part.row_unit[:, None] ** 2
+            for part, row_order in zip(parts, orders, strict=True)
+        ]
+        curve = _loss_curve(parts, flattened(losses)[ranked])
         masks = [
             _mask_of_steps(part, row_order.order, count)
             for part, row_order, count in zip(parts, orders, counts, strict=True)
@@ -114,7 +132,7 @@ def prune_exact(
     dampings = []
     for part, row_order, mask in zip(parts, orders, masks, strict=True):
         damping = row_order.damping
-        solved = _solve(part, mask, damping.percent, row_order.inverse, log)
+        solved = _solve(part, may_stay(mask, part), damping.percent, row_order.inverse, log)
         dampings += [damping, solved]
     return Outcome(dampings[0].joined(*dampings[1:]), curve)
 
@@ -174,7 +192,13 @@ def _share_quota(
     The layer's quota goes to the least losses, whose flat indices come first in `ranked`.
     """
     xp = parts[0].xp
-    quota = max(pattern.num_pruned(num_weights(parts)) - num_silent(parts), 0)
+    # Weights that were zero from the start are the first in each order, at no loss.
+    zeros = sum(
+        int(xp.count_nonzero(~part.kept & part.live[None, :]))
+        for part in parts
+        if part.kept is not None
+    )
+    quota = max(pattern.num_pruned(num_weights(parts)) - num_silent(parts), zeros)
     quota_flags = xp.zeros(ranked.shape[0], dtype=xp.int64, device=device(ranked))
     quota_flags[ranked[:quota]] = 1
     return [xp.sum(part, axis=1) for part in unflatten(quota_flags, losses)]
@@ -224,7 +248,7 @@ def _prune_silent(parts: list[Rows], masks: list[Array], pattern: Pattern) -> No
 
 def _size_of_silent(part: Rows) -> Array:
     """Returns absolute weights on inputs that never spiked; infinity on all other inputs."""
-    size = part.xp.abs(part.weight)
+    size = part.sizes()
     return part.xp.where(part.live[None, :], part.xp.full_like(size, part.xp.inf), size)
 
 

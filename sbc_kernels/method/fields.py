@@ -14,9 +14,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
 from ..errors import ParameterError, ParameterTypeError
+from ..scalars import as_flag, as_integer, as_number
 from ..sparsity import parse_sparsity
 
 __all__ = [
@@ -113,15 +112,15 @@ class Integer:
     def __call__(self, name: str, value: Any) -> int | None:
         if value is None and self.optional:
             return None
-        integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if integral and value == self.special:
-            return int(value)
-        if not integral or value < self.low or (self.high is not None and value > self.high):
+        integer = as_integer(value)
+        if integer is not None and integer == self.special:
+            return integer
+        if integer is None or integer < self.low or (self.high is not None and integer > self.high):
             span = f"of at least {self.low}" if self.high is None else f"in {self.low}..{self.high}"
             special = "" if self.special is None else f"{self.special} or "
             none = ", or None" if self.optional else ""
             raise ParameterError(name, value, f"{special}an integer {span}{none}")
-        return int(value)
+        return integer
 
 
 @dataclass(frozen=True)
@@ -131,12 +130,11 @@ class Number:
     positive: bool = False
 
     def __call__(self, name: str, value: Any) -> float:
-        real = isinstance(value, (int, float, np.integer, np.floating))
-        real = real and not isinstance(value, bool)
-        if not real or not 0.0 <= value < math.inf or (self.positive and value == 0):
+        number = as_number(value)
+        if number is None or not 0.0 <= number < math.inf or (self.positive and number == 0):
             kind = "a positive number" if self.positive else "a number of at least 0"
             raise ParameterError(name, value, kind)
-        return float(value)
+        return float(number)
 
 
 @dataclass(frozen=True)
@@ -148,10 +146,11 @@ class Flag:
     def __call__(self, name: str, value: Any) -> bool | None:
         if value is None and self.optional:
             return None
-        if not isinstance(value, (bool, np.bool_)):
+        flag = as_flag(value)
+        if flag is None:
             accepted = "True, False and None" if self.optional else "True and False"
             raise ParameterTypeError(name, value, f"accepted are {accepted}")
-        return bool(value)
+        return flag
 
 
 @dataclass(frozen=True)
@@ -189,9 +188,10 @@ class Bytes:
     def __call__(self, name: str, value: Any) -> int | None:
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        size = as_integer(value)
+        if size is None or size < 1:
             raise ParameterError(name, value, "a number of bytes, or None")
-        return int(value)
+        return size
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from ..arrays import Array
+import numpy as np
+
+from ..arrays import Array, times_power
+from .damping import warn
 from .rows import Rows
 
 
-def row_losses(parts: list[Rows], weight: Array, changed: Array) -> Array:
-    """Returns ``1/2 dw H dw'`` of each row with the undamped Hessian, in float64."""
+def row_losses(
+    parts: list[Rows], weight: Array, changed: Array, exponent: Array, log: list[str]
+) -> Array:
+    """Returns ``1/2 dw H dw'`` of each row with the undamped Hessian, in float64.
+
+    `exponent` [d_out] are those of the rows' units. What float64 cannot hold is infinite or 0, which
+    the log and a warning say.
+    """
     xp = parts[0].xp
-    change = xp.astype(changed, xp.float64) - xp.astype(weight, xp.float64)
+    change = times_power(xp.astype(changed, xp.float64), -exponent[:, None])
+    change = change - times_power(xp.astype(weight, xp.float64), -exponent[:, None])
     losses, start = [], 0
     for part in parts:
         rows = change[start : start + len(part.weight)]
-        quadratic = xp.einsum("ri,ri->r", rows @ part.hessian, rows)
+        quadratic = xp.einsum("ri,ri->r", (rows * part.unit) @ part.hessian, rows)
         losses.append(0.5 * xp.clip(quadratic, min=0.0))  # rounding can leave less
         start += len(part.weight)
-    return xp.concat(losses)
+    in_units = xp.concat(losses)
+    back = 2 * exponent - int(np.frexp(parts[0].unit)[1]) + 1
+    with np.errstate(over="ignore", under="ignore"):
+        loss = times_power(in_units, back, factors=8)
+    wrong = ~xp.isfinite(loss) | ((loss == 0) & (in_units > 0))
+    if bool(xp.any(wrong)):
+        warn(
+            log,
+            f"the losses of {int(xp.count_nonzero(wrong))} rows are beyond float64's range and are "
+            "reported as infinite or 0; the weights are as they would be at any other scale",
+        )
+    return loss

@@ -7,7 +7,7 @@ from typing import Any
 from ..sparsity import prune_least
 from .damping import Damping
 from .options import LayerOptions, Method, Outcome, Use
-from .rows import Rows, masked, unflatten
+from .rows import Rows, masked, may_stay, unflatten
 from .sweep import fit_part, quantized_line
 
 
@@ -21,6 +21,9 @@ class Nearest(Method):
     ) -> Outcome:
         if options.pattern is not None:
             _prune(parts, options, log)
+        else:
+            for part in parts:
+                part.mask = part.kept
         if options.bits is not None:
             for part in parts:
                 part.grid = fit_part(part, options, weighted=False)
@@ -46,8 +49,9 @@ def _prune(parts: list[Rows], options: LayerOptions, log: list[str]) -> None:
     """Prunes by magnitude, with one quota for all groups of a layer."""
     pattern, xp = options.pattern, parts[0].xp
     assert pattern is not None
-    kept = prune_least(xp.abs(xp.concat([part.weight for part in parts])), pattern)
+    kept = prune_least(xp.concat([part.sizes() for part in parts]), pattern)
     masks = unflatten(xp.reshape(kept, (-1,)), [part.weight for part in parts])
     for part, mask in zip(parts, masks, strict=True):
-        part.mask, part.result = mask, masked(mask, part.weight)
+        part.mask = may_stay(mask, part)
+        part.result = masked(part.mask, part.weight)
     log.append(f"pruned {pattern} by magnitude, weights not updated")

@@ -15,13 +15,19 @@ from ..grid import Grid
 class Rows:
     """One convolution group's rows (all rows of other layers), and their results.
 
-    A method reads the fields up to `unit` and sets those from `result` on.
+    A method reads the fields up to `unit` and sets those from `result` on. Each row is in a unit of its
+    own, a power of two that brings its largest weight to 0.5 .. 1: float32 has no room for the squares
+    of all numbers that it has room for. Rows are compared with each other by `row_scale` and `size`.
     """
 
-    weight: Array  # [rows, d], float32 or float64
+    weight: Array  # [rows, d], float32 or float64, in the rows' units
     hessian: Array  # [d, d], float64, undamped
-    row_scale: Array  # [rows], float64, of the rows' outputs before they are integrated
+    row_scale: Array  # [rows], float64, of a row's outputs before they are integrated, and its unit
     backend: str | None = None  # for the ops
+    row_unit: Array | None = None  # [rows], float64, up to one factor for all; None is all ones
+    kept: Array | None = (
+        None  # bool [rows, d], False = zero from the start, so it stays; None: none
+    )
     live: Array = field(init=False)  # [d], bool
     silent: int = field(init=False)  # number of inputs that never spiked
     xp: Any = field(init=False)  # the array library
@@ -37,6 +43,11 @@ class Rows:
         self.live = self.hessian.diagonal() > 0
         self.silent = int(self.xp.sum(self.xp.astype(~self.live, self.xp.int64)))
         self.result = self.xp.asarray(self.weight, copy=True)
+
+    def sizes(self) -> Array:
+        """Returns the absolute weights, comparable between rows: float64 [rows, d]."""
+        size = self.xp.astype(self.xp.abs(self.weight), self.xp.float64)
+        return size if self.row_unit is None else size * self.row_unit[:, None]
 
     @property
     def size(self) -> int:
@@ -68,6 +79,11 @@ def unflatten(flat: Array, like: list[Array]) -> list[Array]:
         parts.append(xp.reshape(flat[start : start + size], array.shape))
         start += size
     return parts
+
+
+def may_stay(mask: Array, part: Rows) -> Array:
+    """Returns the mask without the weights that were zero from the start."""
+    return mask if part.kept is None else mask & part.kept
 
 
 def masked(mask: Array, values: Array) -> Array:

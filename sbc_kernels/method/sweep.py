@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..arrays import Array
+from ..arrays import Array, powers_of_two
 from ..backends.registry import backend_for
 from ..errors import ParameterError
 from ..grid import Grid, run_fit_grid
 from ..sparsity import Pattern, prune_least
 from .damping import Damping, with_damping
 from .options import LayerOptions, Method, Outcome
-from .rows import Rows, masked
+from .rows import Rows, masked, may_stay
+
+# Rows whose units lie further apart than 2^_WIDE compete in float64, where squares have room for twice
+# _WIDEST; beyond that they count as so far apart.
+_WIDE = 40
+_WIDEST = 480
 
 
 class Blocked(Method):
@@ -101,10 +106,11 @@ def _prune_in_sweep(
     """Runs one sweep, which prunes if there is a pattern and rounds if there is a grid."""
     pattern, xp, weight, dead = options.pattern, part.xp, part.result, ~part.live
     if pattern is None:
+        part.mask = part.kept
         return sweep(part, options, grid, None, log)
     if part.silent == len(dead):  # nothing to weigh: by magnitude
         share = replace(pattern, sparsity=part.quota / max(part.size, 1))
-        part.mask = prune_least(xp.abs(weight), share)
+        part.mask = may_stay(prune_least(part.sizes(), share), part)
         part.result = masked(part.mask, weight)
         if grid is None:
             return Damping(options.damp_percent)
@@ -133,15 +139,19 @@ def sweep(
         # Rows compete: each in the unit its output is integrated in, to a power of two, so that the
         # way back is exact.
         xp = part.xp
-        exponent = xp.astype(xp.frexp(part.row_scale)[1], xp.int32)
+        exponent = xp.astype(xp.frexp(part.row_scale)[1], xp.int64)
+        exponent = exponent - xp.max(exponent)
         silent = part.row_scale == 0  # such rows give up their weights first
         least = xp.min(xp.where(silent, xp.zeros_like(exponent), exponent))
         exponent = xp.where(silent, least - 16, exponent)
-        unit = xp.astype(xp.ldexp(xp.ones_like(part.row_scale), exponent), weight.dtype)[:, None]
+        unit = powers_of_two(xp.clip(exponent, min=-_WIDEST))[:, None]
+        if int(least) < -_WIDE:
+            weight = xp.astype(weight, xp.float64)
+        unit = xp.astype(unit, weight.dtype)
         weight = weight * unit
     scaled = grid
     if grid is not None and unit is not None:
-        scaled = replace(grid, scale=grid.scale * part.xp.astype(unit, part.xp.float32))
+        scaled = replace(grid, scale=part.xp.astype(grid.scale, weight.dtype) * unit)
 
     def attempt(matrix: Array) -> Any:
         return backend_for(weight, part.backend).obs_quantize(
@@ -150,13 +160,14 @@ def sweep(
             scaled,
             block_size=options.block_size,
             act_order=options.act_order,
-            mask=part.mask,
+            mask=part.mask if pattern is None else part.kept,
             pattern=pattern,
             num_pruned=part.quota,
         )
 
     rows, damping = with_damping(part, options.damp_percent, log, attempt)
-    part.result = rows.weight if unit is None else rows.weight / unit
+    result = rows.weight if unit is None else rows.weight / unit
+    part.result = part.xp.astype(result, part.weight.dtype, copy=False)
     part.codes, part.grid = rows.codes, grid
     if rows.mask is not None:
         part.mask = rows.mask

@@ -7,6 +7,7 @@ from typing import Any
 
 from array_api_compat import array_namespace, device
 
+from ..arrays import contiguous
 from ..backends.registry import backend_for
 
 Matrix = Any  # float64: NumPy, or torch where the model lies on a GPU
@@ -81,8 +82,8 @@ def corrected_target(
     """Returns the weight W refitted to the inputs that it will see, [d_out, d].
 
     ``W (C + l I) (Hc + l I)^-1`` minimises ``|W Y - V Yc|^2 + l |V - W|^2`` over V, where l is
-    `strength` times the mean diagonal of Hc over live inputs. `backend` solves it, as in
-    `compress_layer`.
+    `strength` times the mean diagonal of Hc over live inputs. Where W is zero V is, too, and the least
+    of these. `backend` solves it, as in `compress_layer`.
     """
     if moments.cross is None:
         return weight
@@ -99,5 +100,10 @@ def corrected_target(
         identity = xp.eye(len(H), dtype=xp.float64, device=device(H))
         ridge = strength * float(energy[live].mean()) * identity
         target = own @ (C + ridge)
-        parts.append(backend_for(H, backend).solve_positive(H + ridge, target.T).T)
+        runner = backend_for(H, backend)
+        refitted = runner.solve_positive(H + ridge, target.T).T
+        kept = own != 0
+        if not bool(kept.all()):
+            refitted = runner.obs_solve(contiguous(refitted), H + ridge, kept)
+        parts.append(refitted)
     return xp.concat(parts)

@@ -136,14 +136,15 @@ class Run:
         """Compresses one layer and writes it into the copy."""
         options = self.options(name)
         assert options is not None
-        finished = compressed_layer(
-            self.layers[name],
-            moments,
-            self.dense_modules,
-            self.work_modules,
-            options,
-            self.settings,
-        )
+        with naming_layer(name):
+            finished = compressed_layer(
+                self.layers[name],
+                moments,
+                self.dense_modules,
+                self.work_modules,
+                options,
+                self.settings,
+            )
         self._set(self.ledger.add(finished))
         record = finished.record
         logger.info("%s: sparsity %.4f, error %.4f", name, record.sparsity, record.relative_error)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace, device
 
 from ..arrays import Array, Restore, dtype_name, require_finite, require_symmetric, to_array
 from ..backends.registry import backend_of
 from ..errors import ParameterError, ParameterTypeError
+from ..scalars import as_number
 
 __all__ = ["damped_hessian", "damped_inverse"]
 
@@ -125,7 +126,7 @@ def _checked(hessian: Array, on: str | None) -> tuple[Array, Restore]:
 
 
 def _checked_percent(damp_percent: Any) -> float:
-    number = isinstance(damp_percent, (int, float, np.integer, np.floating))
-    if not number or isinstance(damp_percent, bool) or not 0.0 <= damp_percent < np.inf:
+    number = as_number(damp_percent)
+    if number is None or not 0.0 <= number < math.inf:
         raise ParameterError("damp_percent", damp_percent, "a number of at least 0")
-    return float(damp_percent)
+    return float(number)

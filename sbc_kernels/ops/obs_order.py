@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from array_api_compat import array_namespace
 
-from ..arrays import Array, narrowed, weight_and_matrix
+from ..arrays import Array, loss_in_units, narrowed, row_exponents, times_power, weight_and_matrix
 from ..backends.registry import backend_of
 from ..errors import ParameterError
+from ..scalars import as_integer
 
 __all__ = ["obs_order"]
 
@@ -36,7 +36,8 @@ def obs_order(
     Returns
     -------
     order : int32 [d_out, num_pruned], first to last.
-    loss : float32 [d_out, num_pruned], each removal's own increase of ``1/2 dw H dw'``.
+    loss : float32 [d_out, num_pruned], each removal's own increase of ``1/2 dw H dw'``. One beyond
+        float32's range is its largest number, one below it 0; the order is right all the same.
 
     Raises
     ------
@@ -60,9 +61,10 @@ def obs_order(
             verb="has",
             shown=f"{wrong} diagonal entries that are not positive",
         )
-    count = d if num_pruned is None else num_pruned
-    if not isinstance(count, (int, np.integer)) or not 0 <= count <= d:
+    count = d if num_pruned is None else as_integer(num_pruned)
+    if count is None or not 0 <= count <= d:
         raise ParameterError("num_pruned", num_pruned, f"an integer in 0..{d}, or None")
-    order, loss = runner.obs_order(w, g, int(count))
+    exponent = row_exponents(w)  # squares leave float32's range long before the weights do
+    order, loss = runner.obs_order(times_power(w, -exponent[:, None]), g, count)
     xp = array_namespace(loss)
-    return restore(order), restore(xp.astype(loss, xp.float32))
+    return restore(order), restore(loss_in_units(loss, exponent[:, None], xp.float32))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from ..arrays import (
     Array,
     kept_mask,
+    loss_in_units,
     require_range,
     require_same_device,
+    row_exponents,
+    times_power,
     to_array,
     weight_and_matrix,
 )
@@ -18,6 +19,7 @@ from ..backends.protocol import QuantizedRows
 from ..backends.registry import backend_of
 from ..errors import ParameterError, ParameterTypeError
 from ..grid import Grid
+from ..scalars import as_integer
 from ..sparsity import Pattern
 
 __all__ = ["QuantizedRows", "obs_quantize"]
@@ -80,7 +82,8 @@ def obs_quantize(
         require_same_device(zero_point, "grid", w, "weight")
         grid = replace(grid, scale=scale, zero_point=zero_point)
         grid.require_fits(w.shape)
-    if not isinstance(block_size, (int, np.integer)) or block_size < 1:
+    columns = as_integer(block_size)
+    if columns is None or columns < 1:
         raise ParameterError("block_size", block_size, "an integer of at least 1")
     keep = None
     if mask is not None:
@@ -98,15 +101,24 @@ def obs_quantize(
             raise ParameterError(
                 "act_order", act_order, "False", shown=f"{act_order} with an N:M pattern"
             )
-        if pattern.of_m and block_size % pattern.of_m:
+        if pattern.of_m and columns % pattern.of_m:
             raise ParameterError("block_size", block_size, f"a multiple of M = {pattern.of_m}")
+    exponent = row_exponents(w)  # the squares of a loss leave float32's range before the weights do
+    if pattern is not None and not pattern.of_m:  # rows compete
+        exponent = exponent * 0 + (max(exponent.tolist(), default=0))
+    if grid is not None:
+        grid = replace(grid, scale=times_power(grid.scale, -exponent[:, None]))
     rows = runner.obs_quantize(
-        w,
+        times_power(w, -exponent[:, None]),
         h,
         grid,
-        block_size=int(block_size),
+        block_size=columns,
         act_order=act_order,
         mask=keep,
         pattern=pattern,
+    )
+    rows = rows._replace(
+        weight=times_power(rows.weight, exponent[:, None]),
+        loss=loss_in_units(rows.loss, exponent, rows.loss.dtype),
     )
     return QuantizedRows(*(None if part is None else restore(part) for part in rows))

@@ -3,6 +3,8 @@
 import inspect
 import pickle
 from dataclasses import fields
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -82,10 +84,33 @@ def test_rules_of_allocation_are_described() -> None:
 
 
 def test_values_take_their_canonical_types() -> None:
-    options = LayerOptions(bits=np.int64(3), sparsity=np.float32(0.5), damp_percent=1)
-    assert [type(v) for v in (options.bits, options.sparsity, options.damp_percent)] == [
-        int, float, float,
-    ]  # fmt: skip
+    for bits, half, flag in (
+        (np.int64(3), np.float32(0.5), np.True_),
+        (torch.tensor(3), torch.tensor(0.5), torch.tensor(True)),
+        (np.array(3, np.uint8), np.array(0.5), np.array(True)),
+        (3, Fraction(1, 2), True),
+        (3, Decimal("0.5"), True),
+    ):
+        options = LayerOptions(bits=bits, sparsity=half, damp_percent=half, sym=flag)
+        values = (options.bits, options.sparsity, options.damp_percent, options.sym)
+        assert values == (3, 0.5, 0.5, True)
+        assert [type(v) for v in values] == [int, float, float, bool]
+    assert type(LayerOptions(damp_percent=1).damp_percent) is float
+    H = np.diag([1.0, 3.0])
+    for value in (np.float32(0.5), torch.tensor(0.5), Fraction(1, 2)):
+        assert np.array_equal(sbc.damped_hessian(H, value), np.diag([2.0, 4.0]))
+
+
+@pytest.mark.parametrize(
+    "value", [True, np.True_, torch.tensor(True), torch.tensor([0.5]), "0.5", 1j]
+)
+def test_what_is_no_number(value: Any) -> None:
+    with pytest.raises(sbc.ParameterError, match=r"damp_percent is .* a number of at least 0"):
+        LayerOptions(damp_percent=value)
+    with pytest.raises(sbc.ParameterError, match=r"bits is .* an integer"):
+        LayerOptions(bits=value)
+    with pytest.raises(sbc.ParameterError, match=r"sym is .* True and False"):
+        LayerOptions(sym=torch.tensor(1))
 
 
 def test_errors_name_the_parameter_its_entry_and_its_layer() -> None:

@@ -422,3 +422,23 @@ def test_small_shapes(ops: Ops, rows: int, d: int) -> None:
     assert rounded.codes.shape == (rows, d)
     assert rounded.loss.shape == (rows,)
     assert_close(rounded.weight, np.ones((rows, d)), 2 * eps(np.float32), "weight")
+
+
+@pytest.mark.parametrize("pattern", ["2:4", 0.5, 0.1, 0.0])
+def test_zeros_beforehand_go_first(ops: Ops, pattern: float | str) -> None:
+    """They count among what the sweep prunes, and stay zero beyond its quota."""
+    weight, H = quantize_problem("correlated", 16, np.float32, rows=6)
+    mask = np.random.default_rng(2).random(weight.shape) < 0.7
+    weight[~mask] = 0
+    chosen = parse_sparsity(pattern)
+    for grid in (None, sbc.fit_grid(weight, 1, sym=True)):
+        out = ops.obs_quantize(
+            weight, H, grid, act_order=False, block_size=16, mask=mask, pattern=chosen
+        )
+        assert not out.mask[~mask].any()
+        assert (out.weight[~out.mask] == 0).all()
+        if chosen.of_m:
+            kept = out.mask.reshape(-1, 4).sum(axis=1)
+            assert np.array_equal(kept, np.minimum(mask.reshape(-1, 4).sum(axis=1), 2))
+        else:
+            assert (~out.mask).sum() == max(chosen.num_pruned(96), (~mask).sum())

@@ -60,4 +60,7 @@ def obs_quantize(
         isa=isa,
         threads=thread_count(),
     )
-    return QuantizedRows(codes, quantized, loss, None if kept is None else kept.view(np.bool_))
+    keep = None if kept is None else kept.view(np.bool_)
+    if keep is not None and mask is not None:
+        keep &= mask  # a quota of 0 leaves all of them kept
+    return QuantizedRows(codes, quantized, loss, keep)

@@ -80,7 +80,8 @@ def obs_quantize(
     block_size : columns that choose their mask together, where this call prunes; a multiple of M.
         Otherwise it changes nothing.
     act_order : sweep in the order of falling diagonal of the Hessian.
-    mask : bool [rows, d], True = kept; None: nothing is pruned beforehand. Not with a pattern.
+    mask : bool [rows, d], True = kept; None: nothing is pruned beforehand. With a pattern, the others
+        are the first that it prunes, also beyond its quota.
     pattern : prunes as well, each block its share.
     num_pruned : of rows * d, in place of what an unstructured pattern would prune.
 
@@ -104,6 +105,7 @@ def obs_quantize(
     factor = upper_factor(hessian, perm).to(weight.dtype)
     note_kernel("obs_quantize", "triton")
     in_order = weight[:, order].contiguous()
+    allowed = None if mask is None else mask[:, order].contiguous()
     keep = torch.ones_like(in_order, dtype=torch.bool) if prunes else None
     sweep = _Sweep(
         weight=in_order,
@@ -112,7 +114,7 @@ def obs_quantize(
         scale=None if grid is None else grid.scale.to(weight.dtype).contiguous(),
         zero_point=None if grid is None else grid.zero_point.to(weight.dtype).contiguous(),
         group=None if grid is None else grid.group_of_column(d)[order].to(torch.int32),
-        mask=keep if mask is None else mask[:, order].contiguous(),
+        mask=allowed if keep is None else keep,
     )
     carried = torch.zeros_like(in_order)
     block = min(block_size, max(d, 1)) if prunes else max(d, 1)
@@ -120,12 +122,16 @@ def obs_quantize(
         last = min(first + block, d)
         if keep is not None:
             scores = sweep.scores(carried[:, first:last], first)
+            if allowed is not None:
+                scores = torch.where(allowed[:, first:last], scores, -1.0)
             if pattern is not None and of_m > 0:
                 block_keep = _keep_pattern(scores, pattern.keep_n, of_m)
             else:
                 # Each block carries its share of the quota, so that the last one ends exactly on it.
                 due, before = ((2 * quota * at + d) // (2 * d) for at in (last, first))
                 block_keep = _keep_all_but(scores, due - before)
+            if allowed is not None:
+                block_keep &= allowed[:, first:last]
             keep[:, first:last] = block_keep
         sweep.round(carried, first, last)
     back = order.argsort()
@@ -133,6 +139,8 @@ def obs_quantize(
         keep = keep[:, back]
     elif pattern is not None:  # it prunes nothing
         keep = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+        if mask is not None:
+            keep &= mask
     return QuantizedRows(
         None if sweep.codes is None else sweep.codes[:, back],
         sweep.quantized[:, back],
