@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
-__all__ = ["ParameterError", "ParameterTypeError", "current_layer", "inside", "naming_layer"]
+__all__ = [
+    "ParameterError",
+    "ParameterTypeError",
+    "current_layer",
+    "inside",
+    "naming_layer",
+    "warn",
+]
 
 
 class ParameterError(ValueError):
@@ -83,6 +95,23 @@ def naming_layer(name: str) -> Iterator[None]:
         raise
     finally:
         _layer.reset(token)
+
+
+_package = str(Path(__file__).parent) + os.sep
+
+
+def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
+    """Warns at the user's line, which called into the package, with the name of the layer at work."""
+    frame: FrameType | None = sys._getframe()
+    depth = user = 0
+    while frame is not None:
+        depth += 1
+        if frame.f_code.co_filename.startswith(_package):
+            user = depth + 1
+        frame = frame.f_back
+    name = current_layer()
+    where = "" if name is None else f" (layer {name!r})"
+    warnings.warn(message + where, category, stacklevel=user)
 
 
 @contextmanager

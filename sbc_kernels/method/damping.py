@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from .. import errors
 from ..arrays import Array
-from ..errors import current_layer
 from ..ops.damping import add_damping
 from .rows import Rows
 
@@ -50,16 +48,7 @@ def share_unit(parts: list[Rows]) -> None:
 def warn(log: list[str], message: str) -> None:
     """Adds a line to the log, and gives a RuntimeWarning at the user's line, which names the layer."""
     log.append(message)
-    layer, level, frame = current_layer(), 1, sys._getframe()
-    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
-        frame, level = frame.f_back, level + 1
-    where = "" if layer is None else f" (layer {layer!r})"
-    warnings.warn(message + where, RuntimeWarning, stacklevel=level)
-
-
-def _is_ours(module: str) -> bool:
-    """Whether a module is of this package, or runs its generators."""
-    return module.partition(".")[0] in (__package__.partition(".")[0], "contextlib")
+    errors.warn(message)
 
 
 def damped(part: Rows, damp_percent: float) -> Array:

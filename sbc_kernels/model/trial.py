@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..errors import naming_layer
 from ..layer import PreparedLayer, checked_weight
 from ..method import LayerOptions
 from ..network.copies import copy_of
@@ -54,10 +55,12 @@ class RunTrial:
 
                 def prune(
                     share: float,
+                    name: str = name,
                     prepared: PreparedLayer = prepared,
                     options: LayerOptions = options,
                 ) -> Tensor:
-                    out = prepared.compress(replace(options, sparsity=share))
+                    with naming_layer(name):
+                        out = prepared.compress(replace(options, sparsity=share))
                     pruned: Tensor = out.weight
                     return pruned
 

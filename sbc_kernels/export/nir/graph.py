@@ -58,7 +58,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -68,7 +67,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..._version import __version__
-from ...errors import ParameterTypeError
+from ...errors import ParameterTypeError, warn
 from ...files.atomic import write_atomic
 from ...frameworks import Adapter, Update
 from ...network.copies import (
@@ -167,11 +166,10 @@ def nir_graph(
     nodes[output] = nir.Output({"output": np.array(edges.output_shape(edges.outputs[0]))})
     pairs += [(keys[name], output) for name in edges.outputs]
     if losses:
-        warnings.warn(
+        warn(
             "NIR cannot hold all that this model does; only a reader that does it fires alike: "
             + "; ".join(losses),
             UserWarning,
-            stacklevel=2,
         )
     metadata = {
         "version": __version__,

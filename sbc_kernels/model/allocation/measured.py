@@ -83,7 +83,10 @@ def _cheapest(
 ) -> dict[str, float]:
     """Returns the densities with the least sum of losses, each measured for one layer alone."""
     fine = np.geomspace(densities[0], 1.0, _STEPS)
-    floor = _FLOOR * max(float(loss.max()) for loss in losses.values())
+    highest = max(float(loss.max()) for loss in losses.values())
+    floor = max(
+        _FLOOR * highest, float(np.finfo(np.float64).tiny)
+    )  # of a silent network: no log of 0
     costs = [
         np.exp(np.interp(np.log(fine), np.log(densities), np.log(np.maximum(losses[name], floor))))
         for name in sizes
