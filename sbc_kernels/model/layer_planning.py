@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -109,10 +109,12 @@ def _consumed(
             "rows are compared without"
         )
     layer = replace(layer, norms=common, step_norms=step_norms)
-    notes += [
-        f"reaches its neuron through {', '.join(via)}: rows taken as independent"
-        for via in dict.fromkeys(reach.via for reach in reaches if reach.via)
-    ]
+    for end, ways in (("its neuron", [way for _, _, way in fed]), ("the output", read_out)):
+        following = dict.fromkeys(way.via[0] for way in ways if way.via)
+        if following:
+            notes.append(
+                f"reaches {end} through {_layers_named(following)}: rows taken as independent"
+            )
     if not pairs:
         if read_out:
             notes += [_bent_note(r, "the output") for r in read_out if _has_function(r.bent_by)]
@@ -150,6 +152,12 @@ def _consumed(
             "known: current Hessian"
         )
         layout = None
+    elif layout is None and all(call.constant for call in calls):
+        notes.remove(note)
+        notes.append(
+            "computed once for all time steps: its current is constant, for which the current Hessian "
+            "is exact up to a factor"
+        )
     elif layout is None:
         notes.append(f"{note}: current Hessian")
         notes.remove(note)
@@ -189,6 +197,12 @@ def _common_start(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
             break
         common.append(norms[0])
     return tuple(common)
+
+
+def _layers_named(names: Iterable[str]) -> str:
+    """Returns names of layers as notes show them, apart from words such as a head."""
+    quoted = [f"'{name}'" for name in names]
+    return f"{'layer' if len(quoted) == 1 else 'layers'} {', '.join(quoted)}"
 
 
 def _steps_of(facts: list[NeuronFacts], calls: list[LayerCall], loop_steps: list[int]) -> int:

@@ -63,7 +63,7 @@ def row_scale(norms: Sequence[nn.Module], d_out: int) -> tuple[Vector, list[str]
         affine = _shared_affine(norm)
         if affine is None or affine[0].shape != (d_out,):
             why = "no fixed scale" if affine is None else f"{len(affine[0])} channels"
-            notes.append(f"a {type(norm).__name__} with {why} is not folded")
+            notes.append(f"rows are compared without a {type(norm).__name__} with {why}")
             continue
         scale = scale * affine[0]
     return scale, notes

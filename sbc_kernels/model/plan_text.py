@@ -9,18 +9,32 @@ from typing import Any
 
 from ..network.kept import shown_state
 from ..neurons import Neuron
+from .grouped_names import grouped, pattern_of
 from .planned_layer import PlannedLayer
 from .text_table import text_table
 
 _COLUMNS = ("layer", "kind", "weight", "input", "T", "calls", "norms", "consumers", "Hessian")
 
+# What a layer without neurons ends in; a layer may be named "head".
+_ENDS = {"head": "the output", "unresolved": "unresolved"}
+
 
 def plan_table(layers: Sequence[PlannedLayer], left_alone: Sequence[str]) -> str:
-    """One line a layer, then the layers' notes, then the parameters that stay as they are."""
+    """One line a layer, then the layers' notes, then the parameters that stay as they are.
+
+    A note that several layers have stands once, also where the names in it differ in their numbers.
+    """
     lines = text_table(_COLUMNS, [_row(layer) for layer in layers], left=range(len(_COLUMNS)))
-    lines += [f"{layer.name}: {note}" for layer in layers for note in layer.notes]
+    notes: dict[str, list[tuple[str, str]]] = {}
+    for layer in layers:
+        for note in layer.notes:
+            notes.setdefault(pattern_of(note), []).append((layer.name, note))
+    for pattern, layers_and_notes in notes.items():
+        names = grouped(dict.fromkeys(name for name, _ in layers_and_notes))
+        texts = {note for _, note in layers_and_notes}
+        lines.append(f"{names}: {texts.pop() if len(texts) == 1 else pattern}")
     if left_alone:
-        lines.append(f"left alone: {', '.join(left_alone)}")
+        lines.append(f"left alone: {grouped(left_alone)}")
     return "\n".join(lines)
 
 
@@ -52,7 +66,7 @@ def _row(layer: PlannedLayer) -> tuple[str, ...]:
         str(layer.layout.steps) if called else "",
         str(layer.calls),
         _few(layer.norms + layer.step_norms),
-        _few(layer.consumers or ((layer.role,) if layer.compressed else ())),
+        _few(layer.consumers or ((_ENDS[layer.role],) if layer.compressed else ())),
         hessians if layer.compressed else layer.role,
     )
 

@@ -88,6 +88,8 @@ class LayerCall:
     edge : of the output in the autograd graph, until the forward pass is over; None without a graph.
     step_of : int64 [product of lead], the time step of each position within the forward pass: -1 where
         it is not known, -2 where a position belongs to several.
+    constant : whether each time step reads the same positions, and each element of the current one of
+        them: a layer that is computed once, and its output repeated. None where one step reads it.
     """
 
     input_shape: tuple[int, ...]
@@ -96,6 +98,7 @@ class LayerCall:
     inside: tuple[str, int] | None
     edge: GradientEdge | None
     step_of: NDArray[np.int64]
+    constant: bool | None = None
 
 
 @dataclass

@@ -26,7 +26,7 @@ def output_scale(layer: PlannedLayer, modules: Mapping[str, nn.Module]) -> tuple
     ]
     scale, notes = row_scale([modules[norm] for norm in fixed], layer.shape[0])
     notes += [
-        f"{norm} is no plain BatchNorm and is not folded"
+        f"rows are compared without {norm}, which is no plain BatchNorm"
         for norm in layer.norms
         if norm not in fixed
     ]
@@ -34,7 +34,9 @@ def output_scale(layer: PlannedLayer, modules: Mapping[str, nn.Module]) -> tuple
     if by_step is not None:
         scale = scale * by_step[0]
     elif layer.step_norms:
-        notes.append(f"{', '.join(layer.step_norms)} have no common scale and are not folded")
+        notes.append(
+            f"rows are compared without {', '.join(layer.step_norms)}, which have no common scale"
+        )
     return scale / layer.threshold, notes
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..frameworks import NeuronFacts
@@ -66,10 +67,29 @@ class StepProbe:
                 if gradient is None:
                     continue
                 mark = calls[key].step_of
-                touched = (gradient.reshape(mark.size, -1) != 0).any(dim=1).cpu().numpy()
+                touched = _positions(gradient, mark.size)
                 now = first[key] + step
+                before = mark != -1
+                if before.any() and calls[key].constant is not False:
+                    same = np.array_equal(touched, before)
+                    calls[key].constant = same and self._reads_one(split[:, step], calls[key])
                 mark[touched & (mark != -1) & (mark != now)] = -2
                 mark[touched & (mark == -1)] = now
+
+    def _reads_one(self, current: Tensor, call: LayerCall) -> bool:
+        """Whether an element of the current, drawn at random, is made of one position of a call."""
+        at = int(torch.randint(current.numel(), (), generator=self.draw))
+        element = current.reshape(-1)[at]
+        (gradient,) = torch.autograd.grad(
+            element, [call.edge], retain_graph=True, allow_unused=True
+        )
+        return gradient is not None and int(_positions(gradient, call.step_of.size).sum()) == 1
+
+
+def _positions(gradient: Tensor, count: int) -> NDArray[np.bool_]:
+    """Returns at which of the leading positions a gradient is not zero, bool [count]."""
+    touched: NDArray[np.bool_] = (gradient.reshape(count, -1) != 0).any(dim=1).cpu().numpy()
+    return touched
 
 
 def mark_inner(calls: list[LayerCall], provenance: Provenance) -> None:

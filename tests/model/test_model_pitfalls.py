@@ -84,7 +84,9 @@ def test_norms_that_do_more_than_they_say_are_named() -> None:
     bn = ScaledNorm(6, step_mode="m")
     net = Net(lambda m, x: m.n(m.bn(m.fc(x))), fc=fc(), bn=bn, n=lif())
     result = sbc.compress_model(net, data(), sparsity=0.5, fold=True, **UNIFORM)
-    assert "no plain BatchNorm and is not folded" in str(result.layers[0].notes)
+    assert "rows are compared without bn, which is no plain BatchNorm" in str(
+        result.layers[0].notes
+    )
     assert "bn keeps its statistics" in str(result.layers[0].notes)
     assert isinstance(result.model.bn, ScaledNorm)
 
