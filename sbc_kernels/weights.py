@@ -16,7 +16,7 @@ from .arrays import Array, dtype_name
 from .errors import ParameterError
 from .grid import Grid
 
-__all__ = ["CompressedWeight", "Pruned", "Quantized", "compressed_weight"]
+__all__ = ["CompressedWeight", "Pruned", "Quantized", "compressed_weight", "is_weight_of"]
 
 _NARROW = ("float16", "bfloat16", "float32")  # computed in float32; wider ones in float64
 
@@ -268,6 +268,15 @@ def compressed_weight(
         raise ParameterError(name, size, "an integer, as parts has codes")
     grid = Grid(bits, parts["scale"], parts["zero_point"], group_size)
     return Quantized(parts["codes"], grid, mask, dtype_name(weight))
+
+
+def is_weight_of(compressed: CompressedWeight, weight: Array) -> bool:
+    """Whether a compressed weight stands for exactly this dense one, the sign of each zero included."""
+    dense = compressed.to_dense()
+    xp = array_namespace(dense)
+    if tuple(dense.shape) != tuple(weight.shape) or dense.dtype != weight.dtype:
+        return False
+    return bool(xp.all((dense == weight) & (xp.signbit(dense) == xp.signbit(weight))))
 
 
 def _masked(mask: Array, values: Array) -> Array:

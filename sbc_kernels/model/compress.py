@@ -105,7 +105,9 @@ def compress_model(
     max_memory : bytes; Hessians are gathered for as many layers at once as fit. Default: half of what
         the system has, or of what is free on the model's GPU.
     checkpoint_dir : a folder; each finished layer is written there, and a stopped run resumes with
-        bit-identical results. Refused if model, calibration data or options differ.
+        bit-identical results. One run at a time uses it; refused if model, calibration data or options
+        differ. A file that is damaged is named in the `log`, and its layer computed again. With
+        ``allocation="measured"`` each measurement is kept as well.
     progress : bars on the terminal (needs rich). Default: where there is a terminal and rich.
 
     Returns
@@ -116,6 +118,8 @@ def compress_model(
     ------
     TypeError, ValueError : naming the parameter, what came and what is accepted; the model is as it
         was.
+    OSError : `checkpoint_dir` cannot be written (a full disk): the error names the file. What was
+        finished stays.
     """
     options = from_arguments(ModelOptions, locals())
     require_model(model)
@@ -126,7 +130,7 @@ def compress_model(
     start, memory, stamp = time.perf_counter(), PeakMemory(device), current_stamp()
     settings = options.settled(half_of_memory(device))
     batches = reiterable(calibration)
-    with Progress(progress) as bars:
+    with Progress(progress) as bars, Checkpoint(checkpoint_dir) as checkpoint:
         dense, example = copy_of(model), example_of(batches)
         plan = trace_copy(
             model, dense, example, forward=forward, overrides=overrides, ignore=ignore
@@ -148,9 +152,9 @@ def compress_model(
             norms, refused = foldable(dense, norms, run_first)
             unfolded |= refused
         decisive = settings.outcome()
-        marks = fingerprint(model, plan, batches, decisive) if checkpoint_dir is not None else {}
+        checkpoint.open(lambda: fingerprint(model, plan, batches, decisive))
         calibrated = Calibration(batches, forward, plan)
-        run = Run(dense, plan, calibrated, settings, bars, Checkpoint(checkpoint_dir, marks))
+        run = Run(dense, plan, calibrated, settings, bars, checkpoint)
         with recorded_kernels() as kernels:
             share_out(run)
             compress(run)
@@ -162,6 +166,7 @@ def compress_model(
         if fold:
             weights, notes = refolded(weights, fold_norms(result_model, norms), result_model)
             run.log += [f"{norm} is not folded: {why}" for norm, why in unfolded.items()] + notes
+    run.log += checkpoint.notes
     records = run.ledger.records(run.layers)
     zeros = sum(record.sparsity * math.prod(record.shape) for record in records)
     size = sum(math.prod(record.shape) for record in records)

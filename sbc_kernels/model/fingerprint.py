@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..network.copies import neurons_of, undisturbed
-from ..network.tensors import tensors_in
+from ..network.tensors import plain, tensors_in
 from ..neurons import impulse_response
 from .plan import Plan
 
-_VERSION = 2  # of the files in a checkpoint's folder
+_VERSION = 3  # of the files in a checkpoint's folder
 _SIMPLE = (bool, int, float, str, tuple, type(None))
 
 
@@ -70,6 +70,6 @@ def fingerprint(
 
 
 def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    dense = tensor.detach().cpu().contiguous()
+    dense = plain(tensor)
     digest.update(f"{name}:{dense.dtype}:{tuple(dense.shape)};".encode())
-    digest.update(dense.reshape(-1).view(torch.uint8).numpy() if dense.numel() else b"")
+    digest.update(dense.reshape(-1).view(torch.uint8).numpy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -53,10 +53,19 @@ class Ledger:
         """Writes a finished layer to the checkpoint."""
         self.checkpoint.save_layer(self.finished[name])
 
-    def restore(self, name: str) -> dict[str, Tensor] | None:
-        """Enters a layer that the checkpoint holds. Returns the entries of the state that change by it;
-        None where the checkpoint does not hold it."""
-        layer = self.checkpoint.load_layer(name)
+    def restore(self, name: str, tensor_of: Callable[[str], Tensor]) -> dict[str, Tensor] | None:
+        """Enters a layer that the checkpoint holds.
+
+        Parameters
+        ----------
+        name : of the layer.
+        tensor_of : gives the model's tensor of an entry; those of the checkpoint have to fit it.
+
+        Returns
+        -------
+        The entries of the state that change by it; None where the checkpoint does not hold it.
+        """
+        layer = self.checkpoint.load_layer(name, tensor_of)
         if layer is None:
             return None
         self.resumed += 1

@@ -51,10 +51,34 @@ class LayerRecord:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> LayerRecord:
-        """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
+        """The inverse of `dataclasses.asdict`, also after a trip through JSON.
+
+        Raises
+        ------
+        TypeError, KeyError, ValueError : an entry is missing, unknown or of another type.
+        """
+        for key, kinds in _KINDS.items():
+            value = record[key]
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise TypeError(f"{key} of a layer's record is {value!r:.80}")
         tuples = {key: tuple(record[key]) for key in ("shape", "notes", "log")}
-        tuples["curve"] = tuple((x, y) for x, y in record["curve"])
+        tuples["curve"] = tuple((float(x), float(y)) for x, y in record["curve"])
+        if not all(isinstance(text, str) for text in (*tuples["notes"], *tuples["log"])):
+            raise TypeError("notes and log of a layer's record are no texts")
+        if not 0.0 <= record["sparsity"] <= 1.0:
+            raise ValueError(f"sparsity of a layer's record is {record['sparsity']!r}")
         return cls(**{**record, **tuples})
+
+
+_NUMBER = (int, float)
+_LIST = (list, tuple)
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("name", "kind", "gram_path"), (str,)),
+    **dict.fromkeys(("sparsity", "loss", "relative_error", "damp_percent", "seconds"), _NUMBER),
+    **dict.fromkeys(("retries", "dead_inputs", "inputs"), (int,)),
+    **dict.fromkeys(("bits", "group_size"), (int, type(None))),
+    **dict.fromkeys(("shape", "notes", "log", "curve"), _LIST),
+}
 
 
 @dataclass(frozen=True, eq=False)

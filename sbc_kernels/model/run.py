@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class Run:
         self.layers = {layer.name: layer for layer in plan.compressed}
         self.dense_modules: dict[str, nn.Module] = dict(dense.named_modules())
         self.work_modules: dict[str, nn.Module] = dict(self.work.named_modules())
-        self.ledger = Ledger(checkpoint or Checkpoint(None, {}))
+        self.ledger = Ledger(checkpoint or Checkpoint(None))
         following = {
             name: layer.plain_norms if settings.bn_reestimate else ()
             for name, layer in self.layers.items()
@@ -97,7 +98,7 @@ class Run:
 
     def restore(self, name: str) -> bool:
         """Takes a layer from the checkpoint. Returns whether it is there."""
-        entries = self.ledger.restore(name)
+        entries = self.ledger.restore(name, partial(tensor_of, self.work_modules))
         self._set(entries or {})
         return entries is not None
 

@@ -22,6 +22,7 @@ from ..files.packed import PackedTensor, code_tensors
 from ..files.parts import PRUNABLE
 from ..network.copies import copy_of, reset_states
 from ..network.state import entry, identity
+from ..network.tensors import plain
 from ..weights import CompressedWeight, Pruned, Quantized
 
 __all__ = ["BITS_OF", "PackedFile", "packed_file", "require_storable"]
@@ -83,7 +84,7 @@ def packed_file(
         if owner != name:
             aliases[name] = owner
             continue
-        dense = value.detach().cpu().contiguous()
+        dense = plain(value)
         dense_bytes[name] = dense.numel() * dense.element_size()
         compressed = weights.get(layer_of[name]) if name in layer_of else None
         tensors[name], cast = _packed(name, dense, compressed)

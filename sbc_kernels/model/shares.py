@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..errors import ParameterError, inside
 from ..method.fields import Sparsity
@@ -58,10 +59,14 @@ def share_out(run: Run) -> None:
 
 def _shares(run: Run, rule: Rule, layers: list[str], sparsity: float) -> Sparsities:
     """The rule's shares, from the checkpoint where an earlier run has paid for them."""
-    stored = run.ledger.checkpoint.load(_STORED) if rule.expensive else None
+
+    def kept(_: object, header: dict[str, Any]) -> tuple[Sparsities, list[str]]:
+        return _checked(run, header["shares"], layers), [str(note) for note in header["notes"]]
+
+    stored = run.ledger.checkpoint.load(_STORED, kept) if rule.expensive else None
     if stored is not None:
-        run.log += stored[1]["notes"]
-        return dict(stored[1]["shares"])
+        run.log += stored[1]
+        return stored[0]
     trial = RunTrial(run, {name: run.layers[name] for name in layers}, sparsity)
     answer, notes = rule.share(trial, sparsity)
     shares = _checked(run, answer, layers)

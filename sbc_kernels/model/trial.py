@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 
 from ..errors import naming_layer
 from ..layer import PreparedLayer, checked_weight
-from ..method import LayerOptions
 from ..network.copies import copy_of
 from ..network.tensors import tensors_in
 from ..network.watch import watching
 from .following_norms import reestimate
 from .modes import compressed_with
+from .moments import Moments
 from .planned_layer import PlannedLayer
 from .run import Run
 from .scales import output_scale
@@ -45,26 +46,39 @@ class RunTrial:
         run = self.run
         for group in run.plan.groups(run.settings.max_memory):
             names = [layer.name for layer in group if layer.name in self.layers]
-            for name, moments in run.gather(names):
-                weight = run.dense_modules[name].weight.detach().clone()
-                scale = output_scale(self.layers[name], run.dense_modules)[0]
-                checked = checked_weight(weight, run.settings.backend)
-                prepared = PreparedLayer(checked, moments.hessian, scale)
-                options = run.settings.for_layer(self.layers[name].options, self.sparsity)
-                assert options is not None
+            gathered = run.gather(names)  # runs no pass before the first of its layers is pruned
+            for name in names:
+                yield name, self._pruning(name, gathered)
 
-                def prune(
-                    share: float,
-                    name: str = name,
-                    prepared: PreparedLayer = prepared,
-                    options: LayerOptions = options,
-                ) -> Tensor:
-                    with naming_layer(name):
-                        out = prepared.compress(replace(options, sparsity=share))
-                    pruned: Tensor = out.weight
-                    return pruned
+    def _pruning(
+        self, name: str, gathered: Iterator[tuple[str, Moments]]
+    ) -> Callable[[float], Tensor]:
+        """Returns the function that prunes one layer, which takes its moments when it is called."""
+        run = self.run
 
-                yield name, prune
+        @cache
+        def prepared() -> PreparedLayer:
+            moments = next((moments for other, moments in gathered if other == name), None)
+            if moments is None:
+                raise RuntimeError(f"{name!r} was pruned after the next layer had been taken")
+            weight = run.dense_modules[name].weight.detach().clone()
+            scale = output_scale(self.layers[name], run.dense_modules)[0]
+            checked = checked_weight(weight, run.settings.backend)
+            return PreparedLayer(checked, moments.hessian, scale)
+
+        options = run.settings.for_layer(self.layers[name].options, self.sparsity)
+        assert options is not None
+
+        def prune(share: float) -> Tensor:
+            with naming_layer(name):
+                out = prepared().compress(replace(options, sparsity=share))
+            pruned: Tensor = out.weight
+            return pruned
+
+        return prune
+
+    def known(self, key: Sequence[Any], measure: Callable[[], float]) -> float:
+        return self.run.ledger.checkpoint.journal.known(key, measure)
 
     def loss(self, name: str, weight: Tensor) -> float:
         self._run_dense()
@@ -94,8 +108,12 @@ class RunTrial:
                     tensor.copy_(value)
 
     def distance(self, sparsities: Mapping[str, float]) -> float:
-        self._run_dense()
-        return self._error(compressed_with(self.run, sparsities))
+        def measure() -> float:
+            self._run_dense()
+            return self._error(compressed_with(self.run, sparsities))
+
+        shares = {name: float(share).hex() for name, share in sparsities.items()}
+        return self.known(["distance", shares], measure)
 
     def progress(self, label: str, total: int) -> Callable[[], None]:
         return self.run.bars.task(label, total)

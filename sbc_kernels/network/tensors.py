@@ -88,3 +88,19 @@ def narrow(values: Tensor) -> Tensor:
     if values.dtype in (torch.bool, torch.uint8, torch.int8):
         return values
     return one_byte(values)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Returns a tensor's values in CPU memory, dense and in row-major order, without a graph.
+
+    Its strides are those of a fresh tensor: a single number may have any and count as contiguous, but
+    is then refused as a view of bytes.
+    """
+    dense = tensor.detach().cpu()
+    if dense.is_quantized:
+        dense = dense.dequantize()
+    if dense.layout is not torch.strided:
+        dense = dense.to_dense()
+    dense = dense.resolve_conj().resolve_neg().contiguous()
+    strides = torch.empty(dense.shape, device="meta").stride()
+    return dense if dense.stride() == strides else dense.as_strided(dense.shape, strides)

@@ -233,19 +233,6 @@ def test_stopped_while_batchnorms_follow(
     assert same(whole.model.state_dict(), resumed.model.state_dict())
 
 
-def test_damaged_files_are_named(tmp_path: Path, batches: list[Tensor]) -> None:
-    sbc.compress_model(network(), batches, sparsity=0.8, checkpoint_dir=tmp_path)
-    victim = next(p for p in tmp_path.iterdir() if p.suffix == ".safetensors")
-    whole = victim.read_bytes()
-    victim.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="is damaged"):
-        sbc.compress_model(network(), batches, sparsity=0.8, checkpoint_dir=tmp_path)
-    victim.write_bytes(whole)
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run\.json is damaged"):
-        sbc.compress_model(network(), batches, sparsity=0.8, checkpoint_dir=tmp_path)
-
-
 RUN = """
 import sys, warnings
 warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import ParameterError
+from ...files.lock import FolderInUse
 from ...method.fields import option_names
 from ...model.settings import ModelOptions
 from .. import options as o
@@ -161,8 +162,9 @@ def _resumable(ctx: typer.Context, checkpoints: Path) -> Iterator[None]:
     except ParameterError as error:
         if error.parameter != "checkpoint_dir":
             raise
+        in_use = isinstance(error, FolderInUse)  # and nothing may be removed under the other run
         raise typer.BadParameter(
-            f"{error}. To start anew, remove {checkpoints}",
+            str(error) if in_use else f"{error}. To start anew, remove {checkpoints}",
             param_hint="--out" if ctx.params["checkpoint_dir"] is None else "--checkpoint-dir",
         ) from error
 

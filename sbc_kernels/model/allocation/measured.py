@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +72,12 @@ def _losses_alone(
     losses = {}
     for name, prune in trial.prunings():
         curve = []
-        for fraction in densities:
-            curve.append(trial.loss(name, prune(float(1.0 - fraction))))
+        for share in (float(1.0 - fraction) for fraction in densities):
+
+            def measure(name: str = name, prune: Any = prune, share: float = share) -> float:
+                return trial.loss(name, prune(share))
+
+            curve.append(trial.known(["loss", name, share.hex()], measure))
             step()
         losses[name] = np.array([*curve, 0.0])
     return np.array([*densities, 1.0]), losses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -29,12 +29,18 @@ class Trial(Protocol):
     def prunings(self) -> Iterable[tuple[str, Callable[[float], Any]]]:
         """Yields each layer's name, with a function from a sparsity to the layer's weight pruned to it.
 
-        The function is valid until the next layer is taken: its Hessian is then released.
+        The function is valid until the next layer is taken: its Hessian is then released. Calibration
+        passes run when it is first called.
         """
 
     def loss(self, name: str, weight: Any) -> float:
         """Relative squared error of the network's outputs with this weight in one layer, all other
         layers dense. BatchNorms behind the layer are re-estimated where the run does so."""
+
+    def known(self, key: Sequence[Any], measure: Callable[[], float]) -> float:
+        """Returns ``measure()``, or, where a checkpoint has it from a run that was stopped, its value
+        without measuring it again. `key` is what is measured, as JSON has it; `distance` does this by
+        itself."""
 
     def distance(self, sparsities: Mapping[str, float]) -> float:
         """Returns the relative squared error of the outputs of the network at these sparsities."""
