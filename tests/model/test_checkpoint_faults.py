@@ -23,6 +23,7 @@ from sbc_kernels.files.lock import FolderInUse
 from sbc_kernels.model import trial
 from sbc_kernels.model.checkpoint import Checkpoint, checksum
 from sbc_kernels.model.journal import Journal
+from sbc_kernels.model.ledger import Ledger
 
 MARKS = {"format": "3", "model": "m", "calibration": "c", "options": "o"}
 
@@ -48,19 +49,19 @@ def same(a: sbc.CompressedModel, b: sbc.CompressedModel) -> bool:
 # ---- two runs ----------------------------------------------------------------------------------
 
 
-def test_two_runs_with_other_options_never_mix(tmp_path: Path) -> None:
-    """The second starts before the first has finished a layer; later it is refused as another run."""
+def test_two_runs_with_other_options_never_mix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second starts before the first has stored a layer; later it is refused as another run."""
     started, refused = threading.Event(), threading.Event()
-    calls = 0
+    store = Ledger.store
 
-    def slow(model: nn.Module, batch: Tensor) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:  # the folder is the first run's by then
-            started.set()
-            assert refused.wait(60)
-        return model(batch)
+    def slow(ledger: Ledger, name: str) -> None:
+        started.set()
+        assert refused.wait(60)
+        store(ledger, name)
 
+    monkeypatch.setattr(Ledger, "store", slow)
     results: list[sbc.CompressedModel] = []
 
     def first() -> None:
@@ -70,7 +71,6 @@ def test_two_runs_with_other_options_never_mix(tmp_path: Path) -> None:
                 data(),
                 sparsity=0.5,
                 allocation="uniform",
-                forward=slow,
                 checkpoint_dir=tmp_path,
             )
         )
