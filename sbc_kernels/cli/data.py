@@ -80,7 +80,9 @@ def load_data(text: str, cut: Cut, param_hint: str) -> Iterable[Any]:
 
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterable[Any]:
     """Returns the batches with their tensors on a torch device."""
-    return batches if device.type == "cpu" else _OnDevice(batches, device)
+    from ..network.batches import reiterable  # needs torch
+
+    return batches if device.type == "cpu" else _OnDevice(reiterable(batches), device)
 
 
 class _OnDevice:

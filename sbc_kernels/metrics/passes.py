@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -21,8 +21,10 @@ from ..network.copies import (
     run_forward,
     undisturbed,
 )
+from ..network.inputs import LABELS, input_of
 from ..network.kept import KeptStates
-from ..network.tensors import first_tensor
+from ..network.originals import only_the_copy
+from ..network.tensors import first_tensor, tensors_in
 
 
 @runtime_checkable
@@ -87,7 +89,8 @@ class Pass:
     ) -> None:
         if forward is not None and not callable(forward):
             raise ParameterTypeError("forward", forward, "a function (model, batch), or None")
-        self.model = copy_of(_required_module(model, name)).eval()
+        self._original = _required_module(model, name)
+        self.model = copy_of(self._original).eval()
         self.forward = forward_of(forward, model)
         self.samples = 0
         self._fresh: KeptStates | None = None  # what is put back before each batch
@@ -101,13 +104,15 @@ class Pass:
         """Returns the model's output for a batch; `index` is the seed of its random numbers."""
         self._counts.clear()
         reset_states(self.model)
-        if self._fresh is None:
-            self._fresh = KeptStates(self.model, but=has_known_reset)
-        elif self._states is None:  # one batch ran: what it changed is a state
-            self._states = self._fresh.changed()
-        if self._states is not None:
-            self._fresh.put_back(self._states)
         with torch.no_grad(), undisturbed(index):
+            if self._fresh is None:  # what the first batch changes is a state
+                self._fresh = KeptStates(self.model, but=has_known_reset)
+                with only_the_copy(self._original, self.forward):
+                    output = run_forward(self.model, batch, self.forward)
+                return output
+            if self._states is None:
+                self._states = self._fresh.changed()
+            self._fresh.put_back(self._states)
             return run_forward(self.model, batch, self.forward)
 
     def run_counted(self, index: int, batch: object) -> tuple[object, int]:
@@ -143,8 +148,8 @@ class Pass:
         """
         counts = self._counts - {None}
         count = next(iter(counts)) if len(counts) == 1 else None
-        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else ()
+        tensors = tensors_in(input_of(batch))
+        shape = tuple(tensors[0].shape) if tensors else ()
         labels = labels_of(batch)
         if labels is not None:
             size = _length(labels)
@@ -217,7 +222,9 @@ def each_batch(data: object, do: Callable[[int, Any], object]) -> None:
 
 
 def labels_of(batch: object) -> object:
-    """Returns the second item of a batch that is a tuple or list; None if there is none."""
+    """Returns the second item of a tuple or list, or the labels of a dictionary; None without."""
+    if isinstance(batch, Mapping):
+        return next((batch[name] for name in LABELS if name in batch), None)
     return batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
 
 

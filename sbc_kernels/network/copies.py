@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -164,13 +165,23 @@ def run_forward(model: nn.Module, batch: Any, forward: Forward | None) -> Any:
     forward : ``forward(model, batch)``; None for ``model(batch)``.
     """
     inputs = own_tensors(input_of(batch))
-    if forward is not None:
-        return forward(model, inputs)
-    if isinstance(inputs, Mapping):
-        keywords = keywords_of(model, inputs)
-        if keywords is not None:
-            return model(**keywords)
-    return model(inputs)
+    with _uncompiled():
+        if forward is not None:
+            return forward(model, inputs)
+        if isinstance(inputs, Mapping):
+            keywords = keywords_of(model, inputs)
+            if keywords is not None:
+                return model(**keywords)
+        return model(inputs)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Runs functions that torch.compile made as they were written, so that hooks see all of it."""
+    set_stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    if set_stance is None or "torch._dynamo" not in sys.modules:  # importing that takes seconds
+        return nullcontext()
+    stance: AbstractContextManager[Any] = set_stance("force_eager")
+    return stance
 
 
 _random = threading.RLock()  # the random generators are the process's, and threads may compress

@@ -119,6 +119,23 @@ def test_dictionaries_are_handed_on_as_the_forward_takes_them(model: Any, kind: 
     assert torch.equal(result.model.net[0].weight, expected.model[0].weight)
 
 
+def test_comparisons_take_dictionaries_with_labels() -> None:
+    batches = [
+        {"input_ids": data(i).transpose(0, 1), "labels": torch.arange(20) % 5} for i in (1, 2)
+    ]
+
+    def over_time(model: Any, batch: Any) -> Any:
+        return model(batch["input_ids"].transpose(0, 1))["logits"].mean(0)
+
+    net = Text()
+    measured = sbc.metrics.accuracy(net, batches, forward=over_time)
+    pairs = [(batch["input_ids"], batch["labels"]) for batch in batches]
+    expected = sbc.metrics.accuracy(
+        net.net, pairs, forward=lambda model, x: model(x.transpose(0, 1)).mean(0)
+    )
+    assert measured == expected
+
+
 def test_a_key_that_the_forward_does_not_take_is_named() -> None:
     batch = {"input_ids": data(), "token_type_ids": data()}
     with pytest.raises(ValueError, match=r"the key 'token_type_ids'; accepted are .*'input_ids'"):

@@ -125,6 +125,29 @@ def test_a_forward_that_runs_the_model_itself_is_refused() -> None:
             sbc.trace(net, data(), forward=forward)
 
 
+def test_metrics_refuse_what_a_copy_shares() -> None:
+    net = Own()
+    labelled = [(data(), torch.zeros(20, dtype=torch.long))]
+    with pytest.raises(ValueError, match="forward is a function that holds the model itself"):
+        sbc.metrics.accuracy(net, labelled, forward=lambda model, x: net(x).mean(0))
+    net.block = lambda x: net.run(x)
+    with pytest.raises(ValueError, match="'fc' was run"):
+        sbc.metrics.accuracy(net, labelled, forward=lambda model, x: model(x).mean(0))
+    assert isinstance(net.lif.v, float)
+
+
+def test_methods_that_are_compiled_in_the_class_run_as_written() -> None:
+    class CompiledMethod(Own):
+        @torch.compile(backend="eager")
+        def run(self, x: Tensor) -> Tensor:
+            return self.lif(self.fc(x))
+
+    result = sbc.compress_model(CompiledMethod(), data(), sparsity=0.5)
+    expected = sbc.compress_model(Own(), data(), sparsity=0.5)
+    assert torch.equal(result.model.fc.weight, expected.model.fc.weight)
+    assert [layer.role for layer in result.plan.layers] == ["spiking", "head"]
+
+
 def test_other_threads_may_run_the_model() -> None:
     net = Own()
     done = threading.Event()
