@@ -23,12 +23,11 @@ def leading_axes(module: WeightLayer, shape: Shape) -> Shape:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether this is a BatchNorm of any class: it keeps running statistics and an epsilon."""
-    return (
-        hasattr(module, "running_var")
-        and hasattr(module, "running_mean")
-        and hasattr(module, "eps")
-    )
+    """Whether this is a BatchNorm of any class: it keeps running statistics of its own and an epsilon.
+
+    A wrapper that hands the attributes of a BatchNorm inside it on is none.
+    """
+    return {"running_mean", "running_var"} <= module._buffers.keys() and hasattr(module, "eps")
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

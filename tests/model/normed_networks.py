@@ -15,6 +15,7 @@ with warnings.catch_warnings():
     from spikingjelly.activation_based import functional, layer, neuron
 
 
+IMAGES = (4, 5, 2, 6, 6)
 UNIFORM: dict[str, Any] = {"calibration_mode": "parallel", "allocation": "uniform"}
 PLAIN: dict[str, Any] = {**UNIFORM, "bn_reestimate": False, "bias_correction": False}
 
@@ -63,3 +64,17 @@ def two_places() -> Net:
     )  # fmt: skip
     net.f2.weight = net.f1.weight
     return net
+
+
+def plain_norm(kind: type[nn.Module], features: int = 6) -> nn.Module:
+    bn = kind(features).eval()
+    with torch.no_grad():
+        bn.running_mean.normal_(0, 0.3)
+        bn.running_var.uniform_(0.3, 2)
+        bn.weight.uniform_(0.5, 2)
+        bn.bias.normal_(0, 0.3)
+    return bn
+
+
+def conv(bias: bool = False) -> nn.Module:
+    return layer.Conv2d(2, 6, 3, bias=bias, step_mode="m")

@@ -1,4 +1,4 @@
-"""BatchNorms behind layers: which are one layer's own, and how they are folded into it."""
+"""BatchNorms folded into the layers before them, wherever they are held, and those that stay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ import pytest
 import torch
 from helpers import assert_close
 from nets import Net
-from normed_networks import UNIFORM, ScaledNorm, data, fc, lif, norm, outputs, two_places
+from normed_networks import (
+    IMAGES,
+    UNIFORM,
+    ScaledNorm,
+    data,
+    fc,
+    lif,
+    norm,
+    outputs,
+    plain_norm,
+    two_places,
+)
 from torch import Tensor, nn
 
 import sbc_kernels as sbc
@@ -21,7 +32,7 @@ from sbc_kernels.model.modes import compress
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from spikingjelly.activation_based import layer, neuron
+    from spikingjelly.activation_based import neuron
 
 compress_module: Any = importlib.import_module("sbc_kernels.model.compress")
 
@@ -30,23 +41,6 @@ pytestmark = [
     # Networks here are made to be saved, not to fire.
     pytest.mark.filterwarnings("ignore:no input spiked in calibration:RuntimeWarning"),
 ]
-
-
-IMAGES = (4, 5, 2, 6, 6)
-
-
-def plain_norm(kind: type[nn.Module], features: int = 6) -> nn.Module:
-    bn = kind(features).eval()
-    with torch.no_grad():
-        bn.running_mean.normal_(0, 0.3)
-        bn.running_var.uniform_(0.3, 2)
-        bn.weight.uniform_(0.5, 2)
-        bn.bias.normal_(0, 0.3)
-    return bn
-
-
-def conv(bias: bool = False) -> nn.Module:
-    return layer.Conv2d(2, 6, 3, bias=bias, step_mode="m")
 
 
 def shared_twice() -> Net:
@@ -164,7 +158,14 @@ def test_a_norm_is_folded_wherever_it_is_held(name: str, tmp_path: Path) -> None
 
 
 class PaddedNorm(nn.Module):
-    """As re-parametrised convolutions have it: the border is what the norm makes of 0."""
+    """As re-parametrised convolutions have it: the border is what the norm makes of 0.
+
+    It hands the norm's statistics on, and is no second norm for that.
+    """
+
+    running_mean = property(lambda self: self.bn.running_mean)
+    running_var = property(lambda self: self.bn.running_var)
+    eps = property(lambda self: self.bn.eps)
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -313,163 +314,3 @@ def test_norms_on_a_residual_stream_are_folded_and_exported() -> None:
     result = sbc.compress_model(net, x, sparsity=0.3, fold=True, **UNIFORM)
     assert result.folded == {"fc1": "bn1", "fc2": "bn2"}
     assert_close(outputs(result.model, x)[0], outputs(plain.model, x)[0], 1e-5)
-
-
-# ---- whose a norm is ---------------------------------------------------------------------------
-
-
-class TdBN(nn.Module):
-    """As MS-ResNet and others write it: a copy with time behind the channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bn = plain_norm(nn.BatchNorm3d)
-
-    def forward(self, x: Tensor) -> Tensor:
-        moved = x.permute(1, 2, 0, 3, 4).contiguous()
-        return self.bn(moved).permute(2, 0, 1, 3, 4).contiguous()
-
-
-class Shuffled(nn.Module):
-    """Channels in another order: no row of the layer is a channel of the norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bn = plain_norm(nn.BatchNorm1d)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.flatten(0, 1)
-        y = y.view(-1, 2, 3).transpose(1, 2).reshape(-1, 6)
-        return self.bn(y).unflatten(0, x.shape[:2])
-
-
-def one_by_one(m: Any, x: Tensor) -> Tensor:
-    return m.n(torch.stack([m.bn(m.c(step)) for step in x]))
-
-
-def stacked_before(m: Any, x: Tensor) -> Tensor:
-    y = torch.stack([m.c(step) for step in x])
-    return m.n(m.bn(y.transpose(1, 2)).transpose(1, 2))
-
-
-def flat(m: Any, x: Tensor) -> Tensor:
-    return m.n(m.bn(m.c(x).flatten(0, 1)).unflatten(0, x.shape[:2]))
-
-
-def with_other(m: Any, x: Tensor) -> Tensor:
-    y = m.c(x)
-    other = torch.zeros_like(y[:1]).detach()
-    return m.n(m.bn(torch.cat([y, other]).flatten(0, 1)).unflatten(0, (len(x) + 1, -1))[:-1])
-
-
-OWN: dict[str, tuple[Any, tuple[int, ...]]] = {
-    "tdBN": (lambda: nn.Sequential(conv(), TdBN(), lif()), IMAGES),
-    "container": (
-        lambda: nn.Sequential(
-            layer.SeqToANNContainer(nn.Conv2d(2, 6, 3, bias=False), plain_norm(nn.BatchNorm2d)),
-            lif(),
-        ),
-        IMAGES,
-    ),
-    "two containers": (
-        lambda: nn.Sequential(
-            layer.SeqToANNContainer(nn.Conv2d(2, 6, 3, bias=False)),
-            layer.SeqToANNContainer(plain_norm(nn.BatchNorm2d)),
-            lif(),
-        ),
-        IMAGES,
-    ),
-    "flattened": (
-        lambda: Net(flat, c=fc(bias=False), bn=plain_norm(nn.BatchNorm1d), n=lif()),
-        (4, 5, 6),
-    ),
-    "step by step": (
-        lambda: Net(one_by_one, c=fc(bias=False), bn=plain_norm(nn.BatchNorm1d), n=lif()),
-        (4, 5, 6),
-    ),
-    "stacked, channels first": (
-        lambda: Net(stacked_before, c=fc(bias=False), bn=plain_norm(nn.BatchNorm1d), n=lif()),
-        (4, 5, 6),
-    ),
-}  # fmt: skip
-NOT_OWN: dict[str, tuple[Any, tuple[int, ...]]] = {
-    "shuffled": (lambda: nn.Sequential(fc(bias=False), Shuffled(), lif()), (4, 5, 6)),
-    "with a constant": (
-        lambda: Net(with_other, c=fc(bias=False), bn=plain_norm(nn.BatchNorm1d), n=lif()),
-        (4, 5, 6),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_a_norm_of_the_layer_alone_takes_its_bias(name: str) -> None:
-    """Whatever moves the elements in between: the mean takes the bias, and the norm folds."""
-    build, shape = OWN[name]
-    net, x = build(), data(*shape)
-    plan = sbc.trace(net, x)
-    (planned,) = plan.layers
-    assert planned.direct
-    assert planned.bias_entry == f"{planned.norms[0]}.running_mean"
-    options = {"sparsity": 0.3, **UNIFORM}
-    plain = sbc.compress_model(net, x, **options)
-    folded = sbc.compress_model(net, x, fold=True, **options)
-    assert "no bias takes part" not in str(plain.layers[0].notes)
-    assert folded.folded == {planned.name: planned.norms[0]}
-    for a, b in zip(outputs(folded.model, x), outputs(plain.model, x), strict=True):
-        assert_close(a, b, 1e-5, name)
-
-
-@pytest.mark.parametrize("name", NOT_OWN)
-def test_a_norm_of_anything_else_keeps_its_mean(name: str) -> None:
-    build, shape = NOT_OWN[name]
-    net, x = build(), data(*shape)
-    (planned,) = sbc.trace(net, x).layers
-    assert planned.norms
-    assert not planned.direct
-    assert planned.bias_entry is None
-
-
-class Speech(nn.Module):
-    """A layer of speech networks, [T, N, d]: weight, BatchNorm and dynamics in one module."""
-
-    def __init__(self, d_in: int, d_out: int) -> None:
-        super().__init__()
-        self.W, self.norm = fc(d_in, d_out, bias=False), plain_norm(nn.BatchNorm1d, d_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        v, spikes = torch.zeros(()), []
-        for current in self.norm(self.W(x).flatten(0, 1)).unflatten(0, x.shape[:2]):
-            v = 0.8 * v + current
-            spike = (v > 1).float() + self.surrogate * v
-            v = v * (1 - spike.detach())
-            spikes.append(spike)
-        return torch.stack(spikes)
-
-    surrogate = 0.0
-
-
-class CutSpeech(Speech):
-    """Its spikes have no gradient."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).detach()
-
-
-for kind in (Speech, CutSpeech):
-    sbc.register_neuron(kind, sbc.Leaky(0.8))
-
-
-@pytest.mark.parametrize("kind", [Speech, CutSpeech])
-def test_a_norm_inside_a_neuron_is_the_layers(kind: Any) -> None:
-    net, x = nn.Sequential(kind(12, 8)).eval(), data(8, 16, 12)
-    plan = sbc.trace(net, x)
-    assert plan["0.W"].norms == ("0.norm",)
-    assert plan["0.W"].direct
-    result = sbc.compress_model(net, x, sparsity=0.6, **UNIFORM)
-    assert not torch.equal(result.model[0].norm.running_var, net[0].norm.running_var)
-    # Rows compete in units of the threshold: what a norm shrinks 1000 times goes first.
-    with torch.no_grad():
-        net[0].norm.weight[:4] *= 1e-3
-    pruned = sbc.compress_model(net, x, sparsity=0.5, **UNIFORM).model[0].W.weight == 0
-    assert pruned[:4].all()
-    assert not pruned[4:].any()
