@@ -77,8 +77,10 @@ def compress_model(
     model : see `trace`; in CPU memory or on one GPU, where it is then compressed. Never changed unless
         `inplace`. Forward hooks of your own run with the copies that are worked on.
     calibration : unlabelled batches as the model takes them: a tensor (one batch), a list, a
-        DataLoader; of a batch that is a tuple the first item. Iterated several times, with the same
-        random seed. A few hundred samples do.
+        DataLoader; of a batch that is a tuple the first item. A batch that is a dictionary is passed by
+        keyword where the model's forward has parameters of these names, without `labels` that it does
+        not require. Iterated several times, with the same random seed; it has to be the same each
+        time. A few hundred samples do.
     sparsity : fraction 0..1 of all weights together to prune, or "N:M" (N of every M are KEPT).
     bits : 1..8, to quantize; with `sparsity` the survivors.
     allocation : how a fraction is shared out over the layers: "lamp" (arXiv 2010.07611, the default;

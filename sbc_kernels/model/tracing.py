@@ -47,7 +47,8 @@ def trace(
     ----------
     model : of SpikingJelly, snnTorch, Norse or sinabs, or any torch model whose neuron classes are
         registered with `register_neuron`.
-    example : a batch as the model takes it; of a tuple or list the first item (the rest are labels).
+    example : a batch as the model takes it; of a tuple or list the first item (the rest are labels). A
+        dictionary is passed by keyword where the model's forward has parameters of these names.
         With two samples or more, a batch axis cannot be mistaken for a time axis.
     forward : ``forward(model, batch)`` runs one whole sequence; default ``model(batch)``. For models
         that are called once a time step from outside.

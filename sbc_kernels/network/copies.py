@@ -6,6 +6,7 @@ import copy
 import random
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import ParameterError, ParameterTypeError
 from ..frameworks import Adapter, adapter_of, keeps_state
@@ -37,6 +39,10 @@ def require_model(model: Any) -> None:
     require_uncompiled(model)
     first: torch.device | None = None
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            accepted = "one with weights: run a batch through it first"
+            shown = f"a network whose {name!r} is not initialized"
+            raise ParameterError("model", model, accepted, shown=shown)
         first = first or tensor.device
         if tensor.device != first or tensor.device.type not in ("cpu", "cuda"):
             raise ParameterError(
@@ -84,6 +90,9 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 def _prepare(value: Any, memo: dict[int, Any], seen: set[int]) -> None:
     """Enters into `memo` what stands for parts of a value that `copy.deepcopy` would refuse."""
+    if type(value) in weakref.ProxyTypes:  # its class is said to be that of what it stands for
+        memo[id(value)] = value
+        return
     if id(value) in seen or isinstance(value, (int, float, str, type(None), nn.Module, type)):
         return
     seen.add(id(value))

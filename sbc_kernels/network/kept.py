@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _EVERY_MODULE = frozenset(vars(nn.Module())) | {"_memories_rv"}  # its hooks, it
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 _SEQUENCES = (list, tuple, deque)
 _VALUES = (int, float, complex, str, bytes, frozenset, range, np.generic)  # told by their value
+_PROXIES = weakref.ProxyTypes  # whose class is said to be that of what they stand for
 _CLOSED = (type, ModuleType, FunctionType, MethodType, torch.dtype, torch.device, *_GENERATORS)
 
 
@@ -139,6 +141,8 @@ def _places(
                 yield from inner_places(_join(path, key), value)
 
     def inner_places(path: str, value: Any) -> Iterator[tuple[str, dict[Any, Any], Any]]:
+        if type(value) in _PROXIES:
+            return
         if isinstance(value, nn.Module):
             yield from module_places(path, value)
         elif isinstance(value, dict):

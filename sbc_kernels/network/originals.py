@@ -209,6 +209,9 @@ def _held(function: Any, modules: set[nn.Module], depth: int = 0) -> Iterator[bo
     cells = getattr(function, "__closure__", None) or ()
     values = [cell.cell_contents for cell in cells if _is_filled(cell)]
     values += getattr(function, "__defaults__", None) or ()
+    if isinstance(function, FunctionType):  # global variables
+        names = [name for name in function.__code__.co_names if name in function.__globals__]
+        values += [v for v in map(function.__globals__.get, names) if isinstance(v, nn.Module)]
     values.append(getattr(function, "__self__", None))
     if isinstance(function, functools.partial):
         values += [function.func, *function.args, *function.keywords.values()]

@@ -125,6 +125,20 @@ def test_a_forward_that_runs_the_model_itself_is_refused() -> None:
             sbc.trace(net, data(), forward=forward)
 
 
+def test_hooks_that_write_to_the_model_are_named() -> None:
+    net = Own()
+    net.log = []
+    net.fc.register_forward_hook(lambda module, args, output: net.log.append(output))
+    with pytest.raises(ValueError, match=r"its state 'log' was changed .* 'fc\._forward_hooks'"):
+        sbc.trace(net, data())
+    assert net.log == []
+
+
+def test_models_without_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'0\.weight' is not initialized"):
+        sbc.trace(nn.Sequential(nn.LazyLinear(5)), data())
+
+
 def test_metrics_refuse_what_a_copy_shares() -> None:
     net = Own()
     labelled = [(data(), torch.zeros(20, dtype=torch.long))]
