@@ -60,6 +60,8 @@ def _owner(plan: Plan, norm: str, module: nn.Module) -> tuple[str, str]:
         return "", f"{names[0]} stays as it is"
     if layer.also:
         return "", f"the weight of {layer.name} has several places"
+    if norm in layer.step_norms:
+        return "", "each time step has a BatchNorm of its own"
     if layer.norms[:1] != (norm,):
         return "", f"the output of {layer.name} is used elsewhere too"
     return layer.name, ""

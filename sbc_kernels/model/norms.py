@@ -116,6 +116,8 @@ def same_channels(norm: nn.Module, features: Tensor, call: LayerCall) -> bool:
     count, d_out = features.shape[axis], call.output_shape[len(call.lead)]
     if call.edge is None or count != d_out:
         return False
+    if features.grad_fn is call.edge.node:  # the output itself
+        return axis == len(call.lead)
     channels = torch.arange(count, device=features.device)
 
     def sent_back(values: Tensor) -> Tensor:

@@ -214,6 +214,10 @@ def hidden_use(m: Any, x: Tensor) -> Tensor:
     return m.n(m.bn(y)) + y.detach()
 
 
+def a_norm_a_step(m: Any, x: Tensor) -> Tensor:
+    return m.n(torch.stack([bn(m.c(step)) for bn, step in zip(m.bns, x, strict=True)]))
+
+
 STAYING: dict[str, tuple[Any, tuple[int, ...], dict[str, str], int]] = {
     "padding wrapper": (padded, IMAGES, {"body.1.bn": "does not run without it"}, 1),
     "attribute read": (
@@ -241,6 +245,17 @@ STAYING: dict[str, tuple[Any, tuple[int, ...], dict[str, str], int]] = {
         0,
     ),
     "scaled": (FOLDS["scaled norm"], (4, 5, 6), {"bn": "does more than its statistics say"}, 0),
+    "one a time step": (
+        lambda: Net(
+            a_norm_a_step,
+            c=fc(),
+            bns=nn.ModuleList(plain_norm(nn.BatchNorm1d) for _ in range(4)),
+            n=lif(),
+        ),
+        (4, 5, 6),
+        {f"bns.{step}": "each time step has a BatchNorm of its own" for step in range(4)},
+        0,
+    ),
     "sum": (
         lambda: Net(lambda m, x: m.n(m.bn(m.c(x) + x)), c=fc(), bn=norm(), n=lif()),
         (4, 5, 6),
@@ -306,6 +321,29 @@ class Stream(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         stream = self.bn1(self.fc1(x))
         return self.head(stream + self.bn2(self.fc2(self.n(stream))))
+
+
+class Unknown(nn.Module):
+    """A neuron of nobody's that keeps its potential from one forward to the next."""
+
+    v: Any = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = []
+        for step in x:
+            self.v = 0.5 * self.v + step
+            spike = (self.v > 0.3).float()
+            self.v = self.v * (1 - spike)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+def test_a_network_of_unknown_neurons_is_folded() -> None:
+    """What it keeps between forwards is no difference between them."""
+    net = nn.Sequential(fc(), norm(), Unknown(), fc(), norm(), Unknown()).eval()
+    result = sbc.compress_model(net, data(4, 50, 6), sparsity=0.3, fold=True, **UNIFORM)
+    assert result.folded == {"0": "1", "3": "4"}
+    assert not result.unfolded
 
 
 def test_norms_on_a_residual_stream_are_folded_and_exported() -> None:
