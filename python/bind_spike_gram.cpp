@@ -63,6 +63,29 @@ py::tuple narrow_spikes(const py::object& spikes, const std::optional<py::object
   return py::make_tuple(result.integral, result.minimum, result.maximum);
 }
 
+// Returns (integral, minimum, maximum, largest, misfit).
+py::tuple narrow_multiples(const py::object& spikes, const py::object& to, double unit,
+                           int threads) {
+  const Tensor from(spikes, "spikes");
+  from.expect(from.dtype().c_str(), {-1, -1, -1});
+  const int64_t outer = from.size(0), C = from.size(1), P = from.size(2);
+  Tensor narrow(to, "to", Access::write);
+  narrow.expect("int8", {outer, P, C});
+  if (from.dtype() != "float32" && from.dtype() != "float64") {
+    throw py::type_error("spikes is " + from.dtype() + "; accepted are float32 and float64");
+  }
+  MultiplesResult result{};
+  {
+    py::gil_scoped_release unlocked;
+    int8_t* bytes = narrow.data<int8_t>();
+    result = from.dtype() == "float32"
+                 ? sbc::narrow_multiples(from.data<float>(), outer, C, P, unit, bytes, threads)
+                 : sbc::narrow_multiples(from.data<double>(), outer, C, P, unit, bytes, threads);
+  }
+  return py::make_tuple(result.integral, result.minimum, result.maximum, result.largest,
+                        result.misfit);
+}
+
 // What every algorithm gets, kept alive while the kernel runs.
 class Input {
  public:
@@ -243,6 +266,8 @@ void mirror_upper(const py::object& matrix, double factor, int threads) {
 
 void bind_spike_gram(py::module_& module) {
   module.def("narrow_spikes", &narrow_spikes, py::arg("spikes"), py::arg("to"), py::arg("threads"));
+  module.def("narrow_multiples", &narrow_multiples, py::arg("spikes"), py::arg("to"),
+             py::arg("unit"), py::arg("threads"));
   module.def("assemble_conv", &assemble_conv, py::arg("sums"), py::arg("blocks"), py::arg("factor"),
              py::arg("matrix"), py::arg("threads"));
   module.def("mirror_upper", &mirror_upper, py::arg("matrix"), py::arg("factor"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,3 +207,17 @@ def linear_regions() -> tuple[Region, ...]:
     """Returns the one region of a Linear layer: a map of one position and a kernel of one tap."""
     zero = np.zeros(1, dtype=np.int32)
     return (Region(zero, zero[None, :], ((0, 0, 0),)),)
+
+
+def unfolded(maps: NDArray[Any], conv: Conv, group: int) -> NDArray[Any]:
+    """Unfolds one group of maps [S, C, *map] into rows [S * outputs, d_in]."""
+    per_group = maps.shape[1] // conv.groups
+    maps = maps[:, group * per_group : (group + 1) * per_group]
+    maps = np.pad(maps, [(0, 0), (0, 0), *conv.pads()])
+    reach = [d * (k - 1) + 1 for d, k in zip(conv.dilations, conv.kernel_size, strict=True)]
+    axes = tuple(range(2, 2 + conv.dims))
+    windows = np.lib.stride_tricks.sliding_window_view(maps, reach, axis=axes)
+    steps = [slice(None, None, step) for step in (1, 1, *conv.strides, *conv.dilations)]
+    windows = windows[tuple(steps)]
+    order = (0, *axes, 1, *range(2 + conv.dims, 2 + 2 * conv.dims))
+    return np.ascontiguousarray(windows.transpose(order)).reshape(-1, per_group * conv.taps)

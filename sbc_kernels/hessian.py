@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from array_api_compat import device
+from array_api_compat import array_namespace, device
 
 from .arrays import Array, Restore, is_numpy, to_array
-from .backends.gram_plan import GramPath, GramPlan, plan_gram
+from .backends.gram_plan import GramPath, plan_gram
+from .backends.gram_sums import GramSums, ScaledHessian
 from .backends.matched_filter import (
     BYTES_FIXED_POINT_BITS,
     FIXED_POINT_BITS,
     MatchedFilter,
     matched_filter,
 )
+from .backends.multiples import Multiples, scaled
 from .backends.protocol import GramEngine
 from .backends.registry import available_backends, backend_of, fastest_backend, named_backend
-from .conv import Conv, Region, linear_regions, regions
+from .conv import Conv
 from .errors import ParameterError, ParameterTypeError
-from .neurons import Neuron, impulse_response, membrane_matrix
+from .neurons import Neuron, impulse_response
 
 __all__ = ["SpikeHessian"]
 
@@ -61,6 +64,16 @@ class SpikeHessian:
     Batches add up in integers wherever spikes are integers in [-128, 127] and the neuron's response is
     dyadic: then `sum` is exact while it is below 2^53, whatever the batches. `paths` lists how each
     batch was summed. Spikes on a GPU are summed there; all batches must lie on one device.
+
+    Floats that are such integers times one unit (counts over their maximum, spikes times a scale,
+    averages of spikes) are summed as integers as well, and the sum is multiplied by the unit's square.
+    That is exact for a unit that is a power of two. Any other unit is only known as exactly as the
+    spikes are: each stands for the multiple next to it, at most 4 roundings of its dtype away.
+    Such batches of a stream share the finest unit so far; one whose unit is no multiple or fraction of
+    it starts new sums, and the old ones are kept in float64.
+
+    Spikes may have any finite scale. `sum` and `matrix` raise ParameterError where float64 cannot hold
+    the result.
     """
 
     def __init__(
@@ -92,20 +105,17 @@ class SpikeHessian:
         self._backend = backend
         self._channels: int | None = None
         self._engine: GramEngine | None = None  # of the device of the first batch
-        self._sums: dict[tuple[Any, ...], list[Array]] = {}  # by T, unit and map
-        self._bound = 0.0  # of any entry of _sums
+        self._sums: GramSums | None = None
         self._filters: dict[int, MatchedFilter] = {}
-        self._total: Array | None = None  # float64 [groups, d, d]
         self._restore: Restore | None = None
-        self._only_batch = False
-        self._finished: Array | None = None  # the whole matrix, where a kernel wrote it
         self._paths: dict[GramPath, int] = {}
         name = "in_features" if conv is None else "in_channels"
         channels = in_features if conv is None else in_channels
         if channels is not None:
             if not isinstance(channels, (int, np.integer)) or channels < 1:
                 raise ParameterError(name, channels, "a positive integer")
-            self._set_channels(int(channels))
+            self._require_groups(int(channels))
+            self._channels = int(channels)
 
     # ---- public methods -------------------------------------------------------------------------
 
@@ -126,55 +136,29 @@ class SpikeHessian:
         ------
         TypeError, ValueError : naming what was given and what is accepted; then nothing has been added.
         """
-        backend = backend_of(spikes, "spikes", self._backend)
-        values, restore = to_array(spikes, "spikes", backend.device)
-        engine = self._require_engine(backend.gram(device(values)), "spikes")
-        values, channels = self._checked(values)
-        T, N = values.shape[:2]
-        # Without a neuron nothing couples the time steps: they are T samples of one step each.
-        steps = 1 if self.neuron is None else T
-        filter_ = self._filters.get(steps)
-        if filter_ is None:  # its response may be too short: before anything is kept
-            bits = BYTES_FIXED_POINT_BITS if "bytes" in engine.algorithms else FIXED_POINT_BITS
-            filter_ = self._filters[steps] = matched_filter(self.neuron, steps, bits)
-        narrow = engine.narrow(values, self.conv)
-        if self._channels is None:
-            self._set_channels(channels)
-        plan = None
-        if narrow is not None:
-            per_group = narrow[0].shape[-1] // self.groups
-            shifted = self.conv is not None and not engine.squares_convolutions
-            plan = plan_gram(
-                filter_, *narrow[1:], per_group, shifted=shifted, algorithms=engine.algorithms
-            )
-        if narrow is not None and plan is not None:
-            small = narrow[0].reshape(steps, -1, *narrow[0].shape[2:])
-            map_size = tuple(values.shape[3:]) if self.conv is not None else ()
-            self._add_integers(small, plan, map_size, N)
-            self._note(plan.path)
-        else:
-            self._add_floats(values)
-            why = "integers in [-128, 127]" if narrow is None else "small enough for 64-bit sums"
-            self._note(GramPath(engine.float_arithmetic(values), reason=why))
-        self.num_samples += N
-        self._restore = restore
+        self._add(spikes, alone=False)
         return self
 
     def sum(self) -> Array:
         """Returns ``sum_n Y_n' Y_n``, which is `matrix()` before the scaling by 2/N."""
-        return self._give_back(self._scaled(1.0))
+        return self._give_back(_representable(self._seen().result(1.0)))
 
     def matrix(self) -> Array:
         """Returns ``2 E_n[Y_n' Y_n]``, float64 [d_in, d_in].
 
         For a grouped convolution it is [groups, d_in, d_in]. Its framework is that of the last batch.
-        Raises ValueError before the first batch.
+        Raises ValueError before the first batch, and where float64 cannot hold an entry.
         """
         return self._give_back(self.stacked())
 
     def stacked(self) -> Array:
         """Returns `matrix()` as [groups, d_in, d_in], NumPy or torch on the batches' device."""
-        return self._scaled(2.0 / self._seen())
+        return _representable(self.scaled())
+
+    def scaled(self) -> ScaledHessian:
+        """Returns `stacked()` as a stack and a power of two, and which inputs fired."""
+        sums = self._seen()
+        return sums.result(2.0 / self.num_samples)
 
     def merge(self, other: SpikeHessian) -> SpikeHessian:
         """Adds another's samples to this one, as if they had been batches here. Returns self."""
@@ -192,9 +176,7 @@ class SpikeHessian:
             )
         if other._channels is None:
             return self
-        if self._channels is None:
-            self._set_channels(other._channels)
-        if self._channels != other._channels:
+        if self._channels is not None and self._channels != other._channels:
             raise ParameterError(
                 "other",
                 other,
@@ -202,15 +184,16 @@ class SpikeHessian:
                 verb="has",
                 shown=f"{other._channels} inputs or channels",
             )
+        engine = self._engine
         if other._engine is not None:
-            self._require_engine(self._engine_like(other._engine), "other")
-        for key, sums in other._sums.items():
-            own_sums = self._sums.setdefault(key, [0.0 * part for part in sums])
-            for to, part in zip(own_sums, sums, strict=True):
-                to += part
-        self._bound += other._bound
-        if other._total is not None:
-            self._total = other._total + (0.0 if self._total is None else self._total)
+            engine = self._checked_engine(self._engine_like(other._engine), "other")
+        if other._sums is not None:
+            assert engine is not None
+            if self._sums is None:
+                self._sums = GramSums(engine, self.conv, other._sums.channels)
+            self._sums.merge(other._sums)
+        self._engine = engine
+        self._channels = other._channels
         for path, batches in other._paths.items():
             self._paths[path] = self._paths.get(path, 0) + batches
         self.num_samples += other.num_samples
@@ -235,7 +218,7 @@ class SpikeHessian:
         "exact integers" appears only while the whole sum is below 2^53, where float64 holds every
         integer.
         """
-        beyond = self._bound >= _EXACT_SUM
+        beyond = self._sums is not None and self._sums.bound >= _EXACT_SUM
         return [
             f"{path.text(beyond_53_bits=beyond)}: {batches} batch(es)"
             for path, batches in self._paths.items()
@@ -243,7 +226,7 @@ class SpikeHessian:
 
     # ---- input ---------------------------------------------------------------------------------
 
-    def _set_channels(self, channels: int) -> None:
+    def _require_groups(self, channels: int) -> None:
         if channels % self.groups != 0:
             raise ParameterError(
                 "spikes",
@@ -252,7 +235,6 @@ class SpikeHessian:
                 verb="has",
                 shown=f"{channels} channels",
             )
-        self._channels = channels
 
     def _engine_like(self, other: GramEngine) -> GramEngine:
         """Returns this stream's engine for the sums of another one."""
@@ -268,10 +250,10 @@ class SpikeHessian:
             )
         return backend.gram(other.device)
 
-    def _require_engine(self, engine: GramEngine, name: str) -> GramEngine:
+    def _checked_engine(self, engine: GramEngine, name: str) -> GramEngine:
         """Returns the engine of the batches so far. ParameterError: `name` lies on another device."""
         if self._engine is None:
-            self._engine = engine
+            return engine
         if self._engine.device_name != engine.device_name:
             raise ParameterError(
                 name,
@@ -308,79 +290,105 @@ class SpikeHessian:
                 verb="has",
                 shown=f"shape {list(values.shape)}, that is {channels} inputs or channels",
             )
+        self._require_groups(channels)
         if self.conv is not None:
             self.conv.output_size(tuple(values.shape[3:]))
         return values, channels
 
     # ---- sums ----------------------------------------------------------------------------------
 
-    def _add_integers(
-        self, narrow: Array, plan: GramPlan, map_size: tuple[int, ...], num_samples: int
-    ) -> None:
-        assert self._channels is not None
-        assert self._engine is not None
-        T, N, P, _ = narrow.shape
-        per_group = self._channels // self.groups
-        parts = self._regions(map_size)
-        key = (T, plan.factor, map_size)
-        self._bound += plan.sum_bound * T * N * P
-        if self._only_batch and self.conv is None:
-            factor = 2.0 / num_samples * plan.factor
-            self._finished = self._engine.finished(narrow, plan, parts, factor)
-            if self._finished is not None:
-                return
-        if key not in self._sums:
-            self._sums[key] = self._engine.zero_sums(parts, self.groups, per_group)
-        self._engine.add_integers(narrow, plan, self.conv, self.groups, parts, self._sums[key])
-
-    def _regions(self, map_size: tuple[int, ...]) -> tuple[Region, ...]:
-        return linear_regions() if self.conv is None else regions(self.conv, map_size)
-
-    def _add_floats(self, values: Array) -> None:
-        """Adds a batch of values that are no small integers."""
-        assert self._engine is not None
-        assert self.in_features is not None
-        if self._total is None:
-            self._total = self._engine.zeros(self.groups, self.in_features, self.in_features)
-        membrane = None if self.neuron is None else membrane_matrix(self.neuron, len(values))
-        self._engine.add_floats(values, membrane, self.conv, self._total)
+    def _add(self, spikes: Array, alone: bool) -> ScaledHessian | None:
+        """Adds a batch. If it is `alone`, returns its Hessian where a kernel writes that in one go."""
+        backend = backend_of(spikes, "spikes", self._backend)
+        values, restore = to_array(spikes, "spikes", backend.device)
+        engine = self._checked_engine(backend.gram(device(values)), "spikes")
+        values, channels = self._checked(values)
+        T, N = values.shape[:2]
+        # Without a neuron nothing couples the time steps: they are T samples of one step each.
+        steps = 1 if self.neuron is None else T
+        filter_ = self._filters.get(steps)
+        if filter_ is None:  # its response may be too short: before anything is kept
+            bits = BYTES_FIXED_POINT_BITS if "bytes" in engine.algorithms else FIXED_POINT_BITS
+            filter_ = matched_filter(self.neuron, steps, bits)
+        sums = self._sums
+        if sums is None:
+            sums = GramSums(engine, self.conv, channels)
+        batch = engine.narrow(values, self.conv, sums.unit)
+        whole = None
+        plan = None
+        if isinstance(batch, Multiples):
+            batch = sums.in_own_unit(batch)
+            shifted = self.conv is not None and not engine.squares_convolutions
+            plan = plan_gram(
+                filter_,
+                batch.minimum,
+                batch.maximum,
+                sums.per_group,
+                shifted=shifted,
+                algorithms=engine.algorithms,
+            )
+        if isinstance(batch, Multiples) and plan is not None:
+            small = batch.integers.reshape(steps, -1, *batch.integers.shape[2:])
+            batch = batch._replace(integers=small)
+            map_size = () if self.conv is None else tuple(values.shape[3:])
+            if alone and self.conv is None:
+                whole = sums.finished(batch, filter_, plan, map_size, 2.0 / N)
+            if whole is None:
+                sums.add_integers(batch, filter_, plan, map_size)
+            shown = filter_.shows(batch.minimum)
+            path = replace(plan.path, unit=batch.unit)
+        else:
+            analog = engine.analog(values) if isinstance(batch, Multiples) else batch
+            shown = analog.sure and filter_.answers_at_once
+            sums.add_floats(values, None if self.neuron is None else filter_, analog)
+            narrow = isinstance(batch, Multiples)
+            why = "small enough for 64-bit sums" if narrow else "integers in [-128, 127]"
+            path = GramPath(engine.float_arithmetic(values), reason=why)
+        if not shown:
+            sums.note_fired(values)
+        # Only here, where nothing can fail any more.
+        self._engine, self._channels, self._sums = engine, channels, sums
+        self._filters[steps] = filter_
+        self._paths[path] = self._paths.get(path, 0) + 1
+        self.num_samples += N
+        self._restore = restore
+        return whole
 
     # ---- output --------------------------------------------------------------------------------
 
-    def _scaled(self, scale: float, consume: bool = False) -> Array:
-        """Returns ``scale * sum_n Y_n' Y_n``. `consume` ends the stream, which saves a copy."""
-        self._seen()
-        engine = self._engine
-        assert engine is not None
-        assert self._channels is not None
-        per_group = self._channels // self.groups
-        terms = [] if self._total is None else [scale * self._total]
-        for (_, unit, map_size), sums in self._sums.items():
-            parts = self._regions(map_size)
-            factor = scale * unit
-            terms.append(engine.matrix(sums, parts, self.conv, per_group, factor, consume))
-        if consume:
-            self._sums.clear()
-        return sum(terms[1:], start=terms[0])
-
-    def _seen(self) -> int:
-        if self.num_samples == 0:
+    def _seen(self) -> GramSums:
+        if self.num_samples == 0 or self._sums is None:
             raise ValueError("the Hessian has seen 0 samples; feed it with update(spikes) first")
-        return self.num_samples
+        return self._sums
 
     @classmethod
     def of_batch(cls, spikes: Array, neuron: Neuron | None, **options: Any) -> Array:
         """Returns `matrix()` of one batch, without a second matrix in memory."""
         hessian = cls(neuron, **options)
-        hessian._only_batch = True
-        hessian.update(spikes)
-        if hessian._finished is not None:
-            return hessian._give_back(hessian._finished)
-        return hessian._give_back(hessian._scaled(2.0 / hessian.num_samples, consume=True))
+        whole = hessian._add(spikes, alone=True)
+        if whole is None:
+            whole = hessian._seen().result(2.0 / hessian.num_samples, consume=True)
+        return hessian._give_back(_representable(whole))
 
     def _give_back(self, stack: Array) -> Array:
         matrix = stack if self.groups > 1 else stack[0]
         return matrix if self._restore is None else self._restore(matrix)
 
-    def _note(self, path: GramPath) -> None:
-        self._paths[path] = self._paths.get(path, 0) + 1
+
+def _representable(hessian: ScaledHessian) -> Array:
+    """Returns the stack times its power of two. ParameterError: float64 cannot hold an entry."""
+    if hessian.exponent <= 0:
+        return scaled(hessian.stack, hessian.exponent)
+    with np.errstate(over="ignore"):
+        stack = scaled(hessian.stack, hessian.exponent)
+    xp = array_namespace(stack)
+    if not bool(xp.all(xp.isfinite(stack))):
+        exponent = int(np.frexp(float(xp.max(xp.abs(hessian.stack))))[1]) + hessian.exponent
+        raise ParameterError(
+            "spikes",
+            stack,
+            "a smaller scale",
+            verb="have",
+            shown=f"a Hessian that float64 cannot hold: it reaches 2^{exponent}",
+        )
+    return stack

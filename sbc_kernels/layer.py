@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace, device
+from numpy.typing import NDArray
 
 from .arrays import (
     Array,
@@ -26,6 +27,7 @@ from .arrays import (
     times_power,
     to_array,
 )
+from .backends.gram_sums import ScaledHessian
 from .backends.kernels import Kernels, note_kernel, recorded_kernels
 from .backends.registry import backend_of
 from .conv import Conv
@@ -193,8 +195,8 @@ def compress_layer(
     conv = _checked_conv(values, stride, padding, dilation, groups)
     options.require_fits((len(values), math.prod(values.shape[1:])))
     with recorded_kernels() as kernels:
-        stack = _hessian_of(W, values, spikes, neuron, hessian, conv, backend, log)
-    prepared = PreparedLayer(weight, stack)
+        scaled = _hessian_of(W, values, spikes, neuron, hessian, conv, backend, log)
+    prepared = PreparedLayer(weight, scaled.stack, exponent=scaled.exponent, fired=scaled.fired)
     out = prepared.compress(options, log=log, start=start, kernels=kernels)
     out.log.append("kernels: " + ", ".join(f"{op} {name}" for op, name in out.backend.items()))
     _logger.debug(out.log[-1])
@@ -231,10 +233,22 @@ class PreparedLayer:
     row_scale : float64 [d_out], what each row's output is multiplied by before it is integrated (a
         BatchNorm's ``gamma / sqrt(var + eps)``, one over the threshold). Rows compete for the layer's
         quota by the losses times its square; inside a row it changes nothing. None is all ones.
+    exponent : the Hessian is 2^exponent times the stack, which decides nothing but the loss.
+    fired : bool [groups, d], NumPy: inputs that spiked. None: those whose diagonal is not 0.
     """
 
-    def __init__(self, weight: CheckedWeight, stack: Array, row_scale: Array | None = None) -> None:
+    def __init__(
+        self,
+        weight: CheckedWeight,
+        stack: Array,
+        row_scale: Array | None = None,
+        *,
+        exponent: int = 0,
+        fired: NDArray[np.bool_] | None = None,
+    ) -> None:
         self.stack = stack
+        self.exponent = exponent
+        self.fired = fired
         self.W, self.values, self._restore, self.backend = weight
         xp = array_namespace(self.values)
         where = device(self.values)
@@ -263,15 +277,30 @@ class PreparedLayer:
         exponent, parts = self._parts(flat, log)
         share_unit(parts)
         options.require_fits(flat.shape)
-        for part in parts:
-            if part.silent == len(part.live):
+        for group, part in enumerate(parts):
+            d = len(part.live)
+            never = part.silent if self.fired is None else int(d - self.fired[group].sum())
+            vanished = part.silent - never  # they spiked, but too weakly or too late
+            if part.silent == d:
+                reason = (
+                    "no input spiked in calibration"
+                    if never == d
+                    else f"{vanished} of {d} inputs spiked in calibration, but none with an effect on "
+                    "the neuron"
+                )
                 warn(
                     log,
-                    "no input spiked in calibration: there is nothing to weigh, so weights are "
-                    "compared by magnitude and rounded to the nearest level",
+                    f"{reason}: there is nothing to weigh, so weights are compared by magnitude and "
+                    "rounded to the nearest level",
                 )
-            elif part.silent:
-                log.append(f"{part.silent} of {len(part.live)} inputs never spiked in calibration")
+                continue
+            if never:
+                log.append(f"{never} of {d} inputs never spiked in calibration")
+            if vanished:
+                log.append(
+                    f"{vanished} of {d} inputs spiked in calibration, but without an effect that "
+                    "float64 holds beside the others'"
+                )
 
         with recorded_kernels(kernels) as kernels:
             order = self._ordered(parts, options, log)
@@ -294,7 +323,7 @@ class PreparedLayer:
                 shown=f"dtype {getattr(W, 'dtype', values.dtype)}, which cannot hold the compressed "
                 f"weight: it reaches {float(xp.max(xp.abs(result))):.4g}",
             )
-        loss = row_losses(parts, flat, changed, exponent, log)
+        loss = row_losses(parts, flat, changed, exponent, log, self.exponent)
         for line in log:
             _logger.debug(line)
 
@@ -526,8 +555,8 @@ def _hessian_of(
     conv: Conv | None,
     backend: str | None,
     log: list[str],
-) -> Array:
-    """Returns the undamped Hessian [groups, d, d], on W's device."""
+) -> ScaledHessian:
+    """Returns the undamped Hessian, on W's device."""
     Choice(HESSIANS)("hessian", hessian)
     d = int(np.prod(values.shape[1:]))
     if isinstance(spikes, SpikeHessian):
@@ -574,9 +603,9 @@ def _hessian_of(
             shown=f"{d} inputs and spikes was fed {source.in_features}",
             verb="has",
         )
-    stack = source.stacked()
+    scaled = source.scaled()
     log.append(
         f"Hessian: {'current' if source.neuron is None else repr(source.neuron)}, "
         f"{source.num_samples} samples, " + "; ".join(source.paths)
     )
-    return stack
+    return scaled

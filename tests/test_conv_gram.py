@@ -256,7 +256,7 @@ def test_groups_are_convolutions_of_their_own() -> None:
 def test_analog_maps_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     from sbc_kernels.backends.native import gram
 
-    spikes = np.random.default_rng(5).integers(-9, 9, (2, 7, 4, 5, 4)) / 4
+    spikes = np.random.default_rng(5).integers(-999, 999, (2, 7, 4, 5, 4)) / 4
     conv = sbc.Conv((3, 2), (1, 2), 1, 1, 2)
     monkeypatch.setattr(gram, "_UNFOLD_BYTES", 1)  # one image at a time
     total = sbc.SpikeHessian(sbc.LIF(2.0), conv=conv).update(spikes).sum()

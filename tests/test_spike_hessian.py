@@ -67,7 +67,7 @@ def test_one_batch_at_once_is_a_stream_of_one(
         if values == "signed":
             spikes = rng.integers(-128, 128, shape)
         elif values == "analog":
-            spikes = 0.3 * spikes
+            spikes = rng.random(shape) * spikes
         stream = _fed([spikes], neuron, conv=conv, backend=backend)
         once = sbc.spike_gram(spikes, neuron, conv=conv, backend=backend)
         assert np.array_equal(once, stream.matrix())

@@ -1,6 +1,8 @@
 #include "spike_gram/layout.h"
 
 #include <algorithm>
+#include <atomic>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -103,6 +105,25 @@ static void transpose_image(const int8_t* from, int64_t rows, int64_t columns, i
   }
 }
 
+// Calls take(value, byte) for each value of an image [C, P] and its place in the bytes [P, C].
+template <class T, class Take>
+static void for_each_value(const T* image, int64_t C, int64_t P, int8_t* out, Take&& take) {
+  if (C == 1 || P == 1) {  // nothing to transpose
+    for (int64_t i = 0; i < C * P; ++i) take(image[i], &out[i]);
+    return;
+  }
+  // 64 x 64 blocks: both sides of the transposition stay in the first-level cache.
+  for (int64_t p0 = 0; p0 < P; p0 += 64) {
+    const int64_t p1 = std::min(P, p0 + 64);
+    for (int64_t c0 = 0; c0 < C; c0 += 64) {
+      const int64_t c1 = std::min(C, c0 + 64);
+      for (int64_t p = p0; p < p1; ++p) {
+        for (int64_t c = c0; c < c1; ++c) take(image[c * P + p], &out[p * C + c]);
+      }
+    }
+  }
+}
+
 template <class T>
 NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, int8_t* to,
                            int threads) {
@@ -137,22 +158,7 @@ NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, i
         range.minimum = std::min(range.minimum, static_cast<T>(*byte));
         range.maximum = std::max(range.maximum, static_cast<T>(*byte));
       };
-      if (C == 1 || P == 1) {  // nothing to transpose
-        for (int64_t i = 0; i < C * P; ++i) take(image[i], &out[i]);
-        continue;
-      }
-      // 64 x 64 blocks: both sides of the transposition stay in the first-level cache.
-      for (int64_t p0 = 0; p0 < P; p0 += 64) {
-        const int64_t p1 = std::min(P, p0 + 64);
-        for (int64_t c0 = 0; c0 < C; c0 += 64) {
-          const int64_t c1 = std::min(C, c0 + 64);
-          for (int64_t p = p0; p < p1; ++p) {
-            for (int64_t c = c0; c < c1; ++c) {
-              take(image[c * P + p], &out[p * C + c]);
-            }
-          }
-        }
-      }
+      for_each_value(image, C, P, out, take);
     }
     ranges[worker] = range;
   });
@@ -164,6 +170,68 @@ NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, i
   }
   return result;
 }
+
+template <class T>
+MultiplesResult narrow_multiples(const T* from, int64_t outer, int64_t C, int64_t P, double unit,
+                                 int8_t* to, int threads) {
+  struct Slice {
+    T largest = 0, misfit = 0;
+    int minimum = 0, maximum = 0;
+    bool integral = true;
+  };
+  const T step = static_cast<T>(unit), inverse = static_cast<T>(1.0 / unit);
+  constexpr T kTolerance = 4 * std::numeric_limits<T>::epsilon();
+  const int64_t slices = std::min<int64_t>(std::max<int64_t>(outer, 1), 64);
+  std::vector<Slice> found(slices);
+  std::atomic<bool> stop{false};  // slices start in order: those before the misfit's are all done
+  parallel_for(slices, threads, [&](int64_t index, int) {
+    if (stop.load(std::memory_order_relaxed)) return;
+    Slice slice;
+    const auto take = [&](T value, int8_t* byte) {
+      const T quotient = value * inverse;
+      // A NaN is in no range. Half a unit away from 0, truncation rounds to the nearest.
+      const bool near = quotient > T(-128.5) && quotient < T(127.5);
+      const T whole =
+          static_cast<T>(static_cast<int>((near ? quotient : T(0)) + (value < 0 ? T(-0.5) : T(0.5))));
+      const T size = value < 0 ? -value : value, rest = value - whole * step;
+      const bool fits = near && (rest < 0 ? -rest : rest) <= kTolerance * size;
+      const int integer = static_cast<int>(whole);
+      *byte = static_cast<int8_t>(integer);
+      slice.minimum = std::min(slice.minimum, integer);
+      slice.maximum = std::max(slice.maximum, integer);
+      slice.largest = std::max(slice.largest, size);
+      slice.integral &= fits;
+    };
+    for (int64_t o = outer * index / slices; o < outer * (index + 1) / slices; ++o) {
+      const T* image = from + o * C * P;
+      int8_t* out = to + o * C * P;
+      for_each_value(image, C, P, out, take);
+      if (slice.integral) continue;
+      stop.store(true, std::memory_order_relaxed);
+      slice.integral = true;
+      for (int64_t i = 0; i < C * P; ++i) {
+        take(image[i], out);
+        slice.misfit = image[i];
+        if (!slice.integral) break;
+      }
+      break;
+    }
+    found[index] = slice;
+  });
+  MultiplesResult result{true, 0, 0, 0.0, 0.0};
+  for (const Slice& slice : found) {
+    if (!slice.integral) return {false, 0, 0, 0.0, static_cast<double>(slice.misfit)};
+    result.minimum = std::min(result.minimum, slice.minimum);
+    result.maximum = std::max(result.maximum, slice.maximum);
+    result.largest = std::max(result.largest, static_cast<double>(slice.largest));
+  }
+  return result;
+}
+
+template MultiplesResult narrow_multiples<float>(const float*, int64_t, int64_t, int64_t, double,
+                                                 int8_t*, int);
+template MultiplesResult narrow_multiples<double>(const double*, int64_t, int64_t, int64_t, double,
+                                                  int8_t*, int);
 
 #define SBC_INSTANTIATE(T) \
   template NarrowResult narrow_spikes<T>(const T*, int64_t, int64_t, int64_t, int8_t*, int);

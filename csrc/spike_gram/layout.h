@@ -34,4 +34,17 @@ template <class T>
 NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, int8_t* to,
                            int threads);
 
+struct MultiplesResult {
+  bool integral;  // every value is a multiple of the unit by an integer in [-128, 127]
+  int minimum, maximum;  // of the integers and 0
+  double largest;        // of the values' magnitudes
+  double misfit;         // the first value that is no such multiple; 0 if there is none
+};
+
+// As narrow_spikes, for float and double: from = unit times the integers, but for 4 roundings (the
+// values', the unit's and the product's). Which value is the misfit depends on no thread.
+template <class T>
+MultiplesResult narrow_multiples(const T* from, int64_t outer, int64_t C, int64_t P, double unit,
+                                 int8_t* to, int threads);
+
 }  // namespace sbc

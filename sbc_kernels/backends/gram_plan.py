@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .matched_filter import MatchedFilter, TimePairs, row_sum
+from .matched_filter import MatchedFilter, TimePairs
 
 PASS_SAMPLES = 36  # of csrc/spike_gram/tables.h: sums of 36 terms must fit in a lane
 _DOUBLE_INTEGERS = 1 << 53  # float64 holds every integer up to here
@@ -48,6 +48,7 @@ class GramPath:
     algorithm : the plan type's stem; None where floats are multiplied.
     size : bits of a lane, or bytes of a number, that the algorithm's kernel is for.
     bits : of a row sum of M'M where that is rounded to integers, else 0.
+    unit : what spikes are integers of.
     reason : why floats are multiplied, else None.
     """
 
@@ -55,6 +56,7 @@ class GramPath:
     algorithm: str | None = None
     size: int = 0
     bits: int = 0
+    unit: float = 1.0
     reason: str | None = None
 
     def text(self, *, beyond_53_bits: bool = False) -> str:
@@ -65,8 +67,9 @@ class GramPath:
         if self.arithmetic is Arithmetic.FIXED_POINT:
             numbers += f" ({self.bits} bits of M'M)"
         way = "" if self.algorithm is None else ALGORITHMS[self.algorithm].wording
+        unit = "" if self.unit == 1.0 else f" (spikes are multiples of {self.unit:.6g})"
         reason = "" if self.reason is None else f" (spikes are not {self.reason})"
-        return numbers + way.format(size=self.size) + reason
+        return numbers + way.format(size=self.size) + unit + reason
 
 
 class SpikeRange(NamedTuple):
@@ -221,7 +224,7 @@ class TablesPlan(GramPlan):
             planes = max(spikes.maximum.bit_length(), 1)
         value = max(filter_.largest_row_sum, 1) * spikes.largest
         max_term = value << (planes - 1)
-        negative = is_signed or bool((filter_.integers < 0).any())
+        negative = is_signed or filter_.has_negative
         for lane_bytes, bits in zip((1, 2, 4, 8), _LANE_BITS, strict=True):
             if lane_bytes == 1 and negative:
                 continue
@@ -271,13 +274,14 @@ class BytesPlan(GramPlan):
     def plan(cls, filter_: MatchedFilter, spikes: SpikeRange) -> GramPlan | None:
         largest = spikes.largest
         is_signed = spikes.minimum < 0
-        matrix, squared = filter_.integers, False
+        matrix, squared, sums = filter_.integers, False, filter_.largest_row_sum
         if filter_.membrane is not None and not spikes.shifted:
-            value = row_sum(filter_.membrane) * largest
+            assert filter_.membrane_row_sum is not None
+            value = filter_.membrane_row_sum * largest
             if value <= (127 if is_signed or (filter_.membrane < 0).any() else 255):
-                matrix, squared = filter_.membrane, True
+                matrix, squared, sums = filter_.membrane, True, filter_.membrane_row_sum
         is_signed = is_signed or bool((matrix < 0).any())
-        value = max(row_sum(matrix), 1) * largest
+        value = max(sums, 1) * largest
         if value > _DOUBLE_INTEGERS:
             return None
         as_it_is = matrix.size == 1 and int(matrix[0, 0]) == 1  # -128 fits as well

@@ -13,6 +13,7 @@ from ..conv import Conv, Region
 from ..grid import Grid
 from ..sparsity import Pattern
 from .gram_plan import Arithmetic, GramPlan
+from .multiples import Analog, Multiples
 
 # NumPy arrays on a backend for CPU memory, torch tensors on one for a GPU. d is d_in.
 Rows: TypeAlias = Array  # [rows, d], float32 or float64
@@ -65,17 +66,21 @@ class GramEngine(Protocol):
     @property
     def squares_convolutions(self) -> bool: ...
 
-    def narrow(self, values: Array, conv: Conv | None) -> tuple[Array, int, int] | None:
-        """Returns the values as int8 [T, N, P, C] with their least and greatest, or None.
+    def narrow(self, values: Array, conv: Conv | None, unit: float) -> Multiples | Analog:
+        """Returns the values as multiples of a common unit by integers in [-128, 127], or `Analog`.
 
-        None means that a value is no integer in [-128, 127].
-
-        The values are read once; bools, whose range is known, not at all. Raises ValueError if a value
-        is NaN or infinite.
+        Integers are read once; bools, whose range is known, not at all. `unit`, if it is not 1, is
+        tried before another one is looked for. Raises ValueError if a value is NaN or infinite.
         """
 
+    def analog(self, values: Array) -> Analog:
+        """Returns what `add_floats` needs to know. ValueError if a value is NaN or infinite."""
+
     def bytes_of(self, values: Array) -> Array | None:
-        """Returns the values as the narrowest of bool, uint8 and int8, or None as `narrow`."""
+        """Returns the values as the narrowest of bool, uint8 and int8.
+
+        Returns None if a value is no integer in [-128, 127].
+        """
 
     def float_arithmetic(self, values: Array) -> Arithmetic:
         """Returns the arithmetic of `add_floats` for these values."""
@@ -106,9 +111,15 @@ class GramEngine(Protocol):
         """
 
     def add_floats(
-        self, values: Array, membrane: Array | None, conv: Conv | None, total: Array
+        self,
+        values: Array,
+        membrane: Array | None,
+        conv: Conv | None,
+        total: Array,
+        exponent: int = 0,
     ) -> None:
-        """Adds the products of filtered floats to the total, float64 [groups, d, d]."""
+        """Adds the products of filtered floats, taken times 2^-exponent, to the total, float64
+        [groups, d, d]."""
 
     def matrix(
         self,

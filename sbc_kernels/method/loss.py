@@ -10,11 +10,16 @@ from .rows import Rows
 
 
 def row_losses(
-    parts: list[Rows], weight: Array, changed: Array, exponent: Array, log: list[str]
+    parts: list[Rows],
+    weight: Array,
+    changed: Array,
+    exponent: Array,
+    log: list[str],
+    hessian_exponent: int = 0,
 ) -> Array:
     """Returns ``1/2 dw H dw'`` of each row with the undamped Hessian, in float64.
 
-    `exponent` [d_out] are those of the rows' units. What float64 cannot hold is infinite or 0, which
+    `exponent` [d_out] are those of the rows' units, and H is 2^hessian_exponent times the parts'. What float64 cannot hold is infinite or 0, which
     the log and a warning say.
     """
     xp = parts[0].xp
@@ -27,7 +32,7 @@ def row_losses(
         losses.append(0.5 * xp.clip(quadratic, min=0.0))  # rounding can leave less
         start += len(part.weight)
     in_units = xp.concat(losses)
-    back = 2 * exponent - int(np.frexp(parts[0].unit)[1]) + 1
+    back = 2 * exponent - int(np.frexp(parts[0].unit)[1]) + 1 + hessian_exponent
     with np.errstate(over="ignore", under="ignore"):
         loss = times_power(in_units, back, factors=8)
     wrong = ~xp.isfinite(loss) | ((loss == 0) & (in_units > 0))

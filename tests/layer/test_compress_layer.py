@@ -89,8 +89,9 @@ def test_defaults_are_said() -> None:
 
 def test_log_says_how() -> None:
     weight, spikes, _ = layer_case("linear")
+    analog = spikes * np.random.default_rng(0).random(spikes.shape)
     out = sbc.compress_layer(
-        weight, 0.3 * spikes, sbc.IF(), sparsity="2:4", bits=4, group_size=8, sym=True
+        weight, analog, sbc.IF(), sparsity="2:4", bits=4, group_size=8, sym=True
     )
     log = "\n".join(out.log)
     for said in ("IF()", "60 samples", "float64 matrix products", "2:4", "exact OBS", "4 bits"):

@@ -15,6 +15,7 @@ from helpers import (
 from layers import OPTIONS, assert_consistent, layer_case
 
 import sbc_kernels as sbc
+from sbc_kernels.backends.gram_sums import ScaledHessian
 from sbc_kernels.sparsity import parse_sparsity, prune_least
 
 # ---- inputs that never spike -------------------------------------------------------------------
@@ -151,7 +152,9 @@ def test_damping_is_raised_until_it_helps(option: str) -> None:
 @pytest.mark.parametrize("option", ["exact", "blocked", "4 bits"])
 def test_after_five_retries_it_raises(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     indefinite = 1e9 - 1e9 * np.eye(4)[None] + 1
-    monkeypatch.setattr(sbc.SpikeHessian, "stacked", lambda self: indefinite)
+    fired = np.ones((1, 4), dtype=bool)
+    scaled = ScaledHessian(indefinite, 0, fired)
+    monkeypatch.setattr(sbc.SpikeHessian, "scaled", lambda self: scaled)
     weight = np.array([[1.0, 2.0, -3.0, 0.5]])
     with (
         pytest.warns(RuntimeWarning, match="Cholesky failed") as warned,

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ... import _native
-from ...arrays import NumpyArray, exportable, require_finite
-from ...conv import Conv, Region
+from ...arrays import NumpyArray, exportable, is_float, require_finite
+from ...conv import Conv, Region, unfolded
 from ...threads import thread_count
 from ..gram_plan import Arithmetic, GramPlan, one_byte_type
 from ..kernels import note_kernel
+from ..multiples import (
+    MOST_ROUNDS,
+    Analog,
+    Multiples,
+    common_unit,
+    finer_unit,
+    is_poor,
+    range_exponent,
+    sample_of,
+    scaled,
+    tolerance_of,
+)
 from ..protocol import Backend
 from .isas import kernel_of
 
@@ -31,11 +45,12 @@ class CpuGram:
         self.isa = isa
         self.algorithms = algorithms
 
-    def narrow(self, values: NumpyArray, conv: Conv | None) -> tuple[NumpyArray, int, int] | None:
-        """Returns int8 [T, N, P, C] with its range, or None if a value is no integer in [-128, 127].
+    def narrow(self, values: NumpyArray, conv: Conv | None, unit: float) -> Multiples | Analog:
+        """Returns the values as multiples of a common unit, or what the sums of floats need to know.
 
-        Reads the values once; bools, whose range is known, only to lay them out. Raises ValueError if
-        a value is NaN or infinite.
+        Integers are read once; bools, whose range is known, only to lay them out. Floats that share
+        another unit are read twice, and `unit`, if it is not 1, is tried before another one. Raises
+        ValueError if a value is NaN or infinite.
         """
         T, N = values.shape[:2]
         if conv is None:
@@ -47,18 +62,28 @@ class CpuGram:
             # Already in the kernels' layout: no copy.
             small = values.view(np.int8).reshape(T, N, 1, C)
             if values.dtype == np.bool_:
-                return small, 0, 1
+                return Multiples(small, 0, 1)
             low_high = _range_of(values)
-            return None if low_high is None else (small, *low_high)
+            return Analog(sure=True) if low_high is None else Multiples(small, *low_high)
         narrow = np.empty((T, N, P, C), dtype=np.int8)
-        source = np.ascontiguousarray(values)
-        integral, minimum, maximum = _native.narrow_spikes(
-            exportable(source.reshape(T * N, C, P)), narrow.reshape(T * N, P, C), thread_count()
-        )
+        source = exportable(np.ascontiguousarray(values).reshape(T * N, C, P))
+        to = narrow.reshape(T * N, P, C)
+        integral, minimum, maximum = _native.narrow_spikes(source, to, thread_count())
         if integral:
-            return narrow, minimum, maximum
-        require_finite(values, "spikes")
-        return None
+            return Multiples(narrow, minimum, maximum)
+        found = _multiples(source, to, unit) if is_float(source) else None
+        return self.analog(values) if found is None else Multiples(narrow, *found)
+
+    def analog(self, values: NumpyArray) -> Analog:
+        """Returns what the sums of floats need to know. ValueError: one is NaN or infinite."""
+        if not is_float(values):
+            return Analog(sure=True)
+        least, most = float(values.min()), float(values.max())
+        if not (isfinite(least) and isfinite(most)):
+            require_finite(values, "spikes")
+        if values.dtype == np.float32:  # whose squares float64 holds
+            return Analog(sure=True)
+        return Analog(range_exponent(max(-least, most)))
 
     def float_arithmetic(self, values: NumpyArray) -> Arithmetic:
         """Returns the arithmetic of `add_floats`."""
@@ -123,10 +148,15 @@ class CpuGram:
         )
 
     def add_floats(
-        self, values: NumpyArray, membrane: NumpyArray | None, conv: Conv | None, total: NumpyArray
+        self,
+        values: NumpyArray,
+        membrane: NumpyArray | None,
+        conv: Conv | None,
+        total: NumpyArray,
+        exponent: int = 0,
     ) -> None:
-        """Filters over time, then float64 products on bounded chunks of the unfolding; one product a
-        group of ``total`` [groups, d, d]."""
+        """Filters the values times 2^-exponent over time, then float64 products on bounded chunks of
+        the unfolding; one product a group of ``total`` [groups, d, d]."""
         note_kernel("spike_gram", "blas")
         T, N = values.shape[:2]
         groups, d, _ = total.shape
@@ -137,11 +167,12 @@ class CpuGram:
         chunk = max(1, _UNFOLD_BYTES // row_bytes)
         for first in range(0, N, chunk):
             part = samples[:, first : first + chunk].astype(np.float64)
+            part = scaled(part, -exponent)
             if membrane is not None:
                 part = np.tensordot(membrane, part, axes=1)
             shaped = part.reshape(T * part.shape[1], *values.shape[2:])
             for group in range(groups):
-                rows = _unfold(shaped, conv, group) if conv else shaped.reshape(-1, d)
+                rows = unfolded(shaped, conv, group) if conv else shaped.reshape(-1, d)
                 total[group] += rows.T @ rows
 
     def matrix(
@@ -186,6 +217,36 @@ class CpuGram:
         return narrow.view(one_byte_type(minimum, maximum)).transpose(np.argsort(axes))
 
 
+def _multiples(
+    source: NumpyArray, to: NumpyArray, hint: float
+) -> tuple[int, int, float, float] | None:
+    """Writes float values as integers. Returns their range, their unit and its tolerance, or None.
+
+    The unit is the hint, if that is not 1 and fits, or else guessed from a sample. Values that have
+    none leave at the sample or at the first value that does not fit.
+    """
+    tolerance = tolerance_of(source)
+    unit: float | None = hint
+    if hint == 1.0:
+        flat = source.reshape(-1)
+        sample = sample_of(flat)
+        if is_poor(sample):
+            sample = sample_of(flat[np.flatnonzero(flat)])
+        unit = common_unit(sample, tolerance)
+    for _ in range(MOST_ROUNDS):
+        if unit is None or unit < 1.0 / np.finfo(source.dtype).max:  # 1 / unit must be finite
+            break
+        integral, minimum, maximum, largest, misfit = _native.narrow_multiples(
+            source, to, unit, thread_count()
+        )
+        if integral:
+            most = max(-minimum, maximum)
+            # The largest value has the smallest error beside its size.
+            return minimum, maximum, largest / most if most else unit, tolerance
+        unit = finer_unit(unit, misfit, tolerance)
+    return None if hint == 1.0 else _multiples(source, to, 1.0)
+
+
 def _range_of(values: NumpyArray) -> tuple[int, int] | None:
     """Returns the least and greatest of the bytes and 0 in one pass, or None if one is above 127."""
     rows = (values.shape[0] * values.shape[1], -1, 1)
@@ -205,17 +266,3 @@ def _aligned(*shape: int) -> NDArray[np.float64]:
     memory = np.empty(size + alignment // 8 - 1)
     first = -memory.ctypes.data % alignment // 8
     return memory[first : first + size].reshape(shape)
-
-
-def _unfold(maps: NumpyArray, conv: Conv, group: int) -> NumpyArray:
-    """Unfolds one group of maps [S, C, *map] into rows [S * outputs, d_in]."""
-    per_group = maps.shape[1] // conv.groups
-    maps = maps[:, group * per_group : (group + 1) * per_group]
-    maps = np.pad(maps, [(0, 0), (0, 0), *conv.pads()])
-    reach = [d * (k - 1) + 1 for d, k in zip(conv.dilations, conv.kernel_size, strict=True)]
-    axes = tuple(range(2, 2 + conv.dims))
-    windows = np.lib.stride_tricks.sliding_window_view(maps, reach, axis=axes)
-    steps = [slice(None, None, step) for step in (1, 1, *conv.strides, *conv.dilations)]
-    windows = windows[tuple(steps)]
-    order = (0, *axes, 1, *range(2 + conv.dims, 2 + 2 * conv.dims))
-    return np.ascontiguousarray(windows.transpose(order)).reshape(-1, per_group * conv.taps)
