@@ -19,8 +19,8 @@ def row_losses(
 ) -> Array:
     """Returns ``1/2 dw H dw'`` of each row with the undamped Hessian, in float64.
 
-    `exponent` [d_out] are those of the rows' units, and H is 2^hessian_exponent times the parts'. What float64 cannot hold is infinite or 0, which
-    the log and a warning say.
+    `exponent` [d_out] are those of the rows' units; H is 2^hessian_exponent times the parts'. What
+    float64 cannot hold is infinite or 0, which the log and a warning say.
     """
     xp = parts[0].xp
     change = times_power(xp.astype(changed, xp.float64), -exponent[:, None])
