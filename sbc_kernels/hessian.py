@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from .arrays import Array, Restore, is_numpy, to_array
+from .arrays import Array, Restore, is_float, is_numpy, to_array
 from .backends.gram_plan import GramPath, plan_gram
 from .backends.gram_sums import GramSums, ScaledHessian
 from .backends.matched_filter import (
@@ -41,6 +41,22 @@ def one_byte(spikes: Array) -> Array:
     values, restore = to_array(spikes, "spikes", backend.device)
     narrow = backend.gram(device(values)).bytes_of(values)
     return spikes if narrow is None else restore(narrow)
+
+
+def unit_of(spikes: Array) -> float | None:
+    """Returns what all spikes are multiples of, by integers in [-128, 127]; None if there is nothing.
+
+    It is 1 for integers. NaN and infinite values have none. No backend where they lie: None.
+    """
+    if not is_numpy(spikes) and spikes.is_cuda and not available_backends("cuda"):
+        return None
+    backend = backend_of(spikes, "spikes", None)
+    values, _ = to_array(spikes, "spikes", backend.device)
+    xp = array_namespace(values)
+    if is_float(values) and not bool(xp.all(xp.isfinite(values))):
+        return None
+    found = backend.gram(device(values)).narrow(values.reshape(1, 1, -1), None, 1.0)
+    return found.unit if isinstance(found, Multiples) else None
 
 
 class SpikeHessian:

@@ -89,7 +89,7 @@ def common_unit(sample: NumpyArray, tolerance: float) -> float | None:
     None also where no value differs from 0. A multiple may be off by the fraction `tolerance`.
     """
     sizes = np.abs(sample.astype(np.float64).ravel())
-    sizes = np.unique(sizes[sizes > 0.0])
+    sizes = np.unique(sizes[sizes != 0.0])  # NaN last
     if len(sizes) == 0 or len(sizes) > _MOST_DISTINCT or not np.isfinite(sizes[-1]):
         return None
     unit = float(sizes[0])

@@ -49,8 +49,8 @@ def fingerprint(
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, nn.Parameter) or not name.startswith(states):
             _add(weights, name, tensor)
-    for layer in plan.layers:  # the rate is the example's and decides nothing
-        weights.update(repr(replace(layer, input_rate=0.0)).encode())
+    for layer in plan.layers:  # rate and unit are the example's and decide nothing
+        weights.update(repr(replace(layer, input_rate=0.0, input_unit=1.0)).encode())
     for module in model.modules():
         simple = {
             k: v for k, v in vars(module).items() if isinstance(v, _SIMPLE) and k != "training"

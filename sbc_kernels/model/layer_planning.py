@@ -50,10 +50,12 @@ def planned_layer(
         return replace(layer, role="skipped")
     if not calls:
         return replace(layer, notes=("not called in the forward pass; its weight stays as it is",))
+    inputs = provenance.kinds[name]
     layer = replace(
         layer,
-        input_kind=provenance.kinds[name].name,
-        input_rate=provenance.kinds[name].rate,
+        input_kind=inputs.name,
+        input_unit=inputs.unit if inputs.name == "integer" and inputs.unit else 1.0,
+        input_rate=inputs.rate,
         input_shape=calls[0].input_shape,
         output_shape=calls[0].output_shape,
     )

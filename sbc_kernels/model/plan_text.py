@@ -62,13 +62,23 @@ def _row(layer: PlannedLayer) -> tuple[str, ...]:
         layer.name,
         layer.kind,
         "x".join(map(str, layer.shape)),
-        f"{layer.input_kind} {100 * layer.input_rate:.0f} %" if called else "",
+        f"{layer.input_kind}{_of_unit(layer.input_unit)} {100 * layer.input_rate:.0f} %"
+        if called
+        else "",
         str(layer.layout.steps) if called else "",
         str(layer.calls),
         _few(layer.norms + layer.step_norms),
         _few(layer.consumers or ((_ENDS[layer.role],) if layer.compressed else ())),
         hessians if layer.compressed else layer.role,
     )
+
+
+def _of_unit(unit: float) -> str:
+    """Returns "/4" for a quarter, " x 0.3" for a unit that is no fraction, nothing for 1."""
+    parts = round(1 / unit)
+    if parts >= 1 and abs(parts * unit - 1) < 1e-6:
+        return "" if parts == 1 else f"/{parts}"
+    return f" x {unit:.3g}"
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

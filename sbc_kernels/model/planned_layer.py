@@ -38,7 +38,8 @@ class PlannedLayer:
     layout, calls : how it is called in one forward.
     direct : whether the first of `norms` is fed this layer's output as it is, and nothing else.
     read_out : whether the output also reaches the network's output as it is.
-    input_kind : "binary", "integer" (in -128..127) or "analog".
+    input_kind : "binary", "integer" (in -128..127, times `input_unit`) or "analog".
+    input_unit : what integer inputs are multiples of, 1 where they are integers themselves.
     input_rate : fraction of the input that is not 0.
     input_shape, output_shape : of its first call.
     also : names of further modules with the same weight.
@@ -66,6 +67,7 @@ class PlannedLayer:
     read_out: bool = False
     input_kind: KindOfInput | Literal[""] = ""
     input_rate: float = 0.0
+    input_unit: float = 1.0
     input_shape: tuple[int, ...] = ()
     output_shape: tuple[int, ...] = ()
     also: tuple[str, ...] = ()

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from ..backends.multiples import finer_unit
 from ..frameworks import NeuronFacts
+from ..hessian import unit_of
 from .planned_layer import KindOfInput
 
 
@@ -105,7 +107,8 @@ class LayerCall:
 class InputKind:
     """Range and rate of a layer's inputs, over all calls."""
 
-    integral: bool = True
+    unit: float | None = 1.0
+    """What all inputs are multiples of; None if there is nothing."""
     low: float = 0.0
     high: float = 0.0
     nonzero: int = 0
@@ -116,19 +119,30 @@ class InputKind:
         values = values.detach()
         if values.numel() == 0:
             return
-        if values.is_floating_point():
-            self.integral = self.integral and bool((values == values.round()).all())
+        nonzero = int(torch.count_nonzero(values))
+        if nonzero and values.is_floating_point():
+            self._join(unit_of(values), values)
         self.low = min(self.low, float(values.min()))
         self.high = max(self.high, float(values.max()))
-        self.nonzero += int(torch.count_nonzero(values))
+        self.nonzero += nonzero
         self.size += values.numel()
+
+    def _join(self, unit: float | None, values: Tensor) -> None:
+        """Makes the unit one that these values are multiples of, too."""
+        if unit is None or self.unit is None:
+            self.unit = None
+        elif self.nonzero == 0:
+            self.unit = unit
+        elif unit != self.unit:
+            self.unit = finer_unit(self.unit, unit, 2.0**-20 if values.itemsize < 8 else 2.0**-50)
 
     @property
     def name(self) -> KindOfInput:
-        """Whether the inputs are 0 or 1, integers of one byte, or anything else."""
-        if not self.integral or self.low < -128 or self.high > 127:
+        """Whether the inputs are 0 or 1, integers of one byte times the unit, or anything else."""
+        if self.unit is None or self.low < -128.5 * self.unit or self.high > 127.5 * self.unit:
             return "analog"
-        return "binary" if self.low >= 0 and self.high <= 1 else "integer"
+        binary = self.unit == 1.0 and self.low >= 0 and self.high <= 1
+        return "binary" if binary else "integer"
 
     @property
     def rate(self) -> float:
