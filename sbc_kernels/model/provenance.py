@@ -70,12 +70,14 @@ class NeuronCall:
     reached : calls of weight layers that the input was computed from.
     batch_first : whether more samples would make `facts.outer` larger.
     samples : number of samples in the input.
+    shape : of the input of a known neuron.
     """
 
     facts: NeuronFacts
     reached: list[Reach]
     batch_first: bool
     samples: int
+    shape: tuple[int, ...] = ()
 
 
 @dataclass

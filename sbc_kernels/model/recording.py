@@ -52,7 +52,7 @@ def record(
         stack.enter_context(recorder.hooked(model))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder.saved.hooks())
-        watch = SpikeWatch(model, recorder.graph, lambda: recorder.busy or bool(recorder.active))
+        watch = SpikeWatch(model, recorder.graph, lambda: bool(recorder.active))
         with watch:
             output = forward()
         for tensor in tensors_in(output):
@@ -80,7 +80,6 @@ class _Recorder:
         self.probe = StepProbe(self.provenance)
         self.active: list[str] = []  # neurons whose forward runs
         self.inner_layers = False  # whether the neuron whose forward runs has called a weight layer
-        self.busy = False  # whether a hook runs
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
@@ -114,15 +113,26 @@ class _Recorder:
             for handle in handles:
                 handle.remove()
 
-    def _own(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, name: str, neuron: nn.Module) -> Any:
+        """Puts a neuron's forward between two hooks; models may call it as ``neuron.forward(x)``."""
+        enter, leave = self._own(self._enter(name)), self._own(self._leave(name))
+        before = vars(neuron).get("forward")
+        inner = neuron.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            enter(neuron, args, kwargs)
+            return leave(neuron, args, inner(*args, **kwargs))
+
+        neuron.forward = forward
+        return _Wrapped(neuron, before)
+
+    @staticmethod
+    def _own(hook: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a hook whose operations are not taken as the model's."""
 
         def quiet(*args: Any) -> Any:
-            self.busy = True
-            try:
+            with torch._C.DisableTorchFunction():
                 return hook(*args)
-            finally:
-                self.busy = False
 
         return quiet
 
@@ -146,7 +156,8 @@ class _Recorder:
             batch_first = _batch_first(module, adapter, current, facts)
             after_time = 1 if facts.steps > 1 and current.ndim > 1 else 0
             samples = facts.outer if batch_first else current.shape[after_time]
-            earlier.append(NeuronCall(facts, reached, batch_first, samples))
+            shape = tuple(current.shape)
+            earlier.append(NeuronCall(facts, reached, batch_first, samples, shape))
 
         return hook
 
@@ -238,6 +249,21 @@ class _Recorder:
             return output
 
         return hook
+
+
+class _Wrapped:
+    """A forward that was replaced, and can be put back."""
+
+    def __init__(self, module: nn.Module, before: Any) -> None:
+        self.module = module
+        self.before = before
+
+    def remove(self) -> None:
+        """Puts it back."""
+        if self.before is None:
+            del self.module.forward
+        else:
+            self.module.forward = self.before
 
 
 def _mark_inputs(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import warn
 from ..frameworks import has_known_reset
+from ..network.batches import require_content
 from ..network.copies import (
     Forward,
     copy_of,
@@ -19,7 +21,7 @@ from ..network.copies import (
     undisturbed,
 )
 from ..network.gradients import gradients_kept, in_usual_mode
-from ..network.kept import KeptStates
+from ..network.kept import KeptStates, shown_state
 from ..network.originals import only_the_copy, require_plain_parts
 from .overrides import Overrides, layer_rules
 from .plan import Plan
@@ -66,6 +68,7 @@ def trace(
     """
     require_model(model)
     require_plain_parts(model)
+    require_content(example, "example")
     work = copy_of(model)
     return trace_copy(model, work, example, forward=forward, overrides=overrides, ignore=ignore)
 
@@ -95,5 +98,11 @@ def trace_copy(
         reset_states(work)
         states = kept.changed()
         kept.put_back(states)
+    used = [shown_state(name) for name in states if kept.is_used(name)]
+    if used:
+        warn(
+            f"the model holds the state of an earlier forward in {', '.join(used)}, from which each "
+            "batch starts: reset it first, if batches start from rest"
+        )
     plan = plan_of(work, provenance, neurons, layer_rules(work, overrides, ignore))
     return replace(plan, states=states)

@@ -106,6 +106,20 @@ def first_batch(batches: Iterable[Any], parameter: str = "calibration") -> Any:
     raise ParameterError(parameter, batches, "at least one batch", shown="empty")
 
 
+def require_content(batch: Any, parameter: str, what: str = "") -> None:
+    """Checks that the tensors of a batch's input are not all empty.
+
+    Raises
+    ------
+    ParameterError : a ValueError; they are.
+    """
+    tensors = tensors_in(input_of(batch))
+    if tensors and not any(tensor.numel() for tensor in tensors):
+        shown = f"{what}shape {list(tensors[0].shape)}, which holds nothing"
+        accepted = "accepted are at least one sample and one time step"
+        raise ParameterError(parameter, batch, accepted, verb="has", shown=shown)
+
+
 def example_of(batches: Iterable[Any], parameter: str = "calibration") -> Any:
     """Returns the first batch, after a look whether a second iteration begins with it too.
 
@@ -114,11 +128,7 @@ def example_of(batches: Iterable[Any], parameter: str = "calibration") -> Any:
     ParameterError : a ValueError; there is none, it holds nothing, or the second is another.
     """
     first = first_batch(batches, parameter)
-    tensors = tensors_in(input_of(first))
-    if tensors and not any(tensor.numel() for tensor in tensors):
-        shown = f"a first batch of shape {list(tensors[0].shape)}, which holds nothing"
-        accepted = "accepted are at least one sample and one time step"
-        raise ParameterError(parameter, first, accepted, verb="has", shown=shown)
+    require_content(first, parameter, "a first batch of ")
     if isinstance(batches, (list, tuple)):
         return first
     data = batches.data if isinstance(batches, _FromTheSameStates) else batches

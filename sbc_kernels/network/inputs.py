@@ -47,9 +47,9 @@ def keywords_of(model: nn.Module, batch: Mapping[Any, Any]) -> dict[str, Any] | 
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    if not any(key in named for key in batch if key not in LABELS):
-        return None
     any_name = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not any(key in named for key in batch if key not in LABELS) and (named or not any_name):
+        return None
     keywords = {
         key: value
         for key, value in batch.items()

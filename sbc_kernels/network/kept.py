@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .tensors import tensors_in
+
 _EVERY_MODULE = frozenset(vars(nn.Module())) | {"_memories_rv"}  # its hooks, its mode, and the like
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 _SEQUENCES = (list, tuple, deque)
@@ -88,6 +90,14 @@ class KeptStates:
             names = [name for name in names if name in self.names]
         # Of a new dictionary or object, the name of the whole will do.
         return tuple(n for n in names if not any(n.startswith(f"{o}.") for o in names))
+
+    def is_used(self, name: str) -> bool:
+        """Returns whether a state was a tensor of unlike values: of neurons that have been running."""
+        place = self.places.get(name)
+        if place is None:
+            return False
+        tensors = [item for item in tensors_in((place.value,)) if item.is_floating_point()]
+        return any(t.numel() > 1 and bool((t != t.flatten()[0]).any()) for t in tensors)
 
     def put_back(self, names: Collection[str] | None = None) -> None:
         """Gives these their values again; None for all that were asked for."""

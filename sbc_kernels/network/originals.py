@@ -116,20 +116,25 @@ def only_the_copy(model: nn.Module, forward: Callable[..., Any] | None) -> Itera
     ParameterError : a ValueError; it does. The message names the part, and what holds it.
     """
     thread = threading.get_ident()
+    found: list[ParameterError] = []  # also those that the model's own code catches
     modules = {id(module): name for name, module in model.named_modules()}
 
     def hook(module: nn.Module, args: Any) -> None:
         if id(module) in modules and threading.get_ident() == thread:
             name = modules[id(module)]
-            raise _shared(model, forward, f"its {name!r}" if name else "the model itself", "run")
+            what = f"its {name!r}" if name else "the model itself"
+            found.append(_shared(model, forward, what, "run"))
+            raise found[0]
 
     states = KeptStates(model)
     handle = register_module_forward_pre_hook(hook)
     try:
-        with _Tensors(model, forward):
+        with _Tensors(model, forward, found):
             yield
     finally:
         handle.remove()
+    if found:
+        raise found[0]
     changed = states.changed()
     if changed:
         states.put_back(changed)
@@ -139,8 +144,14 @@ def only_the_copy(model: nn.Module, forward: Callable[..., Any] | None) -> Itera
 class _Tensors(TorchFunctionMode):  # type: ignore[misc]
     """Refuses operations on a model's own parameters and buffers."""
 
-    def __init__(self, model: nn.Module, forward: Callable[..., Any] | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable[..., Any] | None,
+        found: list[ParameterError],
+    ) -> None:
         super().__init__()
+        self.found = found
         self.model = model
         self.forward = forward
         self.names: dict[int, str] = {}
@@ -160,7 +171,8 @@ class _Tensors(TorchFunctionMode):  # type: ignore[misc]
         for tensor in tensors_in((args, kwargs)):
             name = self.names.get(_address(tensor))
             if name is not None:
-                raise _shared(self.model, self.forward, f"its {name!r}", "used")
+                self.found.append(_shared(self.model, self.forward, f"its {name!r}", "used"))
+                raise self.found[0]
         return function(*args, **kwargs)
 
 

@@ -136,6 +136,14 @@ def test_comparisons_take_dictionaries_with_labels() -> None:
     assert measured == expected
 
 
+def test_a_forward_of_any_keywords() -> None:
+    class Any(Text):
+        def forward(self, **batch: Tensor) -> Tensor:  # type: ignore[override]
+            return self.net(batch["input_ids"])
+
+    assert len(sbc.trace(Any(), {"input_ids": data()}).compressed) == 2
+
+
 def test_a_key_that_the_forward_does_not_take_is_named() -> None:
     batch = {"input_ids": data(), "token_type_ids": data()}
     with pytest.raises(ValueError, match=r"the key 'token_type_ids'; accepted are .*'input_ids'"):
@@ -165,6 +173,11 @@ def test_errors_name_the_layer_and_the_batch(mode: str) -> None:
             sbc.compress_model(network(), batches, sparsity=0.5, calibration_mode=mode)
         assert words in str(caught.value)
         assert str(caught.value).startswith("calibration has")
+
+
+def test_an_empty_example_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"example has shape \[6, 0, 24\], which holds nothing"):
+        sbc.trace(network(), data()[:, :0])
 
 
 def test_errors_of_the_forward_name_the_batch() -> None:

@@ -61,6 +61,16 @@ def over_weight(net: Any) -> Callable[[Tensor], Tensor]:
     return lambda x: x @ weight
 
 
+def swallowing(net: Any) -> Callable[[Tensor], Tensor]:
+    def block(x: Tensor) -> Tensor:
+        try:
+            return net.lif(net.fc(x))
+        except Exception:
+            return x[..., :16]
+
+    return block
+
+
 def over_state(net: Any) -> Callable[[Tensor], Tensor]:
     def block(x: Tensor) -> Tensor:
         net.lif.v_threshold += 1.0
@@ -72,6 +82,7 @@ def over_state(net: Any) -> Callable[[Tensor], Tensor]:
 SHARED: dict[str, tuple[Callable[[Any], Any], str, str]] = {
     "a lambda": (lambda net: lambda x: net.run(x), "'fc' was run", "'block'"),
     "a closure": (closure, "'fc' was run", "'block'"),
+    "a function that catches errors": (swallowing, "'fc' was run", "'block'"),
     "a weight's view": (over_weight, "'fc.weight' was used", ""),
     "F.linear": (
         lambda net: lambda x: F.linear(x, net.fc.weight),

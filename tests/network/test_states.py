@@ -123,6 +123,17 @@ def test_potentials_do_not_pass_from_batch_to_batch(where: str, mode: str) -> No
     assert isinstance(net[1].v, float)  # the user's own neuron never ran
 
 
+def test_a_model_with_the_state_of_an_earlier_forward_is_named() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(30, 40), OwnLIF("attribute"), nn.Linear(40, 5))
+    x = (torch.rand(6, 16, 30) < 0.2).float()
+    net(x)
+    with pytest.warns(RuntimeWarning, match=r"state of an earlier forward in 1\.v, .* reset it"):
+        assert sbc.trace(net, x).states == ("1.v",)
+    net[1].v = torch.zeros(16, 40)
+    assert sbc.trace(net, x).states == ("1.v",)
+
+
 def test_comparisons_put_states_back() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(30, 40), OwnLIF("attribute"), nn.Linear(40, 5))
