@@ -46,6 +46,7 @@ class TaggedGraph:
         self._tags: dict[int, list[Tag]] = {}  # by id of a node, innermost module first
         self._kept: list[Node] = []  # nodes, lest their ids are used again
         self._products: dict[int, list[frozenset[Any]]] = {}  # what the factors depend on
+        self._cuts: set[int] = set()  # spikes whose tensor could not be cut
         self.samples: dict[int, Tensor] = {}  # of the tensors of tagged nodes
         self.times: dict[int, int] = {}  # of tagged nodes, in units of `clock`
         self.clock = 0  # number of tags so far
@@ -63,6 +64,15 @@ class TaggedGraph:
         self._products[id(node)] = factors
         self._kept.append(node)
 
+    def cut(self, node: Node) -> None:
+        """Lets every way back end at a node."""
+        self._cuts.add(id(node))
+        self._kept.append(node)
+
+    def is_cut(self, node: Node) -> bool:
+        """Whether every way back ends at a node."""
+        return id(node) in self._cuts
+
     def keep(self, node: Node) -> None:
         """Keeps a node, so that its id stays its own."""
         self._kept.append(node)
@@ -78,7 +88,7 @@ class TaggedGraph:
         stack: list[Node | None] = [current]
         while stack:
             node = stack.pop()
-            if node is None or id(node) in seen:
+            if node is None or id(node) in seen or self.is_cut(node):
                 continue
             seen.add(id(node))
             self._kept.append(node)
@@ -115,7 +125,7 @@ class TaggedGraph:
         seen: set[tuple[int, Path]] = set()
         while stack:
             node, path = stack.pop()
-            if node is None or (id(node), path) in seen or id(node) in ends:
+            if node is None or (id(node), path) in seen or id(node) in ends or self.is_cut(node):
                 continue
             seen.add((id(node), path))
             self._kept.append(node)

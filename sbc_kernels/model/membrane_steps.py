@@ -35,6 +35,8 @@ class MembraneSteps:
     Attributes
     ----------
     count : T.
+    parallel : where one evaluation is all steps (parallel neurons), the time axis of each current by
+        its id; -1 where more than time steps mix.
     delay : steps before the first event, which could not be seen since nothing had reached it.
     whole : by id of a current that holds one step, this step.
     tables : by id of a current that holds several, the step of each element, int16: -1 where it is not
@@ -72,8 +74,11 @@ class MembraneSteps:
         self.whole: dict[int, int] = {}
         self.tables: dict[int, Tensor] = {}
         self.call_tables: dict[tuple[str, int], Tensor] = {}
+        self.parallel: dict[int, int] = {}
         self._find()
         self.count = len(events) + self.delay
+        if len(events) == 1 and self.delay == 0:
+            self._find_axis()
 
     def gradients(
         self, event: int, nodes: list[Node], values: bool, weights: Tensor
@@ -117,7 +122,13 @@ class MembraneSteps:
         new = sum(self.first[id(node)] == start for node in nodes)
         total = max(len(self.provenance.layer_calls[layer]) for layer in layers)
         unreached = total - max(sum(name == layer for name, _ in self.calls) for layer in layers)
-        return max(min(made - new, unreached), 0)
+        return max(min(made - new, unreached, self._unseen()), 0)
+
+    def _unseen(self) -> int:
+        """Returns how often the spike function ran before anything had reached it."""
+        first, last = self.events[0].visit, self.events[-1].visit
+        each = (last - first) / max(len(self.events) - 1, 1)
+        return round(first / each) - 1 if each else 0
 
     def _find(self) -> None:
         count = len(self.events)
@@ -181,7 +192,7 @@ class MembraneSteps:
                 self.call_tables[list(calls)[index - len(sequences)]] = table
             table[table == -3] = -1
         late = max(delays, default=0)
-        if late and late < count and not self.delay:
+        if 0 < late <= self._unseen() and not self.delay:
             self.delay = late
             for layers, nodes in self.groups.items():
                 if nodes[0] in sequences:
@@ -189,6 +200,42 @@ class MembraneSteps:
                 else:
                     for node in nodes:
                         self.whole[id(node)] += late
+
+    def _find_axis(self) -> None:
+        """Tells a neuron that computes all steps at once by what one element depends on."""
+        size = self.events[0].shape.numel()
+        found: dict[int, tuple[int, torch.Size]] = {}
+        for key, node in self.nodes.items():
+            gradient = self.last_gradient(node)
+            if gradient is None or gradient.numel() != size:
+                continue
+            touched = (gradient != 0).nonzero()
+            axes = [a for a in range(gradient.ndim) if len(torch.unique(touched[:, a])) > 1]
+            if axes:
+                found[key] = (axes[0] if len(axes) == 1 else -1, gradient.shape)
+        if not found:
+            return
+        lengths = {shape[axis] if axis >= 0 else -1 for axis, shape in found.values()}
+        self.parallel = {key: axis if len(lengths) == 1 else -1 for key, (axis, _) in found.items()}
+        if len(lengths) > 1 or lengths == {-1} or len(found) < len(self.nodes):
+            self.parallel = dict.fromkeys(self.nodes, -1)
+            return
+        self.count = lengths.pop()
+        self.whole.clear()
+        for key, (axis, shape) in found.items():
+            index = torch.arange(self.count, dtype=torch.int16)
+            index = index.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            self.tables[key] = index.expand(shape).reshape(-1)
+        table = next(iter(self.tables.values()))
+        self.call_tables = dict.fromkeys(self.calls, table)
+
+    def last_gradient(self, node: Node) -> Tensor | None:
+        """Returns the gradient of the potential's last element at a current."""
+        weights = torch.zeros(self.events[0].shape)
+        if not weights.numel():
+            return None
+        weights.view(-1)[-1] = 1.0
+        return self.gradients(0, [node], True, weights)[0]
 
     def picks(self) -> list[int]:
         """Returns the events whose steps are looked at in sequences."""
@@ -216,6 +263,8 @@ class MembraneSteps:
 
     def _mark_rows(self, call: LayerCall, table: Tensor) -> None:
         """Marks a call's leading positions from the steps of its output's elements."""
+        if table.numel() % max(call.step_of.size, 1):
+            return
         rows = table.reshape(call.step_of.size, -1)
         low, high = rows.amin(dim=1).cpu().numpy(), rows.amax(dim=1).cpu().numpy()
         steps = np.where((low == high) | (low < 0), high, -2).astype(np.int64)

@@ -140,7 +140,7 @@ def _currents(
     stack: list[Node | None] = [start]
     while stack:
         node = stack.pop()
-        if node is None or id(node) in seen:
+        if node is None or id(node) in seen or graph.is_cut(node):
             continue
         seen.add(id(node))
         if graph.tags(node):
@@ -206,5 +206,5 @@ def _is_doubled(
     return False
 
 
-def _order(membrane: Membrane) -> int:
+def _order(membrane: Membrane) -> float:
     return membrane.events[0].order

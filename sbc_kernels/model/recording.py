@@ -86,12 +86,7 @@ class _Recorder:
         handles = [model.register_forward_pre_hook(_mark_inputs, with_kwargs=True)]
         for name, module in model.named_modules():
             if name in self.neurons:
-                handles += [
-                    module.register_forward_pre_hook(
-                        self._own(self._enter(name)), with_kwargs=True
-                    ),
-                    module.register_forward_hook(self._own(self._leave(name))),
-                ]
+                handles.append(self._wrap(name, module))
             elif isinstance(module, WEIGHT_LAYERS):
                 handles.append(
                     module.register_forward_hook(

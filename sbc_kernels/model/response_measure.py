@@ -21,6 +21,7 @@ from ..neurons import IF, LIF, Kernel, Leaky, Neuron, StateSpace
 from .graph_walk import TaggedGraph
 from .membrane_steps import MembraneSteps, indicator
 from .saved_tensors import SavedTensors, positions
+from .spike_watch import LEVELS
 
 Values = NDArray[np.float64]
 Found = tuple[Values | None, tuple[str, ...]]  # a response, and notes
@@ -94,6 +95,8 @@ class _Response:
         """Returns the response, and notes."""
         if any(event.shape != self.shape for event in self.steps.events):
             return self._without("potentials change their shape")
+        if self.steps.parallel:
+            return self._parallel()
         last = len(self.fired) - 1
         self._take(0)
         if self._sign() < 0 and self.steps.events[0].plain:
@@ -119,9 +122,21 @@ class _Response:
             if longer is None or any(
                 abs(longer[lag] - k[lag]) > 1e-3 * abs(response).max() for lag in known
             ):
+                if start == 1:
+                    return self._without("no gradient passes from one time step to the next")
                 return self._without(f"its response is known for {start} of {T} steps")
             response = longer
         return response, notes
+
+    def _parallel(self) -> Found:
+        """Returns the response of a neuron that computes all steps at once, from its last element."""
+        node = self.nodes[0]
+        axis = self.steps.parallel[id(node)]
+        gradient = self.steps.last_gradient(node)
+        if axis < 0 or gradient is None:
+            return self._without("its potential mixes more than time steps")
+        at = [slice(None) if a == axis else -1 for a in range(gradient.ndim)]
+        return gradient[tuple(at)].flip(0).double().cpu().numpy(), ()
 
     def _without(self, why: str) -> Found:
         kind = self.steps.events[0].kind
@@ -145,8 +160,12 @@ class _Response:
         gradients = self.steps.gradients(event, nodes, True, weights)
         now = event + self.steps.delay
         summed: list[tuple[int, Node]] = []
-        for node, gradient in zip(nodes, gradients, strict=True):
-            if gradient is None:
+        both = list(zip(nodes, gradients, strict=True))
+        for node, gradient in reversed(both):
+            if gradient is None:  # a memory that has ended, unless it never began
+                step = self.steps.whole.get(id(node), now)
+                if step < now and any(self.lags.get(lag) for lag in range(1, now - step)):
+                    self.lags[now - step].append(_Lag(event, np.zeros(1), np.zeros(1)))
                 continue
             for step, values in self._by_step(node, gradient.detach().reshape(-1)):
                 lag = now - step
@@ -258,12 +277,14 @@ def threshold_of(
     """
     event = steps.events[0]
     unknown = (1.0, ("its threshold is not known: 1 is used",))
-    if event.boundary is None and event.plain:
-        return 1.0, ()  # a rounding: one level
+    if event.kind in LEVELS:
+        return LEVELS[event.kind], ()
     if event.boundary is None or event.potential is None:
         return unknown
     rest = event.potential.double().cpu()
     at = torch.arange(rest.numel())  # of the sample, where all currents are known
+    if steps.parallel:
+        return unknown
     for layers, nodes in steps.groups.items():
         k = parts[layers][0]
         for node in nodes:
@@ -281,7 +302,7 @@ def threshold_of(
         return unknown
     middle = float(rest[at].median())
     distance = abs(event.boundary - middle)
-    if not distance or float((rest[at] - middle).abs().median()) > 1e-4 * distance:
+    if distance < 1e-6 or float((rest[at] - middle).abs().median()) > 1e-4 * distance:
         return unknown
     return _shortest(distance), ()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..network.tensors import tensors_in
 from .graph_walk import TaggedGraph
-from .saved_tensors import sample
+from .saved_tensors import positions, sample
 
 Site = tuple[Any, ...]  # code and line of each frame between the model's call and the operation
 Taint = frozenset[Any]
@@ -50,6 +51,13 @@ _CONSTANTS = {
     "new_ones",
     "new_full",
 }
+_CLAMPS = {"clamp", "clip", "clamp_", "relu", "hardtanh", "clamp_min", "clamp_max"}
+LEVELS = {
+    "round": 0.5,
+    "floor": 1.0,
+    "trunc": 1.0,
+    "fix": 1.0,
+}  # the first that is not rounded to 0
 _BOUNDS = {"Clamp", "ClampMin", "ClampMax", "Hardtanh", "Relu", "Threshold"}
 _NOTHING: Taint = frozenset()
 DATA: Taint = frozenset({"data"})
@@ -71,6 +79,7 @@ class SpikeEvent:
     site, owner : where in the code, and the name of the module whose method that is.
     clock : of the graph at that time.
     order : number of the operation.
+    visit : how often the place in the code was passed so far, also without gradients.
     like : empty, of the operand's type and device.
     """
 
@@ -85,7 +94,8 @@ class SpikeEvent:
     site: Site
     owner: str
     clock: int
-    order: int
+    order: float
+    visit: int
     like: Tensor
 
 
@@ -98,6 +108,7 @@ class _Inner:
     owner: str
     clock: int
     order: int
+    visit: int
 
 
 class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no type
@@ -129,6 +140,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         self._decided: dict[int, Node] = {}  # autograd functions that were looked at
         self._samples: dict[int, Tensor] = {}  # of operands, by id of the node
         # Operands that the function itself compares with something, and with what on average.
+        self._visits: Counter[Site] = Counter()
         self._compared: dict[int, float | None] = {}
         self._kept: list[Node] = []
 
@@ -150,7 +162,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         before = [(t, get_gradient_edge(t)) for t in operands[:2]] if name in _DISCRETE else []
         out = func(*args, **kwargs)
         taint = _taint(tensors)
-        if before:
+        if name in _DISCRETE:
             taint |= self._discrete(name, args, before, out)
             if isinstance(out, Tensor) and out.grad_fn is not None:
                 out = out.detach()
@@ -162,6 +174,8 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
             taints = [taint_of(t) for t in tensors if taint_of(t)]
             if len(taints) > 1:
                 self.graph.mark_product(out.grad_fn, taints)
+        elif isinstance(func, torch._ops.OpOverload):
+            self._inside_operator(tensors, out)
         if name in _WEIGHTED:
             mark(out, DATA)
         elif taint and name not in _CONSTANTS:
@@ -182,23 +196,48 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if isinstance(out, Tensor) and out.grad_fn is None:
-            # A threshold of each channel may come between the operand and the comparison.
-            sources = [t for t in tensors if t.numel() == out.numel()]
-            if len(sources) == 1 and name in (_DISCRETE | _SUMS | _PRODUCTS):
-                node = sources[0].grad_fn
-                of = id(node) if node is not None else getattr(sources[0], "_sbc_operand", None)
-                if name in _DISCRETE and of is not None:
-                    others = [a for a in args if a is not sources[0]]
-                    self._compared[of] = None if node is None else _level(others)
-                out._sbc_operand = of
+            self._compare(name, args, tensors, out)
             site, owner = self._place()
+            self._visits[site] += 1
             self._inner[id(out)] = _Inner(
-                weakref.ref(out), site, owner, self.graph.clock, self.operations
+                weakref.ref(out),
+                site,
+                owner,
+                self.graph.clock,
+                self.operations,
+                self._visits[site],
             )
             taint = _taint(tensors)
             if taint:
                 mark(out, taint)
         return out
+
+    def _compare(
+        self, name: str, args: tuple[Any, ...], tensors: list[Tensor], out: Tensor
+    ) -> None:
+        """Follows an operand inside a function to the comparison, through a threshold taken off."""
+        sources = [t for t in tensors if t.numel() == out.numel()]
+        if len(sources) != 1 or name not in _DISCRETE | _SUMS | _PRODUCTS | _CLAMPS:
+            return
+        node = sources[0].grad_fn
+        of, shift = getattr(sources[0], "_sbc_operand", (None, None))
+        if node is not None:
+            of, shift = id(node), 0.0
+        if name in _CLAMPS:
+            out._sbc_operand = of, shift
+            return
+        if name in LEVELS and of is not None:
+            self._compared[of] = None if shift is None else LEVELS[name] + shift
+            return
+        level = _level([a for a in args if a is not sources[0]])
+        if level is not None and shift is not None and args[0] is sources[0]:
+            level += shift
+        else:
+            level = None
+        if name in _DISCRETE - _STEPS and of is not None:
+            self._compared[of] = level
+        else:
+            out._sbc_operand = of, level if name in ("sub", "__sub__") else None
 
     def function_output(self, output: Tensor) -> None:
         """Looks at the output of an autograd function before its first use."""
@@ -225,8 +264,10 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         inner = self._inner.get(id(output))
         if inner is not None and inner.tensor() is output:
             site, owner, clock, order = inner.site, inner.owner, inner.clock, inner.order
+            visit = inner.visit
         else:
             (site, owner), clock, order = self._place(), self.graph.clock, self.operations
+            visit = 0
         hidden = (
             operand is not None and id(source) not in self._compared and not _rises(operand, spikes)
         )
@@ -245,14 +286,62 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
                 owner,
                 clock,
                 order,
+                visit,
                 output.new_empty(0),
             )
         )
         if output._is_view():  # which cannot be detached: no gradient passes
-            node.register_hook(lambda grads, _: tuple(g if g is None else g * 0 for g in grads))
+            self._cut(node)
         else:
             output.detach_()
         mark(output, frozenset({site}))
+
+    def _inside_operator(self, inputs: list[Tensor], out: Any) -> None:
+        """Finds autograd functions that a custom operator ran, which is all that is seen of it."""
+        ends = {id(t.grad_fn) for t in inputs}
+        stack: list[Node | None] = [t.grad_fn for t in tensors_in(out)]
+        seen: set[int] = set()
+        functions: list[Node] = []
+        while stack:
+            node = stack.pop()
+            if node is None or id(node) in seen or id(node) in ends or self.graph.is_cut(node):
+                continue
+            seen.add(id(node))
+            self._kept.append(node)
+            if isinstance(node, BackwardCFunction) and node.next_functions[0][0] is not None:
+                functions.append(node)
+            stack += [following for following, _ in node.next_functions]
+        site, owner = self._place()
+        for at, node in enumerate(sorted(functions, key=lambda n: int(n._sequence_nr()))):
+            source, index = node.next_functions[0]
+            shape = torch.Size(source._input_metadata[index].shape)
+            self._decided[id(node)] = node
+            self._cut(node)
+            self.events.append(
+                SpikeEvent(
+                    GradientEdge(source, index),
+                    shape,
+                    torch.zeros(positions(shape.numel()).numel(), dtype=torch.bool),
+                    None,
+                    None,
+                    type(node).__name__.removesuffix("Backward"),
+                    False,
+                    False,
+                    site,
+                    owner,
+                    self.graph.clock,
+                    self.operations + at / len(functions),
+                    0,
+                    inputs[0].new_empty(0),
+                )
+            )
+
+    def _cut(self, node: Node) -> None:
+        """Cuts the graph at a node whose tensor cannot be detached."""
+        self.graph.cut(node)
+        node.register_hook(
+            lambda grads, _: tuple(g if g is None else torch.zeros_like(g) for g in grads)
+        )
 
     def _discrete(
         self, name: str, args: tuple[Any, ...], before: list[tuple[Tensor, GradientEdge]], out: Any
@@ -261,6 +350,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         if not isinstance(out, Tensor):
             return _NOTHING
         site, owner = self._place()
+        self._visits[site] += 1
         for operand, edge in before:
             if operand.shape != out.shape:
                 continue
@@ -287,14 +377,22 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
                     owner,
                     self.graph.clock,
                     self.operations,
+                    self._visits[site],
                     operand.new_empty(0),
                 )
             )
-        return frozenset({site})
+        return frozenset({site}) if before else _NOTHING
 
     def _boundary(self, source: int, operand: Tensor, fired: Tensor) -> float | None:
+        low, high = _bracket(operand, fired)
         level = self._compared.get(source)
-        return _boundary(operand, fired) if level is None else level
+        # Of channels with thresholds of their own, the mean need not part the potentials.
+        if level is not None and (low <= level <= high or low > high):
+            return level
+        if low < 0.0 <= high:  # a threshold that was taken off before
+            return 0.0
+        near = high < float("inf") and 0 <= high - low <= 1e-2 * abs(high + low)
+        return (low + high) / 2 if near else None
 
     def _straight_through(self, out: Tensor, tensors: list[Tensor]) -> Tensor:
         """Cuts ``(hard - soft).detach() + soft``, whose values are those of `hard`."""
@@ -411,12 +509,10 @@ def _rises(operand: Tensor, spikes: Tensor) -> bool:
     return not bool((falls & (values[1:] > values[:-1])).any())
 
 
-def _boundary(operand: Tensor, fired: Tensor) -> float | None:
-    """Returns the potential at which it fires, from those that fired and those that did not."""
+def _bracket(operand: Tensor, fired: Tensor) -> tuple[float, float]:
+    """Returns the highest potential that did not fire, and the lowest that did."""
     silent, active = operand[~fired], operand[fired]
-    low = float(silent.max()) if silent.numel() else -float("inf")
-    high = float(active.min()) if active.numel() else float("inf")
-    for usual in (0.0, 1.0, 0.5):
-        if low <= usual <= high:
-            return usual
-    return (low + high) / 2 if low <= high < float("inf") else None
+    return (
+        float(silent.max()) if silent.numel() else -float("inf"),
+        float(active.min()) if active.numel() else float("inf"),
+    )

@@ -23,6 +23,7 @@ from ..network.copies import (
 from ..network.gradients import gradients_kept, in_usual_mode
 from ..network.kept import KeptStates, shown_state
 from ..network.originals import only_the_copy, require_plain_parts
+from .adapter_check import check_neurons
 from .overrides import Overrides, layer_rules
 from .plan import Plan
 from .planning import plan_of
@@ -104,5 +105,8 @@ def trace_copy(
             f"the model holds the state of an earlier forward in {', '.join(used)}, from which each "
             "batch starts: reset it first, if batches start from rest"
         )
+    with undisturbed():
+        for difference in check_neurons(neurons, provenance):
+            warn(difference, UserWarning)
     plan = plan_of(work, provenance, neurons, layer_rules(work, overrides, ignore))
     return replace(plan, states=states)

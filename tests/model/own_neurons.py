@@ -229,7 +229,7 @@ OWN: Sequence[Own] = (
     Own(reversed_comparison, LEAKY, note="no gradient passes the spikes of forward of"),
     Own(bounded, LEAKY, note="its potential is bounded"),
     Own(integer, LEAKY, 0.5),
-    Own(rounded, LEAKY),
+    Own(rounded, LEAKY, 0.5),
     Own(channel_thresholds, LEAKY),
     Own(relative, sbc.Kernel(2.0 * sbc.Leaky(DECAY).impulse_response(64))),
 )
