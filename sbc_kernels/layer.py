@@ -20,11 +20,9 @@ from .arrays import (
     contiguous,
     dtype_name,
     is_float,
-    powers_of_two,
+    is_numpy,
     require_finite,
     require_same_kind,
-    row_exponents,
-    times_power,
     to_array,
 )
 from .backends.gram_sums import ScaledHessian
@@ -34,12 +32,14 @@ from .conv import Conv
 from .errors import ParameterError, ParameterTypeError
 from .grid import Grid
 from .hessian import SpikeHessian
+from .memory import require_memory
 from .method import METHODS, LayerOptions
 from .method.damping import share_unit, warn
 from .method.fields import Choice, from_arguments
 from .method.loss import row_losses
-from .method.options import DEFAULT_SPARSITY, HESSIANS, Curve
-from .method.rows import Rows, masked, num_weights
+from .method.options import DEFAULT_SPARSITY, HESSIANS, Curve, less_memory
+from .method.rows import Rows
+from .method.units import drop_small_masks, in_callers_units, parts_in_units
 from .neurons import LIF, Neuron
 from .weights import CompressedWeight, Pruned, Quantized
 
@@ -47,8 +47,6 @@ __all__ = ["CompressedLayer", "compress_layer"]
 
 
 _logger = logging.getLogger("sbc_kernels")
-
-_WIDEST = 480  # rows further apart than 2^_WIDEST count as so far apart: float64 holds the squares
 
 # This very object says that no neuron was given.
 DEFAULT_NEURON = LIF(tau=2.0)
@@ -173,6 +171,8 @@ def compress_layer(
     ------
     ParameterError : a value is not accepted; a ValueError, and a TypeError where the type is wrong.
     numpy.linalg.LinAlgError : the Hessian is not positive definite even after all retries.
+    MemoryError : before any work, where it certainly takes more memory than this process can get. It
+        names what it needs, and the methods that fit.
 
     Notes
     -----
@@ -194,6 +194,7 @@ def compress_layer(
     values = weight.values
     conv = _checked_conv(values, stride, padding, dilation, groups)
     options.require_fits((len(values), math.prod(values.shape[1:])))
+    _require_memory(values, spikes, conv, options)
     with recorded_kernels() as kernels:
         scaled = _hessian_of(W, values, spikes, neuron, hessian, conv, backend, log)
     prepared = PreparedLayer(weight, scaled.stack, exponent=scaled.exponent, fired=scaled.fired)
@@ -274,7 +275,7 @@ class PreparedLayer:
         W, values, restore = self.W, self.values, self._restore
         xp = array_namespace(values)
         flat = contiguous(values.reshape(len(values), -1))
-        exponent, parts = self._parts(flat, log)
+        exponent, parts = parts_in_units(flat, self.stack, self.row_scale, self.backend, log)
         share_unit(parts)
         options.require_fits(flat.shape)
         for group, part in enumerate(parts):
@@ -306,7 +307,7 @@ class PreparedLayer:
             order = self._ordered(parts, options, log)
             damping, curve = METHODS[options.method].compress(parts, order, options, log)
 
-        result = self._in_callers_units(flat, exponent, parts, options, log)
+        result = in_callers_units(W, flat, exponent, parts, log)
         if not bool(xp.all(xp.isfinite(result))):
             raise np.linalg.LinAlgError(
                 "the compressed weight is not finite: the Hessian is too close to singular; accepted "
@@ -331,7 +332,7 @@ class PreparedLayer:
             return None if arrays[0] is None else restore(xp.concat(arrays).reshape(shape))
 
         if options.pattern is None:
-            _drop_small_masks(parts)
+            drop_small_masks(parts)
         grids = [part.grid for part in parts]
         scales = [None if g is None else g.scale for g in grids]
         zeros = [None if g is None else g.zero_point for g in grids]
@@ -352,67 +353,6 @@ class PreparedLayer:
             curve=curve,
             backend=kernels,
         )
-
-    def _parts(self, flat: Array, log: list[str]) -> tuple[Array, list[Rows]]:
-        """Returns the exponents of the rows' units, [d_out], and the rows of each group in them."""
-        xp = array_namespace(flat)
-        exponent = row_exponents(flat)
-        zero = flat == 0
-        silent = xp.all(zero, axis=1)
-        top = int(xp.max(xp.where(silent, xp.full_like(exponent, -2000), exponent)))
-        exponent = xp.where(silent, xp.full_like(exponent, top), exponent)
-        row_unit = powers_of_two(xp.clip(exponent - top, min=-_WIDEST))
-        weight = times_power(flat, -exponent[:, None])
-        count = int(xp.count_nonzero(zero))
-        if count:
-            log.append(f"{count} weights are zero from the start and stay zero")
-        rows = len(flat) // len(self.stack)
-        parts = []
-        for group, matrix in enumerate(self.stack):
-            own = slice(group * rows, (group + 1) * rows)
-            parts.append(
-                Rows(
-                    weight[own],
-                    matrix,
-                    self.row_scale[own] * row_unit[own],
-                    self.backend,
-                    row_unit=row_unit[own],
-                    kept=~zero[own] if count else None,
-                )
-            )
-        return exponent, parts
-
-    def _in_callers_units(
-        self,
-        flat: Array,
-        exponent: Array,
-        parts: list[Rows],
-        options: LayerOptions,
-        log: list[str],
-    ) -> Array:
-        """Returns the result [d_out, d]; the parts' grids are in these units then, too.
-
-        A weight that was not changed is as it was given, also if it is no normal number in the unit.
-        """
-        xp = array_namespace(flat)
-        exponents = xp.reshape(exponent, (len(parts), -1))
-        lost = 0
-        for part, own in zip(parts, exponents, strict=True):
-            if part.grid is not None:
-                lost += _rescale_grid(part, own, self.W)
-        if lost:
-            warn(
-                log,
-                f"{lost} groups of weights are too small for the scale of a grid, a normal float32, "
-                "and are rounded to 0",
-            )
-        result = xp.concat([part.result for part in parts])
-        with np.errstate(over="ignore"):  # said below
-            scaled = times_power(result, exponent[:, None])
-        if options.bits is not None:
-            return scaled
-        weight = xp.concat([part.weight for part in parts])
-        return xp.where(result == weight, flat, scaled)
 
     def _ordered(self, parts: list[Rows], options: LayerOptions, log: list[str]) -> Any:
         """Returns the method's order, from an earlier call if that had the same key."""
@@ -456,66 +396,6 @@ def checked_weight(W: Array, backend: str | None = None) -> CheckedWeight:
     return CheckedWeight(W, values, restore, backend)
 
 
-# ---- units -------------------------------------------------------------------------------------
-
-
-def _rescale_grid(part: Rows, exponent: Array, W: Array) -> int:
-    """Takes a part's grid from the rows' units to the caller's. Returns how many groups are lost.
-
-    These have a scale below float32's normal numbers: all their weights are 0 then.
-    """
-    xp, grid = part.xp, part.grid
-    assert grid is not None
-    limits = xp.finfo(xp.float32)
-    scale = times_power(xp.astype(grid.scale, xp.float64), exponent[:, None])
-    if bool(xp.any(scale > float(limits.max))):
-        raise ParameterError(
-            "W",
-            W,
-            "a smaller scale",
-            verb="has",
-            shown=f"weights whose grid needs a scale of {float(xp.max(scale)):.4g}, which float32 "
-            "cannot hold",
-        )
-    group = grid.group_of_column(part.weight.shape[1])
-    small = scale < float(limits.smallest_normal)
-    lost = small[:, group] & (part.weight != 0)
-    if bool(xp.any(lost)):
-        mask = xp.ones_like(lost) if part.mask is None else part.mask
-        part.mask = mask & ~small[:, group]
-        part.result = masked(part.mask, part.result)
-    scale = xp.where(small, xp.ones_like(scale), scale)
-    part.grid = replace(grid, scale=xp.astype(scale, xp.float32))
-    return int(xp.count_nonzero(small & _any_of_group(lost, grid)))
-
-
-def _any_of_group(flags: Array, grid: Grid) -> Array:
-    """Returns whether any flag of a row's group is set, bool [rows, groups]."""
-    xp = array_namespace(flags)
-    group = grid.group_of_column(flags.shape[1])
-    of_group = group[:, None] == xp.arange(grid.scale.shape[1], device=device(group))[None, :]
-    counts = xp.astype(flags, xp.float32) @ xp.astype(of_group, xp.float32)
-    return counts > 0
-
-
-def _drop_small_masks(parts: list[Rows]) -> None:
-    """Lets the codes say which weights are zero, where that takes less room in a file than a mask.
-
-    A mask takes a bit a weight and saves the codes of zeros. One bit has no code of zero.
-    """
-    if parts[0].mask is None or parts[0].grid is None or parts[0].grid.bits == 1:
-        return
-    xp, bits = parts[0].xp, parts[0].grid.bits
-    zeros = sum(int(xp.count_nonzero(~part.mask)) for part in parts if part.mask is not None)
-    if zeros * bits >= num_weights(parts):
-        return
-    for part in parts:
-        assert part.grid is not None
-        zero_point = part.grid.zero_point[:, part.grid.group_of_column(part.weight.shape[1])]
-        part.codes = xp.where(part.mask, part.codes, xp.astype(zero_point, xp.uint8))
-        part.mask = None
-
-
 # ---- checks ------------------------------------------------------------------------------------
 
 
@@ -544,6 +424,29 @@ def _checked_conv(
             "groups", groups, "a divisor", shown=f"{groups} with {len(values)} outputs"
         )
     return conv
+
+
+def _require_memory(
+    values: Array, spikes: Array | SpikeHessian, conv: Conv | None, options: LayerOptions
+) -> None:
+    """Raises MemoryError where the Hessian and the method certainly need more than there is."""
+    rows, d = len(values), int(math.prod(values.shape[1:]))
+    groups = 1 if conv is None else conv.groups
+    stack = 8 * groups * d * d
+    # The sums from which it is made go before the work; those of a fed SpikeHessian are there already.
+    gathered = stack if isinstance(spikes, SpikeHessian) else 2 * stack
+
+    def need(method: str) -> int:
+        return max(gathered, stack + METHODS[method].work_bytes(rows, d))
+
+    others = (f"method={name!r}" for name in less_memory(options))
+    sizes = (need(name) for name in less_memory(options))
+    require_memory(
+        need(options.method),
+        None if is_numpy(values) else values.device,
+        f"a weight of [{rows}, {d}] with method {options.method!r}",
+        zip(others, sizes, strict=True),
+    )
 
 
 def _hessian_of(

@@ -18,7 +18,7 @@ ROOT = Path(sbc_kernels.__file__).parent
 # The order of the rooms, bottom first. A file belongs to the longest name that it starts with. It may
 # import from rooms earlier in this list and from its own; rooms on one line do not import each other.
 ORDER = (
-    ("_native", "_version", "errors", "scalars", "threads"),
+    ("_native", "_version", "errors", "memory", "scalars", "threads"),
     ("neurons", "conv", "sparsity"),
     ("arrays",),
     ("grid",),

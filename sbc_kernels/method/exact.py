@@ -12,6 +12,7 @@ from array_api_compat import device
 from ..arrays import Array
 from ..backends.registry import backend_for
 from ..sparsity import Pattern
+from ..threads import thread_count
 from .damping import Damping, with_damping
 from .options import Curve, LayerOptions, Method, Outcome
 from .rows import (
@@ -81,6 +82,13 @@ class Exact(Method):
     def cost(self, d_out: int, d_in: int) -> float:
         """A pivoted Cholesky factorisation of the inverse Hessian for each row."""
         return float(d_in) ** 3 / 6 * d_out
+
+    def work_bytes(self, d_out: int, d_in: int) -> int:
+        """The damped Hessian and its inverse, made of three matrices; then orders with their losses.
+
+        With many threads each row's triangle counts for more than the inversion.
+        """
+        return max(34, 24 + 2 * thread_count()) * d_in**2 + 58 * d_out * d_in
 
 
 def order_rows(parts: list[Rows], options: LayerOptions, log: list[str]) -> list[RowOrder]:

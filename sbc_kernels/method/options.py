@@ -30,6 +30,7 @@ __all__ = [
     "Method",
     "Outcome",
     "Use",
+    "less_memory",
 ]
 
 GRIDS = ("mse", "absmax")
@@ -99,8 +100,26 @@ class Method:
         """Returns the estimated multiply-adds of a layer, by which progress bars move."""
         return float(d_out * d_in)
 
+    def work_bytes(self, d_out: int, d_in: int) -> int:
+        """Returns the bytes that a layer takes while it is compressed, beside the Hessian given."""
+        return 32 * d_out * d_in
+
 
 METHODS: dict[str, Method] = {}  # by the name that users write; filled in method/__init__.py
+
+
+def less_memory(options: LayerOptions) -> list[str]:
+    """Returns the names of the methods that compensate, too, and need less memory for a large layer."""
+    need = METHODS[options.method].work_bytes(1, 1 << 10)
+    return [
+        name
+        for name, method in METHODS.items()
+        if not method.baseline
+        and method.work_bytes(1, 1 << 10) < need
+        and not METHODS[options.method].baseline
+        and not (method.sparsity is Use.NEVER and options.sparsity is not None)
+        and not (method.bits is Use.NEVER and options.bits is not None)
+    ]
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,10 @@ class Blocked(Method):
         """Returns the cost of a factorisation and of a rank-one update to the right of each column."""
         return float(d_in) ** 3 + d_out * float(d_in) ** 2
 
+    def work_bytes(self, d_out: int, d_in: int) -> int:
+        """The damped Hessian and its factor, in two precisions and packed."""
+        return 24 * d_in**2 + 36 * d_out * d_in
+
 
 def round_rows(parts: list[Rows], options: LayerOptions, log: list[str]) -> Damping:
     """Rounds the kept weights of every part; later inputs compensate for each error."""

@@ -21,7 +21,7 @@ from ..network.originals import require_plain_parts, require_writable
 from .checkpoint import Checkpoint
 from .fingerprint import fingerprint
 from .fold import fold_norms, foldable, own_norms, refolded
-from .layer_checks import check_layers
+from .layer_checks import check_layers, check_memory
 from .memory import PeakMemory, half_of_memory
 from .modes import compress
 from .overrides import Overrides
@@ -104,8 +104,9 @@ def compress_model(
     fold : fold each BatchNorm into the layer before it in the model that is returned, where the model
         computes the same without it. `CompressedModel.unfolded` names the others.
     inplace : change `model` itself, at the very end.
-    max_memory : bytes; Hessians are gathered for as many layers at once as fit. Default: half of what
-        the system has, or of what is free on the model's GPU.
+    max_memory : bytes; Hessians are gathered for as many layers at once as fit. Refused where one layer
+        by itself is predicted to take more. Default: half of what the system has, or of what is free on
+        the model's GPU, and no more than this process can still take.
     checkpoint_dir : a folder; each finished layer is written there, and a stopped run resumes with
         bit-identical results. One run at a time uses it; refused if model, calibration data or options
         differ. A file that is damaged is named in the `log`, and its layer computed again. With
@@ -122,6 +123,8 @@ def compress_model(
         was.
     OSError : `checkpoint_dir` cannot be written (a full disk): the error names the file. What was
         finished stays.
+    MemoryError : before any work, where a layer certainly takes more memory than this process can get.
+        It names the layer, what it needs, and what would fit.
     """
     options = from_arguments(ModelOptions, locals())
     require_model(model)
@@ -140,6 +143,7 @@ def compress_model(
         for parameter in dense.parameters():
             parameter.requires_grad_(False)
         check_layers(plan, settings)
+        check_memory(plan, settings, device, options.max_memory)
         norms: dict[str, str] = {}
         unfolded: dict[str, str] = {}
 
@@ -184,7 +188,7 @@ def compress_model(
         resumed=run.ledger.resumed,
         peak_bytes=memory.peak,
         predicted_bytes=plan.peak_bytes(
-            settings.max_memory, paired=settings.calibration_mode == "sequential"
+            settings.max_memory, settings.calibration_mode == "sequential", settings.method
         ),
         start_bytes=memory.start,
         log=run.log,

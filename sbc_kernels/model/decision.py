@@ -35,7 +35,7 @@ def compressed_layer(
     Parameters
     ----------
     layer : of the plan.
-    moments : of the inputs that the compressed layer will see.
+    moments : of the inputs that the compressed layer will see. Its matrices are used up.
     dense, work : modules of the dense model, and of the copy that is being compressed. Neither is
         changed.
     options : of the layer.
@@ -43,11 +43,13 @@ def compressed_layer(
     """
     start = time.perf_counter()
     backend = settings.backend
-    centred = moments.centred()
+    live = array_namespace(moments.hessian).linalg.diagonal(moments.hessian) != 0
+    centred = moments.centred(consume=True)
     matrix = _matrix(dense[layer.name].weight, backend)
     target = work[layer.name].weight.detach()
     if moments.cross is not None:
         refitted = corrected_target(matrix, centred, settings.target_damping, backend)
+        moments.cross = centred.cross = None  # the room is needed
         target = torch.as_tensor(refitted).reshape(target.shape).to(target.dtype)
     scale, notes = output_scale(layer, dense)
     out = PreparedLayer(checked_weight(target, backend), centred.hessian, scale).compress(options)
@@ -57,7 +59,6 @@ def compressed_layer(
         entries = _changed_bias(layer, work, torch.as_tensor(change))
     loss = float(out.loss.sum())
     energy = _energy(_matrix(target, backend), centred.hessian)
-    live = array_namespace(moments.hessian).linalg.diagonal(moments.hessian) != 0
     record = LayerRecord(
         name=layer.name,
         kind=layer.kind,

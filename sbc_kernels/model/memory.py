@@ -8,17 +8,24 @@ from pathlib import Path
 
 import torch
 
+from ..memory import available_memory
+
 logger = logging.getLogger("sbc_kernels")
 
 
 def half_of_memory(device: torch.device) -> int:
-    """Half of the bytes that the system has, or of those that are free on a GPU."""
+    """Half of the bytes that the system has, or of those that are free on a GPU.
+
+    No more than this process can still take.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) // 2  # others use the card too
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, OSError, ValueError):  # a system that does not tell
-        return 4 << 30
+        half = 4 << 30
+    available = available_memory(device)
+    return half if available is None else max(min(half, available), 1)
 
 
 class PeakMemory:

@@ -41,24 +41,27 @@ class Moments:
     num_samples: int = 0
     paths: list[str] = field(default_factory=list)
 
-    def centred(self) -> Moments:
+    def centred(self, consume: bool = False) -> Moments:
         """Returns the moments for a bias that is free to follow the weights.
 
         That is ``H - c c' / h``, the Schur complement of the bias in the Hessian of weights and bias.
+        `consume` saves a copy: the matrices of this object, not its vectors, are those returned.
         """
         if self.constant is None or self.constant_energy == 0.0:
             return self
         assert self.constant_dense is not None
         xp = array_namespace(self.hessian)
         c, dense, h = self.constant, self.constant_dense, self.constant_energy
-        energy = xp.linalg.diagonal(self.hessian)
-        hessian = self.hessian - c[:, :, None] * c[:, None, :] / h
+        energy = xp.asarray(xp.linalg.diagonal(self.hessian), copy=True)
+        hessian = self.hessian if consume else xp.asarray(self.hessian, copy=True)
+        hessian -= c[:, :, None] * c[:, None, :] / h
         remainder = xp.linalg.diagonal(hessian)
         constant = remainder <= _CONSTANT * energy  # the bias can replace such an input
         hessian[constant[:, :, None] | constant[:, None, :]] = 0.0
         cross = self.cross
         if cross is not None:
-            cross = cross - dense[:, :, None] * c[:, None, :] / h
+            cross = cross if consume else xp.asarray(cross, copy=True)
+            cross -= dense[:, :, None] * c[:, None, :] / h
             cross[xp.broadcast_to(constant[:, None, :], cross.shape)] = 0.0
         return Moments(hessian, cross, None, None, 0.0, self.num_samples, self.paths)
 
@@ -97,13 +100,15 @@ def corrected_target(
         if not bool(live.any()):
             parts.append(own)
             continue
-        identity = xp.eye(len(H), dtype=xp.float64, device=device(H))
-        ridge = strength * float(energy[live].mean()) * identity
-        target = own @ (C + ridge)
+        ridge = strength * float(energy[live].mean())
+        target = own @ C + ridge * own
+        along = xp.arange(len(H), device=device(H))
+        damped = xp.asarray(H, copy=True)
+        damped[along, along] += ridge
         runner = backend_for(H, backend)
-        refitted = runner.solve_positive(H + ridge, target.T).T
+        refitted = runner.solve_positive(damped, target.T).T
         kept = own != 0
         if not bool(kept.all()):
-            refitted = runner.obs_solve(contiguous(refitted), H + ridge, kept)
+            refitted = runner.obs_solve(contiguous(refitted), damped, kept)
         parts.append(refitted)
     return xp.concat(parts)

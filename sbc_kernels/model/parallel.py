@@ -9,7 +9,7 @@ def parallel(run: Run) -> None:
     """Compresses the layers of a run, then lets the BatchNorms follow all of them."""
     advance = run.bars.task("layers", sum(map(run.cost, run.layers.values())))
     restored = {name for name in run.layers if run.restore(name)}
-    for group in run.plan.groups(run.settings.max_memory):
+    for group in run.plan.groups(run.settings.max_memory, run.settings.method):
         waiting = [layer.name for layer in group if layer.name not in restored]
         for name, moments in run.gather([name for name in waiting if not run.leave(name)]):
             advance(0, description=name)

@@ -53,13 +53,14 @@ class Plan:
         """The layers that `compress_model` compresses."""
         return tuple(layer for layer in self.layers if layer.compressed)
 
-    def groups(self, max_memory: int) -> list[list[PlannedLayer]]:
+    def groups(self, max_memory: int, method: str = "exact") -> list[list[PlannedLayer]]:
         """Returns the layers in groups whose Hessians are gathered in one pass.
 
         A group has as many layers as `max_memory` bytes hold beside the model, its activations and the
-        largest layer's compression, and at least one.
+        largest layer's compression by `method`, and at least one.
         """
-        room = max_memory - self.fixed_bytes()
+        work = max((layer.work_bytes(method) for layer in self.compressed), default=0)
+        room = max_memory - self.fixed_bytes() - work
         groups: list[list[PlannedLayer]] = []
         used = room + 1
         for layer in self.compressed:
@@ -72,12 +73,17 @@ class Plan:
         return groups
 
     def fixed_bytes(self) -> int:
-        """Returns the bytes of two copies of the model, its activations and the largest compression."""
-        work = max((layer.work_bytes() for layer in self.compressed), default=0)
+        """Returns the bytes of two copies of the model and of its activations."""
         flow = max((layer.activation_bytes() for layer in self.compressed), default=0)
-        return 2 * self.model_bytes + 3 * flow + work
+        return 2 * self.model_bytes + 3 * flow
 
-    def peak_bytes(self, max_memory: int, paired: bool = False) -> int:
+    def layer_bytes(self, layer: PlannedLayer, paired: bool, method: str = "exact") -> int:
+        """Returns the bytes that a layer takes by itself, beside `fixed_bytes`."""
+        if paired:
+            return layer.paired_bytes(method)
+        return max(layer.hessian_bytes() + layer.moment_bytes(), layer.work_bytes(method))
+
+    def peak_bytes(self, max_memory: int, paired: bool = False, method: str = "exact") -> int:
         """Predicts the most bytes that `compress_model` takes, beside what the process had before.
 
         Parameters
@@ -85,16 +91,18 @@ class Plan:
         max_memory : bytes, as in `compress_model`.
         paired : calibration mode "sequential": one layer at a time, with the inputs of the dense and of
             the compressed model side by side in one Hessian, which is four times as large.
+        method : of layers that have none of their own.
         """
-        if paired:
-            sums = [
-                4 * layer.hessian_bytes() + 64 * layer.in_features**2 for layer in self.compressed
-            ]
-        else:
-            sums = [
-                sum(layer.hessian_bytes() for layer in part) for part in self.groups(max_memory)
-            ]
-        return self.fixed_bytes() + max(sums, default=0)
+        groups = [[layer] for layer in self.compressed]
+        if not paired:
+            groups = self.groups(max_memory, method)
+        peaks = [
+            self.layer_bytes(layer, paired, method)
+            + sum(other.hessian_bytes() for other in part if other is not layer)
+            for part in groups
+            for layer in part
+        ]
+        return self.fixed_bytes() + max(peaks, default=0)
 
     def to_json(self) -> str:
         """The plan as JSON."""

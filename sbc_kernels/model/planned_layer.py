@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..conv import Conv, regions
+from ..method import METHODS
 from ..neurons import Neuron
 from .layout import Layout
 
@@ -107,10 +108,26 @@ class PlannedLayer:
         shifts = sum(len(part.neighbours) for part in regions(self.conv, map_size))
         return len(self.neurons) * 8 * groups * shifts * channels * channels
 
-    def work_bytes(self) -> int:
-        """Returns the bytes that the compression takes beside: two precisions, inverse and orders."""
-        d = self.in_features
-        return 8 * self.groups * d * d + 44 * d * d + 24 * self.size
+    def moment_bytes(self) -> int:
+        """Returns the bytes of one matrix of moments, float64 for each group."""
+        return 8 * self.groups * self.in_features**2
+
+    def work_bytes(self, method: str = "exact") -> int:
+        """Returns the bytes that the compression takes with its Hessian, by the layer's own method."""
+        chosen = METHODS[self.options.get("method", method)]
+        return self.moment_bytes() + chosen.work_bytes(self.shape[0], self.in_features)
+
+    def paired_bytes(self, method: str = "exact") -> int:
+        """Returns the bytes that the layer takes in sequential mode.
+
+        Inputs of the dense and of the compressed model lie side by side in one Hessian, four times as
+        large, of which there are the sums and the means; two of its blocks are taken out. Then the
+        refit needs these two and three more.
+        """
+        moment = self.moment_bytes()
+        gathering = 4 * self.hessian_bytes() + 6 * moment
+        refit = 2 * moment + 32 * self.in_features**2 + 24 * self.size
+        return max(gathering, refit, self.work_bytes(method))
 
     def activation_bytes(self) -> int:
         """Returns the bytes of input and output of all calls, float32, for the traced example."""

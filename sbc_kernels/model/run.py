@@ -126,9 +126,11 @@ class Run:
         if paired:
             ((name, gatherer),) = gatherers.items()
             self.calibration.paired_inputs(self.dense, self.work, name, gatherer.take)
+            del gatherer
         else:
             takes = {name: gatherer.take for name, gatherer in gatherers.items()}
             self.calibration.inputs(self.dense, takes)
+            del takes  # they hold the sums
         while gatherers:
             name = next(iter(gatherers))
             yield name, gatherers.pop(name).moments()

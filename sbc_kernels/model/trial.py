@@ -44,7 +44,7 @@ class RunTrial:
 
     def prunings(self) -> Iterator[tuple[str, Callable[[float], Tensor]]]:
         run = self.run
-        for group in run.plan.groups(run.settings.max_memory):
+        for group in run.plan.groups(run.settings.max_memory, run.settings.method):
             names = [layer.name for layer in group if layer.name in self.layers]
             gathered = run.gather(names)  # runs no pass before the first of its layers is pruned
             for name in names:

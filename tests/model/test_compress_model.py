@@ -179,8 +179,12 @@ def test_memory_groups_and_batches_change_nothing(batches: list[Tensor]) -> None
     whole = sbc.compress_model(net, batches, sparsity=0.7, **PLAIN)
     assert len(whole.plan.groups(1)) == 3
     assert len(whole.plan.groups(1 << 40)) == 1
+    least = whole.plan.peak_bytes(1, PLAIN["calibration_mode"] == "sequential")
+    assert len(whole.plan.groups(least)) > 1
+    with pytest.raises(sbc.ParameterError, match=f"max_memory is 1 and .* at least {least}"):
+        sbc.compress_model(net, batches, sparsity=0.7, max_memory=1, **PLAIN)
     for other in (
-        sbc.compress_model(net, batches, sparsity=0.7, max_memory=1, **PLAIN),
+        sbc.compress_model(net, batches, sparsity=0.7, max_memory=least, **PLAIN),
         sbc.compress_model(net, torch.cat(batches, dim=1), sparsity=0.7, **PLAIN),
         sbc.compress_model(net, [(b, "label") for b in batches], sparsity=0.7, **PLAIN),
     ):
