@@ -94,7 +94,7 @@ class Pass:
         self.forward = forward_of(forward, model)
         self.samples = 0
         self._fresh: KeptStates | None = None  # what is put back before each batch
-        self._states: tuple[str, ...] | None = None
+        self._states: tuple[str, ...] = ()
         self._counts: set[int | None] = set()
         for watcher in watchers:
             watcher.watch(self.model)
@@ -106,12 +106,12 @@ class Pass:
         reset_states(self.model)
         with torch.no_grad(), undisturbed(index):
             if self._fresh is None:  # what the first batch changes is a state
-                self._fresh = KeptStates(self.model, but=has_known_reset)
+                fresh = self._fresh = KeptStates(self.model, but=has_known_reset)
                 with only_the_copy(self._original, self.forward):
                     output = run_forward(self.model, batch, self.forward)
+                self._states = fresh.changed()
+                fresh.warn_if_used(self._states)
                 return output
-            if self._states is None:
-                self._states = self._fresh.changed()
             self._fresh.put_back(self._states)
             return run_forward(self.model, batch, self.forward)
 

@@ -21,7 +21,7 @@ from ..network.copies import (
     undisturbed,
 )
 from ..network.gradients import gradients_kept, in_usual_mode
-from ..network.kept import KeptStates, shown_state
+from ..network.kept import KeptStates
 from ..network.originals import only_the_copy, require_plain_parts
 from .adapter_check import check_neurons
 from .overrides import Overrides, layer_rules
@@ -99,12 +99,7 @@ def trace_copy(
         reset_states(work)
         states = kept.changed()
         kept.put_back(states)
-    used = [shown_state(name) for name in states if kept.is_used(name)]
-    if used:
-        warn(
-            f"the model holds the state of an earlier forward in {', '.join(used)}, from which each "
-            "batch starts: reset it first, if batches start from rest"
-        )
+    kept.warn_if_used(states)
     with undisturbed():
         for difference in check_neurons(neurons, provenance):
             warn(difference, UserWarning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ def reiterable(data: Any, parameter: str = "calibration") -> Iterable[Any]:
 
     Parameters
     ----------
-    data : a tensor, which is one batch, or an iterable of batches that is no iterator.
+    data : a tensor, which is one batch, or an iterable of batches. An iterator is accepted if its class
+        may start anew (see `example_of`), which generators and Python's own cannot.
     parameter : the name that the user knows the data by.
 
     Raises
@@ -40,7 +41,9 @@ def reiterable(data: Any, parameter: str = "calibration") -> Iterable[Any]:
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
         accepted = "a tensor, a list of batches or a DataLoader"
         raise ParameterTypeError(parameter, data, accepted, shown=f"a {type(data).__name__}")
-    if isinstance(data, Iterator):
+    if isinstance(data, Generator) or (
+        isinstance(data, Iterator) and type(data).__module__ in ("builtins", "itertools")
+    ):
         raise _one_pass(parameter, data)
     generators = _generators_of(data)
     return _FromTheSameStates(data, generators) if generators else data
@@ -132,20 +135,24 @@ def example_of(batches: Iterable[Any], parameter: str = "calibration") -> Any:
     if isinstance(batches, (list, tuple)):
         return first
     data = batches.data if isinstance(batches, _FromTheSameStates) else batches
-    source: Iterable[Any] | None = data
-    if isinstance(data, DataLoader):  # workers have data sets of their own, which start anew
-        streams = isinstance(data.dataset, IterableDataset) and data.num_workers == 0
-        source = data.dataset if streams else None
-    with undisturbed():
-        if source is not None and iter(source) is iter(source):
-            raise _one_pass(parameter, data)
     try:
         again = first_batch(batches, parameter)
     except ParameterError as error:
         raise _one_pass(parameter, data) from error
     if mark_of(again) != mark_of(first):
-        raise changed_data(parameter, data, "0")
+        raise _one_pass(parameter, data) if _goes_on(data) else changed_data(parameter, data, "0")
     return first
+
+
+def _goes_on(data: Iterable[Any]) -> bool:
+    """Whether iterating data again goes on where the last time stopped, as far as one can tell."""
+    source: Any = data
+    if isinstance(data, DataLoader):
+        if not isinstance(data.dataset, IterableDataset):
+            return False
+        source = data.dataset
+    with undisturbed():
+        return iter(source) is iter(source)
 
 
 def changed_data(parameter: str, batches: object, which: str) -> ParameterError:

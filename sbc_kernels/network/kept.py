@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import warn
 from .tensors import tensors_in
 
 _EVERY_MODULE = frozenset(vars(nn.Module())) | {"_memories_rv"}  # its hooks, its mode, and the like
@@ -91,8 +92,17 @@ class KeptStates:
         # Of a new dictionary or object, the name of the whole will do.
         return tuple(n for n in names if not any(n.startswith(f"{o}.") for o in names))
 
-    def is_used(self, name: str) -> bool:
-        """Returns whether a state was a tensor of unlike values: of neurons that have been running."""
+    def warn_if_used(self, names: Collection[str]) -> None:
+        """Warns of states that seem to be those of an earlier forward."""
+        used = [shown_state(name) for name in names if self._is_used(name)]
+        if used:
+            warn(
+                f"the model holds the state of an earlier forward in {', '.join(used)}, from which "
+                "each batch starts: reset it first, if batches start from rest"
+            )
+
+    def _is_used(self, name: str) -> bool:
+        """Whether a state was a tensor of unlike values, as neurons that have been running have it."""
         place = self.places.get(name)
         if place is None:
             return False

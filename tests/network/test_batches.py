@@ -233,6 +233,22 @@ class SameDrained(Drained):
         self.items = iter([data()] * 4)
 
 
+class Counting:
+    """An iterator of a class of its own, which does not start anew."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        self.count += 1
+        if self.count > 4:
+            raise StopIteration
+        return data(self.count)
+
+
 class Once:
     def __iter__(self) -> Iterator[Tensor]:
         if not hasattr(self, "items"):
@@ -243,6 +259,9 @@ class Once:
 ONCE = {
     "an iterator again and again": (lambda: DataLoader(Stream(), batch_size=None), "over a Stream"),
     "what is left": (lambda: DataLoader(Drained(), batch_size=None), "another batch 0"),
+    "an iterator": (lambda: iter([data()]), "a list_iterator, which can be iterated only once"),
+    "a generator": (lambda: (data(i) for i in range(3)), "a generator, which can be iterated only"),
+    "an iterator's class": (Counting, "a Counting, which can be iterated only once"),
     "no DataLoader": (Once, "a Once, which can be iterated only once"),
     "nothing": (lambda: DataLoader(TensorDataset(data()[:0])), "is empty"),
 }
@@ -255,6 +274,26 @@ def test_data_for_one_pass_is_refused(name: str, mode: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         sbc.compress_model(network(), make(), sparsity=0.5, calibration_mode=mode)
     assert str(caught.value).startswith("calibration")
+
+
+class Restarting(IterableDataset[Tensor]):
+    """Its own iterator, which starts anew: a loader as many repositories write it."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.left = [data(2), data(1)]
+        return self
+
+    def __next__(self) -> Tensor:
+        if not self.left:
+            raise StopIteration
+        return self.left.pop()
+
+
+def test_iterators_that_start_anew_are_taken() -> None:
+    expected = sbc.compress_model(network(), [data(1), data(2)], sparsity=0.5)
+    for batches in (Restarting(), DataLoader(Restarting(), batch_size=None)):
+        result = sbc.compress_model(network(), batches, sparsity=0.5)
+        assert torch.equal(result.model[0].weight, expected.model[0].weight)
 
 
 def test_data_of_which_less_is_left_each_time_is_refused() -> None:

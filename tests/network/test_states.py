@@ -130,6 +130,9 @@ def test_a_model_with_the_state_of_an_earlier_forward_is_named() -> None:
     net(x)
     with pytest.warns(RuntimeWarning, match=r"state of an earlier forward in 1\.v, .* reset it"):
         assert sbc.trace(net, x).states == ("1.v",)
+    labelled = [(x, torch.zeros(16, dtype=torch.long))]
+    with pytest.warns(RuntimeWarning, match=r"state of an earlier forward in 1\.v"):
+        sbc.metrics.accuracy(net, labelled, forward=lambda model, x: model(x).mean(0))
     net[1].v = torch.zeros(16, 40)
     assert sbc.trace(net, x).states == ("1.v",)
 
