@@ -324,6 +324,15 @@ class PreparedLayer:
                 shown=f"dtype {getattr(W, 'dtype', values.dtype)}, which cannot hold the compressed "
                 f"weight: it reaches {float(xp.max(xp.abs(result))):.4g}",
             )
+        if parts[0].mask is not None:  # a method of somebody else's may contradict itself
+            pruned = ~xp.concat([part.mask for part in parts])
+            if bool(xp.any(pruned & ((changed != 0) | xp.signbit(changed)))):
+                raise ParameterError(
+                    "method",
+                    options.method,
+                    "one whose result is +0 where its mask is False",
+                    shown=f"{options.method!r}, whose result is not what its mask says",
+                )
         loss = row_losses(parts, flat, changed, exponent, log, self.exponent)
         for line in log:
             _logger.debug(line)

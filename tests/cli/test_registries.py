@@ -123,6 +123,37 @@ def test_bits_are_those_of_the_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (out.codes, out.bits, out.group_size) == (None, None, None)
 
 
+class Contradicting(KeepLargestInput):
+    """Its mask prunes one weight more than its result, or that one to -0."""
+
+    left = 1.0
+
+    def compress(
+        self, parts: list[Rows], order: Any, options: LayerOptions, log: list[str]
+    ) -> Outcome:
+        out = super().compress(parts, order, options, log)
+        parts[0].result[0, order[0] - 1] = self.left
+        return out
+
+
+@pytest.mark.parametrize("left", [1.0, -0.0])
+def test_a_mask_that_contradicts_the_result_is_found_at_once(
+    monkeypatch: pytest.MonkeyPatch, left: float
+) -> None:
+    method = Contradicting()
+    method.left = left
+    monkeypatch.setitem(METHODS, "odd", method)
+    torch.manual_seed(0)
+    spikes = (torch.rand(4, 30, 12) < 0.4).float()
+    with pytest.raises(
+        sbc.ParameterError, match="method is 'odd', whose result is not what its mask"
+    ):
+        sbc.compress_layer(torch.randn(3, 12), spikes, method="odd", sparsity=0.5)
+    net = torch.nn.Sequential(torch.nn.Linear(12, 20), torch.nn.ReLU(), torch.nn.Linear(20, 3))
+    with pytest.raises(sbc.ParameterError, match="layer '0': method is 'odd'"):
+        sbc.compress_model(net, [spikes], method="odd", sparsity=0.5)
+
+
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
