@@ -1,4 +1,8 @@
-"""``--config file.toml`` and ``--save-config file.toml``: options by their Python names."""
+"""``--config file.toml`` and ``--save-config file.toml``: options by their Python names.
+
+Reading such a file runs nothing. Its options may name Python files and modules, as on the command line:
+those are run.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,24 @@ from typing import Any
 
 import typer
 
+from ..files.header import require_shallow
+
 NOT_SAVED = ("config", "save_config", "help")
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Returns the table of a TOML text.
+
+    Raises
+    ------
+    ValueError : it is no TOML, or is nested deeper than files of this package are.
+    """
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    require_shallow(table, "it")
+    return table
 
 
 def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -23,8 +44,8 @@ def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
     if path is None or ctx.resilient_parsing:
         return path
     try:
-        options = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        options = parse_toml(path.read_text())
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{path} cannot be read as TOML: {error}") from error
     own = _names(ctx.command)
     group: Any = ctx.parent.command if ctx.parent is not None else None

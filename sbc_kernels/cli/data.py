@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 SINGLE_FILE = 64  # samples per batch of a single file; a folder's files are one batch each
 INPUTS = ("x", "inputs", "data")
 LABELS = ("y", "labels", "targets")
+# What NumPy and zipfile raise for files that are damaged.
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _IDX = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
 
 
@@ -276,5 +289,5 @@ def _arrays(path: Path) -> tuple[NumpyArray, NumpyArray | None]:
                     f"it holds {', '.join(names) or 'nothing'}; accepted are inputs as the array x"
                 )
             return loaded[inputs[0]], loaded[labels[0]] if labels else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (*_DAMAGE, OSError, EOFError, MemoryError) as error:  # a shape of the header, say
         raise ValueError(f"{path} cannot be used: {error}") from error

@@ -250,10 +250,17 @@ def parse_neuron(text: str, owner: str) -> neurons.Neuron:
             *(ast.literal_eval(value) for value in call.args),
             **{str(item.arg): ast.literal_eval(item.value) for item in call.keywords},
         )
-    except (SyntaxError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        MemoryError,
+        RecursionError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = f" ({error})" if str(error) else ""
         raise typer.BadParameter(
-            f"{owner} has the neuron {text!r}{reason}; accepted is a call such as LIF(tau=2.0) of "
+            f"{owner} has the neuron {text!r:.200}{reason}; accepted is a call such as LIF(tau=2.0) of "
             f"{', '.join(names)}",
             param_hint="--overrides",
         ) from error

@@ -5,16 +5,15 @@ Those of the package stand in its records: see package_options.py.
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from .config import load_config
+from ..files.header import parse_json
+from .config import load_config, parse_toml
 
 WHAT = "What to do"
 NETWORK = "The network"
@@ -49,14 +48,14 @@ def table(value: Any) -> Any:
     text = str(value)
     try:
         if text.lstrip().startswith("{"):
-            content = json.loads(text)
+            content = parse_json(text)
         elif Path(text).suffix == ".json":
-            content = json.loads(Path(text).read_text())
+            content = parse_json(Path(text).read_text())
         else:
-            content = tomllib.loads(Path(text).read_text())
+            content = parse_toml(Path(text).read_text())
     except (OSError, ValueError) as error:  # JSONDecodeError and TOMLDecodeError are ValueErrors
         raise typer.BadParameter(
-            f"{text!r} cannot be read ({error}); accepted is a TOML or JSON file, or JSON such as "
+            f"{text!r:.200} cannot be read ({error}); accepted is a TOML or JSON file, or JSON such as "
             "'{\"fc1\": 0.9}'"
         ) from error
     if not isinstance(content, dict):
@@ -81,9 +80,9 @@ def number_of_bytes(value: Any) -> int:
     match = re.fullmatch(r"\s*([\d.]+)\s*([a-z]*)\s*", str(value).lower())
     try:
         return int(float(match[1]) * _UNITS[match[2]]) if match else int("")
-    except (KeyError, ValueError):
+    except (KeyError, OverflowError, ValueError):
         raise typer.BadParameter(
-            f"{value!r} is no number of bytes; accepted are 4000000000, 500MiB, 4GiB"
+            f"{value!r:.80} is no number of bytes; accepted are 4000000000, 500MiB, 4GiB"
         ) from None
 
 
@@ -100,8 +99,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="[b]file.py:factory[/b] or [b]package.module:factory[/b]. The factory is called without "
-        "arguments, with torch's seed at 0, and returns the network.",
+        help="[b]file.py:factory[/b] or [b]package.module:factory[/b]: code, which is run. The factory "
+        "is called without arguments, with torch's seed at 0, and returns the network.",
         show_default=False,
     ),
 ]
@@ -132,8 +131,8 @@ Forward = Annotated[
     _option(
         NETWORK,
         metavar="FILE.py:NAME",
-        help="Runs one whole sequence, forward(model, batch). Default: model(batch). For networks "
-        "that are called once a time step.",
+        help="Code that runs one whole sequence, forward(model, batch). Default: model(batch). For "
+        "networks that are called once a time step.",
     ),
 ]
 
@@ -141,7 +140,7 @@ Forward = Annotated[
 
 _KINDS = (
     ".npz (arrays x and y), .npy, a folder of them (each file a batch), IDX images, or "
-    "[b]file.py:loader[/b], a function or list that gives batches."
+    "[b]file.py:loader[/b], code with a function or list that gives batches."
 )
 Calibration = Annotated[
     str,
@@ -227,7 +226,7 @@ Readout = Annotated[
     _option(
         NETWORK,
         metavar="FILE.py:NAME",
-        help="From the network's output to class scores [dim]\\[N, classes][/dim].",
+        help="Code that turns the network's output into class scores [dim]\\[N, classes][/dim].",
     ),
 ]
 
@@ -256,7 +255,8 @@ Config = Annotated[
         callback=load_config,
         metavar="FILE.toml",
         help="Any of these options by its Python name, such as [b]sparsity = 0.95[/b]. The command "
-        "line wins; options of other commands are ignored.",
+        "line wins; options of other commands are ignored. MODEL, forward, readout and the data may "
+        "name Python files and modules, which are then [b]run[/b]: use files you trust.",
     ),
 ]
 SaveConfig = Annotated[

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import ParameterError
 
-__all__ = ["Record", "parse_json", "readable_as"]
+__all__ = ["Record", "parse_json", "readable_as", "require_shallow"]
 
 DEEPEST = 64  # levels of lists and dictionaries in a header; what this package writes has 7
 FLOATS = ("float16", "float32", "float64")
@@ -51,18 +51,34 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(f"its JSON is nested deeper than {DEEPEST} levels") from None
+    require_shallow(value, "its JSON")
+    return value
+
+
+def require_shallow(value: Any, what: str) -> None:
+    """Raises ValueError where lists and dictionaries are nested deeper than `DEEPEST` levels.
+
+    Parameters
+    ----------
+    value : nested lists, tuples and dictionaries; one that contains itself is too deep.
+    what : its name in the message.
+    """
     level = [value]
     for _ in range(DEEPEST + 1):
-        inner: list[Any] = []
+        inner: dict[
+            int, Any
+        ] = {}  # each object once: a list of one list, thousands of times, is one
         for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
+            if isinstance(item, (str, int, float)):
+                continue  # most are
+            if isinstance(item, Mapping):
+                inner.update((id(part), part) for part in item.values())
+            elif isinstance(item, (list, tuple)):
+                inner.update((id(part), part) for part in item)
         if not inner:
-            return value
-        level = inner
-    raise ValueError(f"its JSON is nested deeper than {DEEPEST} levels")
+            return
+        level = list(inner.values())
+    raise ValueError(f"{what} is nested deeper than {DEEPEST} levels")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def _matching(parameter: str, pattern: Any, names: list[str]) -> list[str]:
         )
     try:
         matching = [n for n in names if n == pattern or re.fullmatch(pattern, n)]
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ParameterError(
             parameter,
             pattern,

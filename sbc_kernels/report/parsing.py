@@ -9,10 +9,12 @@ from datetime import datetime
 import numpy as np
 
 from ..errors import ParameterError, ParameterTypeError
+from ..files.header import require_shallow
 from .schema import Comparison, Layer, Number, Report, Side, clean, total
 
 __all__ = ["parse_report"]
 
+LARGEST = 1e100  # what is beyond measures nothing, and sums and ratios of the others are finite
 ACCEPTED = "the dictionary that CompressedModel.report() returns"
 
 
@@ -41,7 +43,7 @@ class _Node:
         return (_Node(value, f"{self.path}[{i}]") for i, value in enumerate(self.value))
 
     def number(self) -> Number:
-        """Returns a float; None where the value is None, infinite or NaN."""
+        """Returns a float; None where the value is None, not finite or beyond `LARGEST`."""
         if self.value is None:
             return None
         if isinstance(self.value, bool) or not isinstance(self.value, (int, float, np.number)):
@@ -50,14 +52,25 @@ class _Node:
             number = float(self.value)
         except OverflowError:  # an integer beyond float64
             return None
-        return number if math.isfinite(number) else None
+        return number if abs(number) <= LARGEST else None
 
     def count(self) -> int:
         """Returns an integer of at least 0."""
         value = self.value
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
-            raise self.wrong("an integer of at least 0")
+        if (
+            not isinstance(value, (int, np.integer))
+            or isinstance(value, bool)
+            or not 0 <= value < 2**63
+        ):
+            raise self.wrong("an integer of at least 0 and below 2**63")
         return int(value)
+
+    def shape(self) -> tuple[int, ...]:
+        """Returns the counts of a list, whose product is one as well."""
+        extents = tuple(extent.count() for extent in self)
+        if len(extents) > 64 or math.prod(extents) >= 2**63:
+            raise self.wrong("the shape of an array")
+        return extents
 
     def numbers(self) -> dict[str, Number]:
         """Returns a dictionary of numbers."""
@@ -104,6 +117,10 @@ def parse_report(report: Mapping[str, object]) -> Report:
     """
     if not isinstance(report, Mapping):
         raise ParameterTypeError("report", report, ACCEPTED, shown=f"a {type(report).__name__}")
+    try:
+        require_shallow(report, "a dictionary that")
+    except ValueError as error:
+        raise ParameterError("report", report, ACCEPTED, shown=str(error)) from None
     root = _Node(report, "")
     footprint = root["footprint"]
     sizes = {name: node.pair() for name, node in footprint["layers"].items()}
@@ -144,7 +161,7 @@ def _layer(
     return Layer(
         name=name or "(the model itself)",
         kind=node["kind"].text(),
-        shape=tuple(extent.count() for extent in node["shape"]),
+        shape=node["shape"].shape(),
         sparsity=node["sparsity"].number(),
         bits=None if bits.value is None else bits.count(),
         loss=node["loss"].number(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import sbc_kernels as sbc
 from sbc_kernels import cli
 from sbc_kernels.cli.data import Cut, load_data
 from sbc_kernels.cli.objects import load_model
+from sbc_kernels.files.lock import FolderLock
 
 # ---- bad use and failures ----------------------------------------------------------------------
 
@@ -177,3 +179,88 @@ def test_a_failure_after_the_layers_loses_none(
     assert "ZeroDivisionError" in result.output
     good(*arguments)  # no --force: what is there was never finished
     assert json.loads(Path("o/report.json").read_text())["resumed"] == 2
+
+
+# ---- damaged and hostile files -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-9] + bytes([data[-9] ^ 4]) + data[-8:],
+        lambda data: data.replace(b'\\"version\\":1', b'\\"version\\":7'),
+        lambda data: b"\xff" * 500,
+    ],
+    ids=["cut", "a bit", "version", "no file"],
+)
+def test_damaged_files_end_in_a_short_message(place: Path, packed: Path, damage: Any) -> None:
+    Path("bad.safetensors").write_bytes(damage(packed.read_bytes()))
+    nir = ("--calibration", "cal.npz", "--out", "net.nir")
+    for command in (
+        ("export", "net.py:make", "bad.safetensors", *nir),
+        ("export", "net.py:make", "bad.safetensors", "--format", "state-dict", "--out", "dense"),
+        ("evaluate", "net.py:make", "--test", "test.npz", "--compressed", "bad.safetensors"),
+        ("inspect", *CAL, "--checkpoint", "bad.safetensors"),
+    ):
+        result = run(*command)
+        assert result.exit_code == 2, command
+        assert "bad.safetensors" in said(result).replace(" ", "")
+        assert "Traceback" not in result.output
+        assert len(result.output) < 1500
+    assert not Path("net.nir").exists()
+    assert not Path("dense").exists()
+    report = run("report", "bad.safetensors")  # reads the header alone
+    assert report.exit_code in (0, 2)
+    assert "Traceback" not in report.output
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sparsity = " + "[" * 2000, "x = " + "9" * 5000, "sparsity = " + "[" * 90 + "]" * 90, "\0"],
+    ids=["deep", "digits", "nested", "zero"],
+)
+def test_config_files_that_are_none(place: Path, text: str) -> None:
+    Path("run.toml").write_text(text)
+    result = run("compress", *CAL, "--out", "o", "--config", "run.toml")
+    assert result.exit_code == 2
+    assert "run.toml cannot be read as TOML" in said(result)
+    for option in ("--overrides", "--model-args"):
+        result = run("compress", *CAL, "--out", "o", option, "run.toml")
+        assert result.exit_code == 2
+        assert "cannot be read (" in said(result)
+    result = run("compress", *CAL, "--out", "o", "--max-memory", "9" * 400)
+    assert result.exit_code == 2
+    assert "is no number of bytes" in said(result)
+
+
+def test_help_says_that_a_config_runs_code(place: Path) -> None:
+    text = said(run("compress", "--help"))
+    assert "may name Python files and modules, which are then run: use files you trust" in text
+
+
+def test_a_folder_in_use_is_not_to_be_removed(place: Path) -> None:
+    folder = Path("o/unfinished")
+    folder.mkdir(parents=True)
+    lock = FolderLock(folder, "checkpoint_dir")
+    lock.acquire()
+    try:
+        result = run("compress", *CAL, "--out", "o")
+    finally:
+        lock.release()
+    assert result.exit_code == 2
+    assert f"is held by process {os.getpid()} on" in said(result)
+    assert "remove" not in said(result)
+
+
+def test_a_full_disk_is_one_line(place: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2500, limit[1]))
+        result = run("compress", *CAL, "--out", "o", "-q")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if "sbc:" in line]
+    assert line.startswith("sbc: [Errno 27] File too large: 'o/unfinished/")
+    assert not list(Path("o/unfinished").glob("*.tmp"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_reports import made_up
 
+import sbc_kernels as sbc
 from sbc_kernels.report import render, write_html
 from sbc_kernels.report.format import UNKNOWN, count, duration, large, percent, ratio, si
+from sbc_kernels.report.parsing import parse_report
 from sbc_kernels.report.svg import PALETTE
 
 # ---- what is refused ---------------------------------------------------------------------------
@@ -164,3 +167,20 @@ def test_contrast(scheme: int, front: str, back: str, least: float) -> None:
     """WCAG 2.2 AA: 4.5 for text, 3 for what plots are made of."""
     light, dark = sorted((luminance(PALETTE[role][scheme]) for role in (front, back)), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= least
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda report: report["options"].update(a=json.loads("[" * 900 + "]" * 900)),
+        lambda report: report["layers"][0].update(shape=[2**62, 2**62]),
+        lambda report: report["layers"][0].update(shape=[10**400]),
+        lambda report: report["layers"][0].update(retries=2**63),
+    ],
+)
+def test_reports_are_refused_by_entry(change: Callable[[Any], Any]) -> None:
+    report = made_up(["fc1"])
+    parse_report(report)
+    change(report)
+    with pytest.raises(sbc.ParameterError, match="report"):
+        parse_report(report)
