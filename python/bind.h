@@ -12,5 +12,8 @@ void bind_obs_order(pybind11::module_& module);
 void bind_obs_solve(pybind11::module_& module);
 void bind_obs_quantize(pybind11::module_& module);
 void bind_upper_factor(pybind11::module_& module);
+void bind_inverse(pybind11::module_& module);
+void bind_solve_positive(pybind11::module_& module);
+void bind_product(pybind11::module_& module);
 
 }  // namespace sbc::python

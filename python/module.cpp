@@ -28,4 +28,7 @@ PYBIND11_MODULE(_native, module) {
   sbc::python::bind_obs_solve(module);
   sbc::python::bind_obs_quantize(module);
   sbc::python::bind_upper_factor(module);
+  sbc::python::bind_inverse(module);
+  sbc::python::bind_solve_positive(module);
+  sbc::python::bind_product(module);
 }

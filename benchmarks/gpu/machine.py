@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 # Import names of the packages that the package and its tests need, and of those that its build needs.
-NEEDED = ("torch", "triton", "numpy", "scipy", "array_api_compat", "pytest", "hypothesis")
+NEEDED = ("torch", "triton", "numpy", "array_api_compat", "pytest", "hypothesis")
 TO_BUILD = ("setuptools", "scikit_build_core", "pybind11")
 TOOLS = ("cmake", "ninja", "c++")
 OPTIONAL = ("nvcc", "ncu", "compute-sanitizer", "nvidia-smi")
@@ -58,7 +58,7 @@ def version_of(package: str) -> str:
 
 def look(dry: bool, environment: Mapping[str, str]) -> Machine:
     """Describes this machine. Raises RuntimeError if there is no GPU, or no torch that sees it."""
-    packages = ("torch", "triton", "numpy", "scipy", "array-api-compat")
+    packages = ("torch", "triton", "numpy", "array-api-compat")
     about: dict[str, Any] = {}
     if not dry:
         about = _ask_torch(environment)

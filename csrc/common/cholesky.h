@@ -1,6 +1,7 @@
 // Left-looking Cholesky factorisation, A = U'U, on a tiled triangle. A tile receives all of its
 // updates in one visit, with the sums in registers: the triangle is read many times (once per tile
-// row) but written once. Included by *cpu.cpp files only.
+// row) but written once. A large one goes by blocks of tiles, whose operands stay in second-level
+// cache. Included by *cpu.cpp files only.
 #pragma once
 
 #include "common/scalar_math.h"
@@ -9,22 +10,14 @@
 namespace sbc {
 namespace SBC_ISA {
 
-// Number of tiles of each operand that first-level cache holds together with the tile they update.
-constexpr int kDepthTiles = kVectorBytes == 64 ? 4 : 8;
-
-// tile(it, jt) -= sum over kt < it of U(kt, it)' U(kt, jt)
+// tile(it, jt) -= sum over kt in [first, it) of U(kt, it)' U(kt, jt)
 template <class T>
-static inline void update_tile(const TileTriangle<T>& a, int64_t it, int64_t jt) {
-  for (int64_t first = 0; first < it; first += kDepthTiles) {
-    const int64_t depth = it - first < kDepthTiles ? it - first : kDepthTiles;
-    for (int r = 0; r < kTile<T>; r += kMicroRows) {
-      micro_update<T>(a.tile(it, jt) + r * kTile<T>, kTile<T>, kTile<T>, depth,
-                      [=, &a](int64_t kt, const T*& left, const T*& right) {
-                        left = a.tile(first + kt, it) + r;
-                        right = a.tile(first + kt, jt);
-                      });
-    }
-  }
+static inline void update_tile(const TileTriangle<T>& a, int64_t it, int64_t jt,
+                               int64_t first = 0) {
+  update_block<T>(
+      {it, it + 1}, {jt, jt + 1}, {first, it}, [&](int64_t i, int64_t j) { return a.tile(i, j); },
+      [&](int64_t k, int64_t i) { return a.tile(k, i); },
+      [&](int64_t k, int64_t j) { return a.tile(k, j); }, [=](int64_t, int64_t) { return first; });
 }
 
 // Subtracts from rows [b, b + kMicroRows) of x the contributions of the rows above them, by u.
@@ -75,6 +68,32 @@ static inline void solve_tile(const T* u, T* x) {
         for (int k = 0; k < i; ++k) row -= broadcast<T>(u[(b + k) * tile + b + i]) * rows[k][v];
         rows[i][v] = row * scale;
         store<T>(block + i * tile + v * lanes, rows[i][v]);
+      }
+    }
+  }
+}
+
+// x <- U^-1 x for one tile of right-hand sides, given the transpose of U. Entries of that above the
+// diagonal are not read.
+template <class T>
+static inline void solve_tile_backwards(const T* transposed, T* x) {
+  constexpr int tile = kTile<T>, lanes = kLanes<T>;
+  for (int b = tile - kMicroRows; b >= 0; b -= kMicroRows) {
+    T* block = x + b * tile;
+    micro_update<T>(block, tile, tile - kMicroRows - b, 1,
+                    [=](int64_t, const T*& left, const T*& right) {
+                      left = transposed + (b + kMicroRows) * tile + b;
+                      right = block + kMicroRows * tile;
+                    });
+    for (int i = kMicroRows - 1; i >= 0; --i) {
+      const T scale = T(1) / transposed[(b + i) * tile + b + i];
+      for (int v = 0; v < kMicroVectors; ++v) {
+        Vector<T> row = load<T>(block + i * tile + v * lanes);
+        for (int k = i + 1; k < kMicroRows; ++k) {
+          row -= broadcast<T>(transposed[(b + k) * tile + b + i]) *
+                 load<T>(block + k * tile + v * lanes);
+        }
+        store<T>(block + i * tile + v * lanes, row * scale);
       }
     }
   }

@@ -27,6 +27,12 @@ void run_on_threads(int threads, Work&& work) {
   for (std::thread& other : others) other.join();
 }
 
+// Returns how many threads repay their start for this number of multiply-adds.
+inline int useful_threads(double multiply_adds, int threads) {
+  constexpr double kPerThread = 1e7;  // 250 us of them
+  return static_cast<int>(std::max(1.0, std::min<double>(threads, multiply_adds / kPerThread)));
+}
+
 // Calls task(index, worker) for every index in [0, count), worker in [0, threads).
 template <class Task>
 void parallel_for(int64_t count, int threads, Task&& task) {

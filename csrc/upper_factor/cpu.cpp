@@ -1,6 +1,6 @@
 #include "upper_factor/cpu.h"
 
-#include "common/cholesky.h"
+#include "common/tiles.h"
 
 namespace sbc {
 namespace SBC_ISA {
@@ -13,9 +13,6 @@ TileTriangle<double> triangle(int64_t d, const double* scratch) {
 }
 
 }  // namespace
-
-int64_t factor_tile_rows(int64_t d) { return tile_count<double>(d); }
-int64_t factor_scratch_elements(int64_t d) { return TileTriangle<double>::elements(d); }
 
 // The padding is an identity.
 template <class T>
@@ -32,19 +29,6 @@ void gather_tile_row(const UpperFactorParams<T>& params, int64_t it, double* scr
       for (int64_t j = live; j < kSide; ++j) to[j] = i == jt * kSide + j;
     }
   }
-}
-
-int64_t factor_diagonal_tile(int64_t d, int64_t it, double* scratch) {
-  const TileTriangle<double> a = triangle(d, scratch);
-  update_tile(a, it, it);
-  const int bad = factor_tile(a.tile(it, it));
-  return bad < 0 ? -1 : it * kSide + bad;
-}
-
-void factor_row_tile(int64_t d, int64_t it, int64_t jt, double* scratch) {
-  const TileTriangle<double> a = triangle(d, scratch);
-  update_tile(a, it, jt);
-  solve_tile(a.tile(it, it), a.tile(it, jt));
 }
 
 template <class T>

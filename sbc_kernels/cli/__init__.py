@@ -48,7 +48,7 @@ DEMO_NEEDS = {
     "rich": "rich",
     "safetensors": "safetensors",
 }
-LIBRARIES = ("numpy", "scipy", "torch", "safetensors")
+LIBRARIES = ("numpy", "torch", "safetensors")
 FRAMEWORKS = ("spikingjelly", "snntorch", "norse", "sinabs", "nir")
 
 app = typer.Typer(

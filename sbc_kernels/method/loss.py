@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import Array, times_power
+from ..arrays import Array, matrix_product, times_power
 from .damping import warn
 from .rows import Rows
 
@@ -28,7 +28,7 @@ def row_losses(
     losses, start = [], 0
     for part in parts:
         rows = change[start : start + len(part.weight)]
-        quadratic = xp.einsum("ri,ri->r", (rows * part.unit) @ part.hessian, rows)
+        quadratic = xp.einsum("ri,ri->r", matrix_product(rows * part.unit, part.hessian), rows)
         losses.append(0.5 * xp.clip(quadratic, min=0.0))  # rounding can leave less
         start += len(part.weight)
     in_units = xp.concat(losses)

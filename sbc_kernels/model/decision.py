@@ -10,6 +10,7 @@ import torch
 from array_api_compat import array_namespace
 from torch import Tensor, nn
 
+from ..arrays import matrix_product
 from ..layer import PreparedLayer, checked_weight, weight_array
 from ..method import LayerOptions
 from ..network.state import owner_of, tensor_of
@@ -137,6 +138,6 @@ def _energy(weight: Matrix, hessian: Matrix) -> float:
     xp, rows = array_namespace(weight), len(weight) // len(hessian)
     parts = [weight[g * rows : (g + 1) * rows] for g in range(len(hessian))]
     return sum(
-        0.5 * float(xp.einsum("ri,ri->", part @ H, part))
+        0.5 * float(xp.einsum("ri,ri->", matrix_product(part, H), part))
         for part, H in zip(parts, hessian, strict=True)
     )

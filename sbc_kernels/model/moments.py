@@ -7,7 +7,7 @@ from typing import Any
 
 from array_api_compat import array_namespace, device
 
-from ..arrays import contiguous
+from ..arrays import contiguous, matrix_product
 from ..backends.registry import backend_for
 
 Matrix = Any  # float64: NumPy, or torch where the model lies on a GPU
@@ -71,8 +71,8 @@ class Moments:
         assert self.constant_dense is not None
         rows = len(dense) // len(self.constant)
         change = [
-            dense[g * rows : (g + 1) * rows] @ self.constant_dense[g]
-            - compressed[g * rows : (g + 1) * rows] @ self.constant[g]
+            _each_row(dense[g * rows : (g + 1) * rows], self.constant_dense[g])
+            - _each_row(compressed[g * rows : (g + 1) * rows], self.constant[g])
             for g in range(len(self.constant))
         ]
         whole = array_namespace(dense).concat(change)
@@ -101,7 +101,7 @@ def corrected_target(
             parts.append(own)
             continue
         ridge = strength * float(energy[live].mean())
-        target = own @ C + ridge * own
+        target = matrix_product(own, C) + ridge * own
         along = xp.arange(len(H), device=device(H))
         damped = xp.asarray(H, copy=True)
         damped[along, along] += ridge
@@ -112,3 +112,8 @@ def corrected_target(
             refitted = runner.obs_solve(contiguous(refitted), damped, kept)
         parts.append(refitted)
     return xp.concat(parts)
+
+
+def _each_row(rows: Matrix, vector: Matrix) -> Matrix:
+    """Returns the product of each row with the vector; einsum, as `@` takes BLAS's own threads."""
+    return array_namespace(rows).einsum("rj,j->r", rows, vector)

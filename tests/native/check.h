@@ -96,5 +96,9 @@ void check_obs_order(Isa isa, bool quick, Tally& tally);
 void check_obs_solve(Isa isa, bool quick, Tally& tally);
 void check_obs_quantize(Isa isa, bool quick, Tally& tally);
 void check_upper_factor(Isa isa, bool quick, Tally& tally);
+void check_inverse(Isa isa, bool quick, Tally& tally);
+void check_solve_positive(Isa isa, bool quick, Tally& tally);
+void check_product(Isa isa, bool quick, Tally& tally);
+void check_far(Isa isa, bool quick, Tally& tally);
 
 }  // namespace sbc::check

@@ -68,7 +68,7 @@ template <class Check>
 void run(const char* isa, const char* op, Check check) {
   Tally tally;
   check(tally);
-  std::printf("%-9s %-13s %5d passed %3d failed", isa, op, tally.passed, tally.failed);
+  std::printf("%-9s %-14s %5d passed %3d failed", isa, op, tally.passed, tally.failed);
   if (tally.worst > 0) std::printf("   worst error %.3f of the bound", tally.worst);
   std::printf("\n");
   std::fflush(stdout);  // an emulator may crash in the next op
@@ -83,6 +83,10 @@ void run_isa(Isa isa, bool quick) {
   run(name, "obs_solve", [&](Tally& tally) { check_obs_solve(isa, quick, tally); });
   run(name, "obs_quantize", [&](Tally& tally) { check_obs_quantize(isa, quick, tally); });
   run(name, "upper_factor", [&](Tally& tally) { check_upper_factor(isa, quick, tally); });
+  run(name, "inverse", [&](Tally& tally) { check_inverse(isa, quick, tally); });
+  run(name, "solve_positive", [&](Tally& tally) { check_solve_positive(isa, quick, tally); });
+  run(name, "product", [&](Tally& tally) { check_product(isa, quick, tally); });
+  run(name, "far", [&](Tally& tally) { check_far(isa, quick, tally); });
 }
 
 int main_checked(int argc, char** argv) {

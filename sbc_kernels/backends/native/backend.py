@@ -48,8 +48,6 @@ class NativeBackend:
         return self.isa in _native.available_isas()
 
     def kernel(self, op: str) -> str:
-        if op in ("inverse", "solve_positive"):
-            return "lapack"
         return self.isa if op == "spike_gram" else kernel_of(self.isa, op)
 
     def gram(self, device: Device) -> GramEngine:
@@ -106,7 +104,7 @@ class NativeBackend:
         return factor.upper_factor(matrix, perm, self.kernel("upper_factor"))
 
     def inverse(self, matrix: Matrix) -> Matrix:
-        return factor.inverse(matrix)
+        return factor.inverse(matrix, self.kernel("inverse"))
 
     def solve_positive(self, matrix: Matrix, rhs: Array) -> Array:
-        return factor.solve_positive(matrix, rhs)
+        return factor.solve_positive(matrix, rhs, self.kernel("solve_positive"))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _native
-from ...arrays import NumpyArray, exportable, is_float, require_finite
+from ...arrays import NumpyArray, exportable, is_float, matrix_product, require_finite
 from ...conv import Conv, Region, unfolded
 from ...threads import thread_count
 from ..gram_plan import Arithmetic, GramPlan, one_byte_type
@@ -157,7 +157,8 @@ class CpuGram:
     ) -> None:
         """Filters the values times 2^-exponent over time, then float64 products on bounded chunks of
         the unfolding; one product a group of ``total`` [groups, d, d]."""
-        note_kernel("spike_gram", "blas")
+        isa = kernel_of(self.isa, "square")
+        note_kernel("spike_gram", f"{isa} float64")
         T, N = values.shape[:2]
         groups, d, _ = total.shape
         samples = values.reshape(T, N, -1)
@@ -169,11 +170,16 @@ class CpuGram:
             part = samples[:, first : first + chunk].astype(np.float64)
             part = scaled(part, -exponent)
             if membrane is not None:
-                part = np.tensordot(membrane, part, axes=1)
+                part = matrix_product(membrane, part.reshape(T, -1), isa).reshape(part.shape)
             shaped = part.reshape(T * part.shape[1], *values.shape[2:])
             for group in range(groups):
                 rows = unfolded(shaped, conv, group) if conv else shaped.reshape(-1, d)
-                total[group] += rows.T @ rows
+                _native.add_square(
+                    rows=np.ascontiguousarray(rows),
+                    total=total[group],
+                    isa=isa,
+                    threads=thread_count(),
+                )
 
     def matrix(
         self,

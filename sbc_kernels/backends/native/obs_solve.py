@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import _native
-from ...arrays import NumpyArray
+from ...arrays import NumpyArray, matrix_product
 from ...threads import thread_count
 from ..cholesky import require_rows_solved, solve_sides
 from ..kernels import note_kernel
@@ -26,16 +26,16 @@ def obs_solve(
     num_kept = mask.sum(axis=1)
     pruned_side, kept_side = solve_sides(num_kept, d, inverse_hessian is not None)
     if pruned_side.any():
-        G = inverse(hessian) if inverse_hessian is None else inverse_hessian
+        G = inverse(hessian, isa) if inverse_hessian is None else inverse_hessian
         G = G.astype(dtype, copy=False)
         change = _solve_subsets(G, weight[pruned_side], ~mask[pruned_side], pruned_side, isa)
-        solution[pruned_side] -= change @ G
+        solution[pruned_side] -= matrix_product(change, G, isa)
     if kept_side.any():
         H = hessian.astype(dtype, copy=False)
         # Of W H only the kept entries are needed: where those are few, the kernel takes them one by
-        # one; a GEMM is several times faster an entry.
+        # one; a product is several times faster an entry.
         few = float(num_kept[kept_side].mean()) < d / 8
-        rhs = weight[kept_side] if few else weight[kept_side] @ H
+        rhs = weight[kept_side] if few else matrix_product(weight[kept_side], H, isa)
         solution[kept_side] = _solve_subsets(H, rhs, mask[kept_side], kept_side, isa, few)
     solution[~mask] = 0
     return solution
