@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from ..arrays import Array, powers_of_two, row_exponents, times_power
+from ..arrays import Array, matrix_product, powers_of_two, row_exponents, times_power
 from ..errors import ParameterError
 from ..grid import Grid
 from .damping import warn
@@ -141,5 +141,5 @@ def _any_of_group(flags: Array, grid: Grid) -> Array:
     xp = array_namespace(flags)
     group = grid.group_of_column(flags.shape[1])
     of_group = group[:, None] == xp.arange(grid.scale.shape[1], device=device(group))[None, :]
-    counts = xp.astype(flags, xp.float32) @ xp.astype(of_group, xp.float32)
+    counts = matrix_product(xp.astype(flags, xp.float32), xp.astype(of_group, xp.float32))
     return counts > 0

@@ -112,8 +112,10 @@ class _Constant:
         T, N = spikes.shape[:2]
         steps = T if self.neuron is not None else 1
         M = membrane_matrix(self.neuron, steps)
-        on = M.sum(axis=1) if self.step_scale is None else M @ self.step_scale
-        weight = np.resize(M.T @ on, T)  # without a neuron every step is a sample of its own
+        on = (M if self.step_scale is None else M * self.step_scale).sum(axis=1)
+        weight = np.resize(
+            (M * on[:, None]).sum(axis=0), T
+        )  # without a neuron every step is a sample of its own
         sums = spikes.sum(dim=1, dtype=torch.float64)  # [T, ...]
         outputs = 1
         if self.conv is None:
