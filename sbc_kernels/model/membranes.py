@@ -62,6 +62,7 @@ def note_membranes(
     again = {id(m): other for m in membranes for other in membranes if _rereads(m, other)}
     for membrane in membranes:
         own = {m.site for m in membranes if again.get(id(m)) is membrane} | {membrane.site}
+        _find_currents(membrane, graph)
         passed: set[int] = set()
         membrane.reached = [
             graph.walk(e.edge.node, passed=passed, own=own) for e in membrane.events
@@ -115,7 +116,7 @@ def _grouped(events: list[SpikeEvent], graph: TaggedGraph) -> list[Membrane]:
             continue
         candidates = met or [m for m in here if m.layers & layers]
         # A helper called for several neurons: of those whose graphs meet, the one fed by these layers.
-        fitting = [m for m in candidates if not layers or m.layers & layers] or candidates
+        fitting = [m for m in candidates if not layers or m.layers & layers]
         membrane = min(fitting, key=lambda m: len(m.events), default=None)
         if membrane is None:
             membrane = Membrane()
@@ -125,9 +126,19 @@ def _grouped(events: list[SpikeEvent], graph: TaggedGraph) -> list[Membrane]:
             membrane.linked = True
         owner.update(dict.fromkeys(passed, membrane))
         membrane.events.append(event)
-        membrane.fresh.append(currents)
         membrane.layers |= layers
     return membranes
+
+
+def _find_currents(membrane: Membrane, graph: TaggedGraph) -> None:
+    """Finds what reaches each event otherwise than through the membrane's own earlier events."""
+    owner: dict[int, Membrane] = {}
+    membrane.fresh = []
+    for event in membrane.events:
+        currents, _, passed = _currents(event.edge.node, graph, owner)
+        owner.update(dict.fromkeys(passed, membrane))
+        membrane.fresh.append(currents)
+        membrane.layers |= {name for node in currents for name in graph.layers_behind(node)}
 
 
 def _currents(
@@ -158,24 +169,10 @@ def _rereads(membrane: Membrane, other: Membrane) -> bool:
     """Whether a membrane is the potentials of another once more, after that fired or not (a reset)."""
     if membrane is other or not membrane.layers <= other.layers:
         return False
-    first = {id(_base(event.edge.node)): event.order for event in reversed(other.events)}
+    first = {id(event.base): event.order for event in reversed(other.events)}
     return all(
-        first.get(id(_base(event.edge.node)), event.order + 1) <= event.order
-        for event in membrane.events
+        first.get(id(event.base), event.order + 1) <= event.order for event in membrane.events
     )
-
-
-def _base(node: Node) -> Node:
-    """Returns the potential that an operand was shifted or scaled from."""
-    while str(node.name()).rstrip("0123456789").removesuffix("Backward") in _SHIFTS:
-        inputs = [following for following, _ in node.next_functions if following is not None]
-        if len(inputs) != 1:
-            break
-        node = inputs[0]
-    return node
-
-
-_SHIFTS = ("Add", "Sub", "Rsub", "Neg", "Mul", "Div")
 
 
 def _names(membranes: list[Membrane], taken: set[str]) -> list[str]:

@@ -58,7 +58,8 @@ def record(
         for tensor in tensors_in(output):
             if isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction):
                 watch.function_output(tensor)
-        note_membranes(watch, recorder.graph, recorder.provenance, recorder.saved)
+        with torch._C.DisableTorchFunction():
+            note_membranes(watch, recorder.graph, recorder.provenance, recorder.saved)
         for tensor in tensors_in(output):
             if tensor.grad_fn is not None:
                 recorder.provenance.heads += recorder.graph.walk(tensor.grad_fn)
@@ -191,6 +192,7 @@ class _Recorder:
                 if not is_plain(module, features, output):
                     self.provenance.unusual.add(name)
             output = own_node(output)
+            mark(output, DATA)
             self.provenance.kinds[name].add(features)
             lead = leading_axes(module, tuple(output.shape))
             step_of = np.full(int(np.prod(lead, dtype=np.int64)), -1, dtype=np.int64)
@@ -240,6 +242,7 @@ class _Recorder:
             if output.grad_fn is None:
                 return None
             output = own_node(output)
+            mark(output, DATA)
             self.graph.tag(output.grad_fn, Tag("norm", name, 0), output)
             return output
 

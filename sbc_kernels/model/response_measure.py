@@ -75,7 +75,8 @@ def measure(steps: MembraneSteps, graph: TaggedGraph, saved: SavedTensors) -> li
         if key in found:
             layers |= found[key].layers
         neuron = None if k is None else named(k if k.sum() >= 0 else -k)
-        found[key] = Measured(layers, neuron, threshold, (*notes, *unknown))
+        more = () if k is None else unknown
+        found[key] = Measured(layers, neuron, threshold, (*notes, *more))
     return list(found.values())
 
 
@@ -89,6 +90,7 @@ class _Response:
         self.shape = steps.events[0].shape
         self.at = positions(self.shape.numel())
         self.fired = [event.fired.cpu() for event in steps.events]
+        self.spikes: Tensor | None = None  # [events + 1, positions], how many fired before each
         self.lags: dict[int, list[_Lag]] = defaultdict(list)
 
     def measured(self) -> Found:
@@ -101,6 +103,7 @@ class _Response:
         self._take(0)
         if self._sign() < 0 and self.steps.events[0].plain:
             self.fired = [~fired for fired in self.fired]
+            self.spikes = None
             self.lags.clear()
             self._take(0)
         for event in dict.fromkeys((last, last // 2, *self._more())):
@@ -109,6 +112,9 @@ class _Response:
         T = self.steps.count
         for lag in range(self.late):
             self.lags[lag] = [_Lag(0, np.zeros(1), np.zeros(1))]
+        tables = [t for n in self.nodes if (t := self.steps.tables.get(id(n))) is not None]
+        if any(bool((table == -2).any()) for table in tables):
+            return self._without("the same current at every time step")
         known = [lag for lag in range(T) if self.lags.get(lag)]
         if not known or known[0] != 0:
             return self._without("its response could not be measured")
@@ -215,10 +221,10 @@ class _Response:
 
     def _silent(self, step: int, event: int) -> Tensor:
         """Returns where nothing fired from a step to before an event."""
-        silent = torch.ones(self.at.numel(), dtype=torch.bool)
-        for earlier in range(max(step - self.steps.delay, 0), event):
-            silent &= ~self.fired[earlier]
-        return silent
+        if self.spikes is None:
+            total = torch.stack(self.fired).int().cumsum(0, dtype=torch.int32)
+            self.spikes = torch.cat([torch.zeros_like(total[:1]), total])
+        return self.spikes[event] == self.spikes[min(max(step - self.steps.delay, 0), event)]
 
     def _consensus(self, known: list[int]) -> tuple[dict[int, float], tuple[str, ...], float]:
         """Returns the response, notes where positions or times differ, and by how much they do."""

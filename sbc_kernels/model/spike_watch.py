@@ -17,7 +17,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -59,6 +59,7 @@ LEVELS = {
     "fix": 1.0,
 }  # the first that is not rounded to 0
 _BOUNDS = {"Clamp", "ClampMin", "ClampMax", "Hardtanh", "Relu", "Threshold"}
+_SHIFTS = {"Add", "Sub", "Rsub", "Neg", "Mul", "Div"}
 _NOTHING: Taint = frozenset()
 DATA: Taint = frozenset({"data"})
 
@@ -81,6 +82,7 @@ class SpikeEvent:
     order : number of the operation.
     visit : how often the place in the code was passed so far, also without gradients.
     like : empty, of the operand's type and device.
+    base : the potential that the operand was shifted or scaled from.
     """
 
     edge: GradientEdge
@@ -97,6 +99,10 @@ class SpikeEvent:
     order: float
     visit: int
     like: Tensor
+    base: Node = field(init=False)  # held, lest its id is used again
+
+    def __post_init__(self) -> None:
+        self.base = _base(self.edge.node)
 
 
 @dataclass
@@ -152,15 +158,44 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         if name in ("__get__", "__set__") or self.asleep():
             return func(*args, **kwargs)
         self.operations += 1
-        tensors = _direct((*args, *kwargs.values()) if kwargs else args)
+        with torch._C.DisableTorchFunction():  # what follows is not the model's
+            tensors = _direct((*args, *kwargs.values()) if kwargs else args)
+            before = self._before(name, tensors)
+        out = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            if not torch.is_grad_enabled():
+                if isinstance(out, Tensor) and out.grad_fn is None:
+                    self._inside(name, args, tensors, out)
+                return out
+            return self._after(func, name, args, tensors, before, out)
+
+    # ---- operations
+
+    def _before(self, name: str, tensors: list[Tensor]) -> list[tuple[Tensor, GradientEdge]]:
+        """Looks at the inputs of an operation; returns the operands that a spike function may have."""
         for tensor in tensors:
             if isinstance(tensor.grad_fn, BackwardCFunction):
                 self.function_output(tensor)
-        if not torch.is_grad_enabled():
-            return self._inside(func, args, kwargs, tensors)
         operands = [t for t in tensors if t.grad_fn is not None and t.is_floating_point()]
-        before = [(t, get_gradient_edge(t)) for t in operands[:2]] if name in _DISCRETE else []
-        out = func(*args, **kwargs)
+        if torch.is_grad_enabled():
+            return [(t, get_gradient_edge(t)) for t in operands[:2]] if name in _DISCRETE else []
+        for tensor in operands:  # perhaps of an autograd function, whose forward runs
+            node = tensor.grad_fn
+            if node is not None and id(node) not in self._samples:
+                self._kept.append(node)
+                self._samples[id(node)] = sample(tensor)
+        return []
+
+    def _after(
+        self,
+        func: Any,
+        name: str,
+        args: tuple[Any, ...],
+        tensors: list[Tensor],
+        before: list[tuple[Tensor, GradientEdge]],
+        out: Any,
+    ) -> Any:
+        """Notes what an operation did, and returns its output, cut where that is spikes."""
         taint = _taint(tensors)
         if name in _DISCRETE:
             taint |= self._discrete(name, args, before, out)
@@ -182,35 +217,17 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
             mark(out, taint)
         return out
 
-    # ---- operations
-
-    def _inside(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
-    ) -> Any:
-        """Runs an operation without gradients, perhaps inside the forward of an autograd function."""
-        for tensor in tensors:
-            node = tensor.grad_fn
-            if node is not None and tensor.is_floating_point() and id(node) not in self._samples:
-                self._kept.append(node)
-                self._samples[id(node)] = sample(tensor)
-        out = func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if isinstance(out, Tensor) and out.grad_fn is None:
-            self._compare(name, args, tensors, out)
-            site, owner = self._place()
-            self._visits[site] += 1
-            self._inner[id(out)] = _Inner(
-                weakref.ref(out),
-                site,
-                owner,
-                self.graph.clock,
-                self.operations,
-                self._visits[site],
-            )
-            taint = _taint(tensors)
-            if taint:
-                mark(out, taint)
-        return out
+    def _inside(self, name: str, args: tuple[Any, ...], tensors: list[Tensor], out: Tensor) -> None:
+        """Notes an operation without gradients, perhaps of the forward of an autograd function."""
+        self._compare(name, args, tensors, out)
+        site, owner = self._place()
+        self._visits[site] += 1
+        self._inner[id(out)] = _Inner(
+            weakref.ref(out), site, owner, self.graph.clock, self.operations, self._visits[site]
+        )
+        taint = _taint(tensors)
+        if taint:
+            mark(out, taint)
 
     def _compare(
         self, name: str, args: tuple[Any, ...], tensors: list[Tensor], out: Tensor
@@ -298,7 +315,9 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
 
     def _inside_operator(self, inputs: list[Tensor], out: Any) -> None:
         """Finds autograd functions that a custom operator ran, which is all that is seen of it."""
-        ends = {id(t.grad_fn) for t in inputs}
+        before = [t.grad_fn for t in inputs if t.grad_fn is not None]
+        self._kept += before
+        ends = {id(node) for node in before}
         stack: list[Node | None] = [t.grad_fn for t in tensors_in(out)]
         seen: set[int] = set()
         functions: list[Node] = []
@@ -486,6 +505,16 @@ def _unbounded(node: Node, index: int) -> tuple[Node, int]:
             break
         node, index = following, at
     return node, index
+
+
+def _base(node: Node) -> Node:
+    """Returns the potential that an operand was shifted or scaled from."""
+    while str(node.name()).rstrip("0123456789").removesuffix("Backward") in _SHIFTS:
+        inputs = [following for following, _ in node.next_functions if following is not None]
+        if len(inputs) != 1:
+            break
+        node = inputs[0]
+    return node
 
 
 def _is_integral(values: Tensor, tolerance: float = 1e-6) -> bool:
