@@ -90,21 +90,37 @@ def foldable(
         return accepted, refused
     before = observe(model, run, pairs.values())
 
-    def objection(tried: Mapping[str, str]) -> str:
+    def tried(part: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """Returns an objection to a fold ("" for none), and what is read of norms that are gone."""
         trial = copy_of(model)
-        fold_norms(trial, tried)
+        modules = dict(trial.named_modules())
+        stand_ins = {norm: _StandIn(modules[norm]) for norm in part.values()}
+        fold_norms(trial, part, stand_ins)
+        why = ""
         try:
-            after = observe(trial, run, pairs.values(), before.spikes)
+            difference = before.difference(observe(trial, run, pairs.values(), before.spikes))
+            if difference:
+                why = f"the model computes something else without it: {difference}"
         except Exception as error:
-            return f"the model does not run without it ({type(error).__name__}: {error})"
-        difference = before.difference(after)
-        return difference and f"the model computes something else without it: {difference}"
+            why = f"the model does not run without it ({type(error).__name__}: {error})"
+        return why, {
+            norm: f"the model reads its {', '.join(stand_in.read)}"
+            for norm, stand_in in stand_ins.items()
+            if stand_in.read
+        }
 
     waiting = [dict(pairs)]
     while waiting:
         part = waiting.pop()
-        why = objection({**accepted, **part})
-        if not why:
+        why, read = tried({**accepted, **part})
+        if read:  # that is no matter of halves: one run shows all of them
+            refused |= read
+            accepted, part = (
+                {n: norm for n, norm in some.items() if norm not in read}
+                for some in (accepted, part)
+            )
+            waiting += [part] if part else []
+        elif not why:
             accepted |= part
         elif len(part) == 1:
             refused |= dict.fromkeys(part.values(), why)
@@ -114,13 +130,30 @@ def foldable(
     return {name: norm for name, norm in pairs.items() if name in accepted}, refused
 
 
-def fold_norms(model: nn.Module, pairs: Mapping[str, str]) -> dict[str, Vector]:
+class _StandIn(nn.Identity):  # type: ignore[misc]
+    """An Identity in a norm's place that still has the norm's attributes, and notes which are read."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["norm"] = norm  # no child: the model has one module less
+        self.__dict__["read"] = {}  # by name, in order
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.__dict__["norm"], name)
+        self.__dict__["read"][name] = True
+        return value
+
+
+def fold_norms(
+    model: nn.Module, pairs: Mapping[str, str], instead: Mapping[str, nn.Module] | None = None
+) -> dict[str, Vector]:
     """Folds BatchNorms into the layers before them; an Identity replaces each wherever it is held.
 
     Parameters
     ----------
     model : it is changed.
     pairs : by layer name, the norm behind it.
+    instead : by name of a norm, what replaces it in place of an Identity.
 
     Returns
     -------
@@ -133,7 +166,8 @@ def fold_norms(model: nn.Module, pairs: Mapping[str, str]) -> dict[str, Vector]:
         affine = affine_of(norm)
         assert affine is not None
         fold(modules[name], norm)
-        replace_module(model, norm, nn.Identity().train(norm.training))
+        new = nn.Identity() if instead is None else instead[norm_name]
+        replace_module(model, norm, new.train(norm.training))
         scales[name] = affine[0]
     return scales
 

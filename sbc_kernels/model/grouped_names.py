@@ -23,14 +23,16 @@ def grouped(names: Iterable[str]) -> str:
     for name in names:
         groups.setdefault(_NUMBER.sub("#", name), []).append(name)
     parts = []
-    for pattern, members in groups.items():
-        if len(members) == 1:
-            parts.append(members[0])
-        elif pattern.count("#") == 1:
-            numbers = [int(_NUMBER.search(name)[0]) for name in members]  # type: ignore[index]
-            parts.append(pattern.replace("#", _ranges(numbers)))
-        else:
+    for shape, members in groups.items():
+        numbers = [[int(number) for number in _NUMBER.findall(name)] for name in members]
+        columns = [list(dict.fromkeys(column)) for column in zip(*numbers, strict=True)]
+        if sum(len(column) > 1 for column in columns) > 1:
             parts.append(f"{members[0]} .. {members[-1]} ({len(members)})")
+        else:
+            pattern = shape
+            for column in columns:
+                pattern = pattern.replace("#", _ranges(column), 1)
+            parts.append(pattern)
     return ", ".join(parts)
 
 

@@ -108,6 +108,7 @@ def test_a_layer_named_head_is_no_head() -> None:
 def test_names_that_differ_in_a_number_are_one() -> None:
     assert grouped([f"h.{i}.fc" for i in (0, 1, 2, 5, 7, 8)]) == "h.0..2,5,7..8.fc"
     assert grouped(["a", "0.W", "2.W", "b.1.c"]) == "a, 0,2.W, b.1.c"
+    assert grouped(["b3.0.q.0.w", "b3.1.q.0.w", "b3.2.q.0.w"]) == "b3.0..2.q.0.w"
     assert grouped([f"h.{i}.x.{j}" for i in (0, 1) for j in (0, 1)]) == "h.0.x.0 .. h.1.x.1 (4)"
     assert pattern_of("of h.0.n at 1.5 and 0.W, 3 times") == "of h.#.n at 1.5 and #.W, 3 times"
     names = ", ".join(f"'h.{i}.q'" for i in range(9))
