@@ -55,7 +55,7 @@ class Grid:
     def group_of_column(self, d_in: int) -> Array:
         """Returns the group of each input, int32 [d_in], on the scales' device."""
         xp = array_namespace(self.scale)
-        size = d_in if self.group_size == -1 else self.group_size
+        size = d_in if self.group_size == -1 else min(self.group_size, d_in)  # may exceed int32
         return xp.arange(d_in, dtype=xp.int32, device=device(self.scale)) // max(size, 1)
 
     def require_fits(self, shape: tuple[int, ...]) -> None:

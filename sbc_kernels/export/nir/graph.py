@@ -64,10 +64,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..._version import __version__
-from ...errors import ParameterTypeError, warn
+from ...errors import ParameterError, ParameterTypeError, warn
 from ...files.atomic import write_atomic
 from ...frameworks import Adapter, Update
 from ...network.copies import (
@@ -223,6 +224,13 @@ def _input_of(example: Any) -> Tensor:
             example,
             "a tensor, or a tuple or list that starts with one: a NIR graph has one input",
             shown=f"a {type(example).__name__}",
+        )
+    if first.layout is not torch.strided or first.numel() == 0:
+        raise ParameterError(
+            "example",
+            example,
+            "a dense tensor of one sample or more",
+            shown=f"{first.dtype}, {first.layout} of shape {list(first.shape)}",
         )
     return first.detach()
 

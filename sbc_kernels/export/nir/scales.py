@@ -62,6 +62,11 @@ def quantized_layers(
     for name, compressed in weights.items():
         if not isinstance(compressed, Quantized):
             continue
+        if not isinstance(getattr(modules[name], "weight", None), torch.Tensor):
+            raise ValueError(
+                f"weights has codes of {module_label(name, modules[name])}, which has no weight; "
+                "accepted are those of the compression that made the model"
+            )
         weight = modules[name].weight.detach()
         dtype = str(weight.dtype).removeprefix("torch.")
         quantized = replace(compressed.converted(torch.as_tensor), dtype=dtype)
