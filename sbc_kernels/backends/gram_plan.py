@@ -165,7 +165,7 @@ class PairTablesPlan(GramPlan):
         return cls(
             pair_weights=weights,
             factor=filter_.pair_factor,
-            sum_bound=float(np.abs(weights).sum()),
+            sum_bound=float(np.abs(weights).sum(axis=1).max()),
             exact=exact,
             path=GramPath(Arithmetic.INTEGERS if exact else Arithmetic.WEIGHTED_COUNTS, cls.stem),
         )
