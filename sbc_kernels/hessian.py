@@ -17,7 +17,7 @@ from .backends.matched_filter import (
     MatchedFilter,
     matched_filter,
 )
-from .backends.multiples import Multiples, scaled
+from .backends.multiples import Multiples
 from .backends.protocol import GramEngine
 from .backends.registry import available_backends, backend_of, fastest_backend, named_backend
 from .conv import Conv
@@ -157,7 +157,7 @@ class SpikeHessian:
 
     def sum(self) -> Array:
         """Returns ``sum_n Y_n' Y_n``, which is `matrix()` before the scaling by 2/N."""
-        return self._give_back(_representable(self._seen().result(1.0)))
+        return self._give_back(self._seen().result(1.0).plain())
 
     def matrix(self) -> Array:
         """Returns ``2 E_n[Y_n' Y_n]``, float64 [d_in, d_in].
@@ -169,7 +169,7 @@ class SpikeHessian:
 
     def stacked(self) -> Array:
         """Returns `matrix()` as [groups, d_in, d_in], NumPy or torch on the batches' device."""
-        return _representable(self.scaled())
+        return self.scaled().plain()
 
     def scaled(self) -> ScaledHessian:
         """Returns `stacked()` as a stack and a power of two, and which inputs fired."""
@@ -384,27 +384,8 @@ class SpikeHessian:
         whole = hessian._add(spikes, alone=True)
         if whole is None:
             whole = hessian._seen().result(2.0 / hessian.num_samples, consume=True)
-        return hessian._give_back(_representable(whole))
+        return hessian._give_back(whole.plain())
 
     def _give_back(self, stack: Array) -> Array:
         matrix = stack if self.groups > 1 else stack[0]
         return matrix if self._restore is None else self._restore(matrix)
-
-
-def _representable(hessian: ScaledHessian) -> Array:
-    """Returns the stack times its power of two. ParameterError: float64 cannot hold an entry."""
-    if hessian.exponent <= 0:
-        return scaled(hessian.stack, hessian.exponent)
-    with np.errstate(over="ignore"):
-        stack = scaled(hessian.stack, hessian.exponent)
-    xp = array_namespace(stack)
-    if not bool(xp.all(xp.isfinite(stack))):
-        exponent = int(np.frexp(float(xp.max(xp.abs(hessian.stack))))[1]) + hessian.exponent
-        raise ParameterError(
-            "spikes",
-            stack,
-            "a smaller scale",
-            verb="have",
-            shown=f"a Hessian that float64 cannot hold: it reaches 2^{exponent}",
-        )
-    return stack

@@ -281,13 +281,15 @@ class PreparedLayer:
         for group, part in enumerate(parts):
             d = len(part.live)
             never = part.silent if self.fired is None else int(d - self.fired[group].sum())
-            vanished = part.silent - never  # they spiked, but too weakly or too late
+            vanished = (
+                part.silent - never
+            )  # they spiked, but too weakly, too late, or as a bias does
             if part.silent == d:
                 reason = (
                     "no input spiked in calibration"
                     if never == d
-                    else f"{vanished} of {d} inputs spiked in calibration, but none with an effect on "
-                    "the neuron"
+                    else f"{vanished} of {d} inputs spiked in calibration, but none with an effect of "
+                    "its own on the neuron"
                 )
                 warn(
                     log,
@@ -299,8 +301,8 @@ class PreparedLayer:
                 log.append(f"{never} of {d} inputs never spiked in calibration")
             if vanished:
                 log.append(
-                    f"{vanished} of {d} inputs spiked in calibration, but without an effect that "
-                    "float64 holds beside the others'"
+                    f"{vanished} of {d} inputs spiked in calibration, but without an effect of their "
+                    "own on the neuron"
                 )
 
         with recorded_kernels(kernels) as kernels:

@@ -191,8 +191,8 @@ MultiplesResult narrow_multiples(const T* from, int64_t outer, int64_t C, int64_
       const T quotient = value * inverse;
       // A NaN is in no range. Half a unit away from 0, truncation rounds to the nearest.
       const bool near = quotient > T(-128.5) && quotient < T(127.5);
-      const T whole =
-          static_cast<T>(static_cast<int>((near ? quotient : T(0)) + (value < 0 ? T(-0.5) : T(0.5))));
+      const T whole = static_cast<T>(
+          static_cast<int>((near ? quotient : T(0)) + (value < 0 ? T(-0.5) : T(0.5))));
       const T size = value < 0 ? -value : value, rest = value - whole * step;
       const bool fits = near && (rest < 0 ? -rest : rest) <= kTolerance * size;
       const int integer = static_cast<int>(whole);

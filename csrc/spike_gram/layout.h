@@ -35,7 +35,7 @@ NarrowResult narrow_spikes(const T* from, int64_t outer, int64_t C, int64_t P, i
                            int threads);
 
 struct MultiplesResult {
-  bool integral;  // every value is a multiple of the unit by an integer in [-128, 127]
+  bool integral;         // every value is a multiple of the unit by an integer in [-128, 127]
   int minimum, maximum;  // of the integers and 0
   double largest;        // of the values' magnitudes
   double misfit;         // the first value that is no such multiple; 0 if there is none

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Array
 from ..conv import Conv, Region, linear_regions, regions, unfolded
+from ..errors import ParameterError
 from .gram_plan import GramPlan
 from .matched_filter import MatchedFilter
 from .multiples import LARGEST, Analog, Multiples, ratio, scaled, squared
@@ -37,6 +38,25 @@ class ScaledHessian(NamedTuple):
     stack: Array
     exponent: int
     fired: NDArray[np.bool_]
+
+    def plain(self) -> Array:
+        """Returns the product. ParameterError: float64 cannot hold an entry."""
+        if self.exponent <= 0:
+            return scaled(self.stack, self.exponent)
+        with np.errstate(over="ignore"):
+            stack = scaled(self.stack, self.exponent)
+        xp = array_namespace(stack)
+        if not bool(xp.all(xp.isfinite(stack))):
+            largest = float(xp.max(xp.abs(self.stack)))
+            raise ParameterError(
+                "spikes",
+                stack,
+                "a smaller scale",
+                verb="have",
+                shown="a Hessian that float64 cannot hold: it reaches "
+                f"2^{int(np.frexp(largest)[1]) + self.exponent}",
+            )
+        return stack
 
 
 class _Key(NamedTuple):

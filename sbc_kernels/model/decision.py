@@ -44,7 +44,6 @@ def compressed_layer(
     """
     start = time.perf_counter()
     backend = settings.backend
-    live = array_namespace(moments.hessian).linalg.diagonal(moments.hessian) != 0
     centred = moments.centred(consume=True)
     matrix = _matrix(dense[layer.name].weight, backend)
     target = work[layer.name].weight.detach()
@@ -53,13 +52,18 @@ def compressed_layer(
         moments.cross = centred.cross = None  # the room is needed
         target = torch.as_tensor(refitted).reshape(target.shape).to(target.dtype)
     scale, notes = output_scale(layer, dense)
-    out = PreparedLayer(checked_weight(target, backend), centred.hessian, scale).compress(options)
+    prepared = PreparedLayer(
+        checked_weight(target, backend), centred.hessian, scale, fired=moments.fired
+    )
+    out = prepared.compress(options)
     entries = {}
     if moments.constant is not None:
         change = moments.bias_change(matrix, _matrix(out.weight, backend))
         entries = _changed_bias(layer, work, torch.as_tensor(change))
     loss = float(out.loss.sum())
     energy = _energy(_matrix(target, backend), centred.hessian)
+    fired = moments.fired
+    assert fired is not None
     record = LayerRecord(
         name=layer.name,
         kind=layer.kind,
@@ -70,8 +74,8 @@ def compressed_layer(
         relative_error=math.sqrt(loss / energy) if energy > 0 else 0.0,
         damp_percent=out.damp_percent,
         retries=out.retries,
-        dead_inputs=int((~live).sum()),
-        inputs=math.prod(live.shape),
+        dead_inputs=int((~fired).sum()),
+        inputs=fired.size,
         gram_path="; ".join(moments.paths),
         seconds=time.perf_counter() - start,
         notes=(*layer.notes, *notes, *_omissions(layer, settings)),

@@ -68,7 +68,8 @@ class Gatherer:
 
     def moments(self) -> Moments:
         """Returns the moments of all batches so far."""
-        stack = self.hessians[0].stacked()
+        first = self.hessians[0].scaled()
+        stack, fired = first.plain(), first.fired
         for other in self.hessians[1:]:
             stack += other.stacked()
         if len(self.hessians) > 1:
@@ -83,16 +84,17 @@ class Gatherer:
             constant = array_namespace(stack).asarray(means, device=device(stack))
             energy = 2 / samples * float(np.mean([h for _, h in both]))
         if not self.paired:
-            return Moments(stack, None, constant, constant, energy, samples, paths)
-        xp = array_namespace(stack)
+            return Moments(stack, None, constant, constant, energy, samples, paths, fired)
+        xp, fired = array_namespace(stack), fired[:, d:]
         hessian = xp.asarray(stack[:, d:, d:], copy=True)
         cross: Matrix | None = xp.asarray(stack[:, :d, d:], copy=True)
         if bool(xp.all(cross == hessian)) and bool(xp.all(stack[:, :d, :d] == hessian)):
             cross = None  # nothing upstream was changed
         del stack
         if constant is None:
-            return Moments(hessian, cross, None, None, 0.0, samples, paths)
-        return Moments(hessian, cross, constant[:, d:], constant[:, :d], energy, samples, paths)
+            return Moments(hessian, cross, None, None, 0.0, samples, paths, fired)
+        c, dense_c = constant[:, d:], constant[:, :d]
+        return Moments(hessian, cross, c, dense_c, energy, samples, paths, fired)
 
 
 class _Constant:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace, device
+from numpy.typing import NDArray
 
 from ..arrays import contiguous, matrix_product
 from ..backends.registry import backend_for
@@ -31,6 +33,7 @@ class Moments:
     constant_energy : ``2 E[1' 1]``.
     num_samples : how many samples the means are over.
     paths : how the batches were computed, as `SpikeHessian.paths`.
+    fired : bool [groups, d], NumPy: inputs that the compressed layer has spikes of; None: not known.
     """
 
     hessian: Matrix
@@ -40,6 +43,7 @@ class Moments:
     constant_energy: float = 0.0
     num_samples: int = 0
     paths: list[str] = field(default_factory=list)
+    fired: NDArray[np.bool_] | None = None
 
     def centred(self, consume: bool = False) -> Moments:
         """Returns the moments for a bias that is free to follow the weights.
@@ -63,7 +67,7 @@ class Moments:
             cross = cross if consume else xp.asarray(cross, copy=True)
             cross -= dense[:, :, None] * c[:, None, :] / h
             cross[xp.broadcast_to(constant[:, None, :], cross.shape)] = 0.0
-        return Moments(hessian, cross, None, None, 0.0, self.num_samples, self.paths)
+        return Moments(hessian, cross, None, None, 0.0, self.num_samples, self.paths, self.fired)
 
     def bias_change(self, dense: Matrix, compressed: Matrix) -> Matrix:
         """Returns the bias's change ``(W c_dense - V c) / h`` [d_out] for weights W, V [d_out, d]."""

@@ -64,7 +64,7 @@ class RunTrial:
             weight = run.dense_modules[name].weight.detach().clone()
             scale = output_scale(self.layers[name], run.dense_modules)[0]
             checked = checked_weight(weight, run.settings.backend)
-            return PreparedLayer(checked, moments.hessian, scale)
+            return PreparedLayer(checked, moments.hessian, scale, fired=moments.fired)
 
         options = run.settings.for_layer(self.layers[name].options, self.sparsity)
         assert options is not None

@@ -3,6 +3,7 @@
 // of a convolution.
 
 #include <algorithm>
+#include <cmath>
 
 #include "check.h"
 #include "spike_gram/layout.h"
@@ -46,6 +47,52 @@ void check_narrow(Random& random, const char* type, bool integral, std::vector<T
   }
 }
 
+// Multiples of a unit, each off by a rounding or two; `misfit` is put into the last place.
+template <class T>
+void check_multiples(Random& random, const char* type, double unit, T misfit, Tally& tally) {
+  for (const int64_t C : {1, 3, 16, 65}) {
+    for (const int64_t P : {1, 2, 33, 70}) {
+      const int64_t outer = random.integer(1, 70);
+      const int threads = static_cast<int>(random.integer(1, 3));
+      Case test(tally,
+                join(type, " times ", unit, " [", outer, ", ", C, ", ", P, "], threads ", threads));
+      std::vector<T> from(outer * C * P);
+      std::vector<int> integers(from.size());
+      for (size_t i = 0; i < from.size(); ++i) {
+        integers[i] = static_cast<int>(random.integer(-128, 127));
+        const T value = static_cast<T>(integers[i]) * static_cast<T>(unit);
+        from[i] = random.chance(0.5) ? value : std::nextafter(value, 2 * value);
+      }
+      if (misfit != 0) from.back() = misfit;
+      std::vector<int8_t> to(from.size(), -77);
+      const MultiplesResult result =
+          narrow_multiples(from.data(), outer, C, P, unit, to.data(), threads);
+      test.expect(result.integral == (misfit == 0), "integral is wrong");
+      if (misfit != 0) {
+        test.expect(result.misfit == static_cast<double>(misfit) || misfit != misfit,
+                    "the misfit is wrong");
+        continue;
+      }
+      bool same = true;
+      T largest = 0;
+      int minimum = 0, maximum = 0;
+      for (int64_t o = 0; o < outer; ++o) {
+        for (int64_t c = 0; c < C; ++c) {
+          for (int64_t p = 0; p < P; ++p) {
+            const int64_t i = (o * C + c) * P + p;
+            same &= to[(o * P + p) * C + c] == integers[i];
+            minimum = std::min(minimum, integers[i]), maximum = std::max(maximum, integers[i]);
+            largest = std::max(largest, std::abs(from[i]));
+          }
+        }
+      }
+      test.expect(same, "an integer is wrong");
+      test.expect(result.minimum == minimum && result.maximum == maximum, "the range is wrong");
+      test.expect(result.largest == static_cast<double>(largest), "the largest is wrong");
+    }
+  }
+}
+
 }  // namespace
 
 void check_narrow_spikes(Tally& tally) {
@@ -72,6 +119,15 @@ void check_narrow_spikes(Tally& tally) {
   check_narrow<double>(random, "double of 1 + epsilon", false, {std::nextafter(1.0, 2.0)}, tally);
   check_narrow<double>(random, "double of infinity", false,
                        {std::numeric_limits<double>::infinity()}, tally);
+  for (const double unit : {1.0, 0.25, 1.0 / 9, 1.2345678, 1e-30, 1e30}) {
+    check_multiples<float>(random, "float", unit, 0.0f, tally);
+    check_multiples<double>(random, "double", unit, 0.0, tally);
+    check_multiples<float>(random, "float, half", unit, static_cast<float>(unit) * 1.5f, tally);
+    check_multiples<double>(random, "double, 128 units", unit, unit * 128, tally);
+    check_multiples<double>(random, "double, not quite", unit, unit * (1 + 3e-15), tally);
+    check_multiples<float>(random, "float, NaN", unit, kNaN<float>, tally);
+    check_multiples<double>(random, "double, infinity", unit, -1 / 0.0, tally);
+  }
 }
 
 void check_mirror_upper(Tally& tally) {
