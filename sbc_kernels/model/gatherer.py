@@ -70,6 +70,7 @@ class Gatherer:
         """Returns the moments of all batches so far."""
         first = self.hessians[0].scaled()
         stack, fired = first.plain(), first.fired
+        del first  # its stack is taken apart below
         for other in self.hessians[1:]:
             stack += other.stacked()
         if len(self.hessians) > 1:
