@@ -27,6 +27,7 @@ ORDER = (
     ("hessian",),
     ("ops",),
     ("method",),
+    ("layer_input",),
     ("layer",),
     ("files",),
     ("frameworks",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ParameterError, inside
+from ..errors import ParameterError, inside, naming_layer
 from ..method.fields import Sparsity
 from .allocation import ALLOCATIONS, Rule
 from .progress import logger
@@ -52,7 +52,11 @@ def share_out(run: Run) -> None:
         if layers:
             run.sparsities |= _shares(run, ALLOCATIONS[allocation], layers, default)
     for name, share in run.sparsities.items():
-        run.options(name)  # before any work, what does not go together is refused
+        options = run.options(name)  # before any work, what does not go together is refused
+        if options is not None:
+            layer = run.layers[name]
+            with naming_layer(name):
+                options.require_fits((layer.shape[0], layer.in_features))
         if isinstance(share, (int, float)):
             logger.debug("%s: sparsity %.4f", name, share)
 

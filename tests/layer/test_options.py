@@ -130,17 +130,38 @@ def test_errors_name_the_parameter_its_entry_and_its_layer() -> None:
 
 def test_group_size_is_refused_before_any_work() -> None:
     """A layer of 64 inputs has no group of 128; the layers before it are not calibrated first."""
-    batches_seen: list[int] = []
-
-    class Batches:
-        def __iter__(self) -> Any:
-            batches_seen.append(1)
-            return iter([torch.zeros(2, 3, 200)])
-
-    net = nn.Sequential(nn.Linear(200, 64), nn.Linear(64, 4))
+    net, runs = nn.Sequential(nn.Linear(200, 64), nn.Linear(64, 4)), []
+    net[0].register_forward_hook(lambda *_: runs.append(1))
     with pytest.raises(sbc.ParameterError, match=r"layer '1': group_size is 128.* in 1\.\.64"):
-        sbc.compress_model(net, Batches(), bits=4, group_size=128)
-    assert len(batches_seen) == 1  # the trace's
+        sbc.compress_model(net, [torch.zeros(2, 3, 200)], bits=4, group_size=128)
+    assert len(runs) == 1  # the trace's
     spikes = np.zeros((2, 3, 64), bool)
     with pytest.raises(sbc.ParameterError, match=r"group_size is 128"):
         sbc.compress_layer(np.ones((4, 64), "f"), spikes, bits=4, group_size=128)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": "2:4"}, "layer '2': sparsity is '2:4' and d_in is 18"),
+        ({"sparsity": 0.5, "allocation": {"2": "2:4"}}, "layer '2': sparsity is '2:4' and d_in"),
+        ({"sparsity": 0.5, "allocation": {"2": 1.4}}, r"allocation\['2'\] is 1\.4"),
+        ({"overrides": {"2": {"group_size": 19, "bits": 4}}}, "layer '2': group_size is 19"),
+        ({"overrides": {"2": {"method": "rtn"}}, "sparsity": 0.5}, "layer '2': method is 'rtn'"),
+        ({"overrides": {"2": {"block_size": 0}}}, r"overrides\['2'\]\['block_size'\] is 0"),
+        ({"overrides": {"2": {"damp_percent": -1}}}, r"overrides\['2'\]\['damp_percent'\] is -1"),
+        (
+            {"overrides": {"2": {"method": "blocked", "sparsity": "1:2", "act_order": True}}},
+            "layer '2': act_order is True with method 'blocked'",
+        ),
+    ],
+)
+def test_options_of_every_layer_are_checked_before_any_work(
+    options: dict[str, Any], message: str
+) -> None:
+    """The first layer of the net runs once, for the trace."""
+    net, runs = nn.Sequential(nn.Linear(8, 18), nn.ReLU(), nn.Linear(18, 4)), []
+    net[0].register_forward_hook(lambda *_: runs.append(1))
+    with pytest.raises(sbc.ParameterError, match=message):
+        sbc.compress_model(net, torch.rand(2, 3, 8), **options)
+    assert len(runs) == 1
