@@ -236,6 +236,11 @@ def _overridden(
         layout, note = layout_of(
             [(call.lead, call.step_of) for call in calls], max(steps, 1), False, one_sample=False
         )
+        if steps < 1 and len(calls) > 1:  # a loop over time whose outputs no neuron reads
+            steps = len(calls)
+            layout = Layout(steps, tuple(range(steps)))
+            note = f"its {steps} calls are taken as its time steps, in order"
+            layer = replace(layer, notes=(*layer.notes, note))
         if layout is None or steps < 1:
             raise ParameterError(
                 "overrides",
@@ -245,7 +250,8 @@ def _overridden(
                 shown=f"{layer.name!r} the neuron {neuron!r}, but its time steps could not be "
                 f"inferred: {note or 'no neuron consumes its output'}",
             )
-        layer, steps = replace(layer, layout=layout), layout.steps
+        notes = tuple(note for note in layer.notes if not note.endswith("current Hessian"))
+        layer, steps = replace(layer, layout=layout, notes=notes), layout.steps
     impulse_response(neuron, steps)
     return replace(layer, neurons=(neuron,))
 

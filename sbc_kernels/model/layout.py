@@ -18,7 +18,8 @@ class Layout:
     Attributes
     ----------
     steps : T; 1 where the time steps do not matter (current Hessian).
-    step_of_call : for a loop over time, the step of each call; None where every call holds all steps.
+    step_of_call : for a loop over time, the step of each call, -1 where nothing reads its output (that
+        of a recurrent layer after the last step); None where every call holds all steps.
     axis : the leading axis that is time; None where it is flattened together with others.
     inner : flattened, the positions of one step that lie together; 0 where all of one step do.
     delay : steps that a recurrent layer's input comes before the current it makes.
@@ -82,8 +83,10 @@ def layout_of(
     if any((table == -2).any() for table in tables):
         return None, "its output mixes time steps before it is integrated"
     marked = [np.unique(table[table >= 0]) for table in tables]
-    if len(calls) > 1 and all(k.size == 1 for k in marked):  # a loop over time
-        return Layout(steps, tuple(int(k[0]) % steps for k in marked)), ""
+    unread = next((i for i, k in enumerate(reversed(marked)) if k.size), len(calls))
+    read = marked[: len(calls) - unread]
+    if len(calls) > 1 and read and all(k.size == 1 for k in read):  # a loop over time
+        return Layout(steps, (*(int(k[0]) % steps for k in read), *([-1] * unread))), ""
     layouts: set[Layout] = set()
     open_ = False
     for lead, table in calls:

@@ -128,6 +128,8 @@ class _Response:
             if longer is None or any(
                 abs(longer[lag] - k[lag]) > 1e-3 * abs(response).max() for lag in known
             ):
+                if float(torch.stack(self.fired).double().mean()) > 0.5:
+                    return self._without("it fires so often that its response is not seen")
                 if start == 1:
                     return self._without("no gradient passes from one time step to the next")
                 return self._without(f"its response is known for {start} of {T} steps")
@@ -341,8 +343,8 @@ def extended(response: Values, T: int) -> Values | None:
     for order in range(1, min(4, size // 2 + 1)):
         rows = np.stack([response[i : size - order + i] for i in range(order)], axis=1)
         taps = np.linalg.lstsq(rows, response[order:], rcond=None)[0]
-        if rows.shape[0] <= order and order > 1:
-            continue
+        if rows.shape[0] <= order:
+            continue  # it would always fit
         if abs(rows @ taps - response[order:]).max() <= SAME * scale:
             longer = list(response)
             while len(longer) < T:

@@ -62,7 +62,8 @@ class SequenceAssembler:
         T = self.layout.steps
         by_step: list[list[Tensor]] = [[] for _ in range(T)]
         for step, spikes in zip(self.steps, self.held, strict=True):
-            by_step[step].append(spikes)
+            if step >= 0:
+                by_step[step].append(spikes)
         self.held, self.steps = [], []
         # A step at which the layer was not called (it reads the step before) has an input of zeros.
         uses = max(len(calls) for calls in by_step)

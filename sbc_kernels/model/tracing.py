@@ -48,8 +48,8 @@ def trace(
 
     Parameters
     ----------
-    model : of SpikingJelly, snnTorch, Norse or sinabs, or any torch model whose neuron classes are
-        registered with `register_neuron`.
+    model : of SpikingJelly, snnTorch, Norse or sinabs, or any torch model: responses of neurons that
+        nobody knows are measured.
     example : a batch as the model takes it; of a tuple or list the first item (the rest are labels). A
         dictionary is passed by keyword where the model's forward has parameters of these names.
         With two samples or more, a batch axis cannot be mistaken for a time axis.
