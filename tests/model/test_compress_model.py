@@ -241,7 +241,7 @@ def test_the_users_model_is_as_before_also_after_an_error(batches: list[Tensor])
     assert same(before, snapshot(net))
     assert [m.training for m in result.model.modules()][:3] == before["modes"][:3]
     assert not result.model.fc.weight.requires_grad
-    with pytest.raises(ValueError, match="number 1 .* 'conv' an input of 3 features or channels"):
+    with pytest.raises(ValueError, match=r"number 1 .* 'conv' an input of 3 features or channels"):
         sbc.compress_model(net, wrong, sparsity=0.8)
     assert same(before, snapshot(net))
 
