@@ -66,11 +66,16 @@ def _of_file(path: Path) -> Footprint:
     dense: dict[str, int] = {}
     with readable_as(KIND, path), safe_open(path, framework="numpy") as file:
         dtypes: dict[str, str] = {}
-        weights = list(records)
+        layers_named = {
+            name: "" if name == "weight" else name.removesuffix(".weight") for name in records
+        }
         if {"report", "casts"} <= metadata.keys():  # a whole model's file
             dtypes = dict(metadata["casts"])  # of floats that NumPy does not know, stored as others
-            names = [layer["name"] for layer in metadata["report"]["layers"]]
-            weights = [f"{name}.weight" if name else "weight" for name in names]
+            layers_named = {}
+            for layer in metadata["report"]["layers"]:
+                name = layer["name"]
+                weight = layer.get("weight_entry") or (f"{name}.weight" if name else "weight")
+                layers_named[weight] = name
         for key in file.keys():  # noqa: SIM118 - not a dictionary
             part = file.get_slice(key)
             each = _item_bytes(part.get_dtype())
@@ -84,8 +89,8 @@ def _of_file(path: Path) -> Footprint:
                 dtype = dtypes.get(name) or str(records[name].dtype)
                 dense[name] = _item_bytes(dtype) * records[name].size
         layers = {
-            "" if name == "weight" else name.removesuffix(".weight"): (stored[name], dense[name])
-            for name in weights
+            layer: (stored[name], dense[name])
+            for name, layer in layers_named.items()
             if name in stored
         }
     return Footprint(path.stat().st_size, sum(dense.values()), layers)

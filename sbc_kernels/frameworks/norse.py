@@ -80,8 +80,6 @@ def describe(module: nn.Module, shape: Sequence[int]) -> NeuronFacts:
         threshold, more = distance(p.v_th, rest)
         notes += more
     notes += redefined(module, "norse")
-    if hasattr(module, "input_weights"):
-        notes += ("its input and recurrent weights are parameters of its own, not weight layers",)
     return NeuronFacts(neuron, 1, steps, threshold, notes)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,7 +22,6 @@ from ..errors import ParameterError
 from ..files.atomic import remove_leftovers, write_atomic
 from ..files.header import parse_json
 from ..files.lock import FolderLock
-from ..network.state import entry
 from ..network.tensors import plain
 from ..weights import compressed_weight, is_weight_of
 from .journal import Journal
@@ -248,7 +247,8 @@ def _layer_of(
     weight = tensors.pop("weight")
     if record.shape != tuple(weight.shape):
         raise ValueError(f"its weight is {list(weight.shape)}, its record {list(record.shape)}")
-    for key, value in {entry(record.name, "weight"): weight, **entries}.items():
+    finished = FinishedLayer(record, weight, None, entries)
+    for key, value in {record.weight_entry: finished.state_weight, **entries}.items():
         own = tensor_of(key)
         if (value.shape, value.dtype) != (own.shape, own.dtype):
             raise ValueError(
@@ -260,4 +260,4 @@ def _layer_of(
     compressed = compressed_weight(weight, tensors, record.bits, record.group_size)
     if compressed is not None and not is_weight_of(compressed, weight):
         raise ValueError("its weight is not what its mask and codes say")
-    return FinishedLayer(record, weight, compressed, entries)
+    return replace(finished, compressed=compressed)

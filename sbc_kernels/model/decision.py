@@ -45,8 +45,8 @@ def compressed_layer(
     start = time.perf_counter()
     backend = settings.backend
     centred = moments.centred(consume=True)
-    matrix = _matrix(dense[layer.name].weight, backend)
-    target = work[layer.name].weight.detach()
+    matrix = _matrix(layer.weight_in(dense), backend)
+    target = layer.weight_in(work).detach()
     if moments.cross is not None:
         refitted = corrected_target(matrix, centred, settings.target_damping, backend)
         moments.cross = centred.cross = None  # the room is needed
@@ -82,13 +82,15 @@ def compressed_layer(
         log=tuple(out.log),
         curve=out.curve,
         group_size=out.group_size,
+        weight_entry=layer.weight_entry,
+        transposed=layer.transposed,
     )
     return FinishedLayer(record, out.weight, out.compressed, entries)
 
 
 def untouched_layer(layer: PlannedLayer, work: Modules) -> FinishedLayer:
     """Returns a layer for which neither a sparsity nor bits were asked, as it is."""
-    weight = work[layer.name].weight.detach()
+    weight = layer.weight_in(work).detach()
     record = LayerRecord(
         name=layer.name,
         kind=layer.kind,
@@ -105,6 +107,8 @@ def untouched_layer(layer: PlannedLayer, work: Modules) -> FinishedLayer:
         seconds=0.0,
         notes=layer.notes,
         log=("neither sparsity nor bits asked for: left as it was",),
+        weight_entry=layer.weight_entry,
+        transposed=layer.transposed,
     )
     return FinishedLayer(record, weight)
 

@@ -13,8 +13,10 @@ from ..errors import ParameterError
 from ..frameworks import Adapter, adapter_of
 from ..network.copies import Forward, reset_states, run_forward, undisturbed
 from ..network.kept import KeptStates
+from ..network.products import Product, ProductMode
 from ..network.tensors import first_tensor
 from ..network.watch import Seen
+from ..network.weight_table import WeightTable
 from .planned_layer import PlannedLayer
 from .sequences import SequenceAssembler, Take
 
@@ -42,6 +44,8 @@ class Feeder:
         self.forward = forward
         self.neuron_steps = neuron_steps
         self.modules = dict(model.named_modules())
+        self.products: dict[str, Callable[[Tensor], None]] = {}  # of this batch, by weight
+        self.open: list[str] = []
 
     def feed(
         self,
@@ -72,6 +76,8 @@ class Feeder:
         ended = False
         with ExitStack() as stack, torch.no_grad(), undisturbed(index):
             waiting = set(takes)
+            self.products.clear()
+            self.open.clear()
             self._watch_steps(stack, index)
             assemblers = [
                 sequences
@@ -83,6 +89,8 @@ class Feeder:
                     None if on_output else waiting,
                 )
             ]
+            if self.products:
+                stack.enter_context(_Products(self.model, self.products, self.open))
             try:
                 output = run_forward(self.model, batch, self.forward)
             except Seen:
@@ -148,16 +156,8 @@ class Feeder:
         for name in (layer.name, *layer.also):
             sequences = SequenceAssembler(layer, name, take)
 
-            def hook(
-                module: nn.Module,
-                args: tuple[Any, ...],
-                kwargs: dict[str, Any],
-                sequences: SequenceAssembler = sequences,
-                name: str = name,
-            ) -> None:
-                features = first_tensor(args, kwargs)
-                assert features is not None
-                sequences.add(module, features.detach())
+            def add(features: Tensor, sequences: SequenceAssembler = sequences) -> None:
+                sequences.add(features.detach())
                 # A loop over time is nearly over by its last call: let it show its true length.
                 whole = layer.layout.step_of_call is None and not layer.also
                 if whole and sequences.calls == layer.calls and waiting is not None:
@@ -165,9 +165,61 @@ class Feeder:
                     if not waiting:
                         raise Seen
 
-            handle = self.modules[name].register_forward_pre_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
+            if layer.functional:
+                self.products[layer.weight_entry] = add
+            if name in self.modules:
+                self._hook_module(stack, self.modules[name], layer, add)
             yield sequences
+
+    def _hook_module(
+        self,
+        stack: ExitStack,
+        module: nn.Module,
+        layer: PlannedLayer,
+        add: Callable[[Tensor], None],
+    ) -> None:
+        """Hands each input of a module on."""
+
+        def fed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            features = first_tensor(args, kwargs)
+            assert features is not None
+            add(features)
+            if layer.functional:
+                self.open.append(layer.weight_entry)
+
+        def done(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self.open.pop()
+
+        stack.callback(module.register_forward_pre_hook(fed, with_kwargs=True).remove)
+        if layer.functional:
+            stack.callback(module.register_forward_hook(done).remove)
+
+
+class _Products(ProductMode):
+    """Hands on the inputs of products outside of modules.
+
+    Parameters
+    ----------
+    model : that runs.
+    takes : by entry of the weight, called with the features.
+    open : weights of the modules whose forward runs, innermost last: their inputs are known.
+    """
+
+    def __init__(
+        self, model: nn.Module, takes: Mapping[str, Callable[[Tensor], None]], open: list[str]
+    ) -> None:
+        super().__init__(WeightTable(model))
+        self.takes = {self.table.same(entry)[0]: take for entry, take in takes.items()}
+        self.open = open
+
+    def multiply(self, product: Product, call: Callable[[], Any]) -> Any:
+        take = self.takes.get(product.entry)
+        if take is not None and not (self.open and self._first(self.open[-1]) == product.entry):
+            take(product.features)
+        return call()
+
+    def _first(self, entry: str) -> str:
+        return self.table.same(entry)[0]
 
 
 def _naming(take: Take, layer: PlannedLayer, index: int) -> Take:

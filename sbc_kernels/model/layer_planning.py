@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..conv import Conv
+import numpy as np
+
 from ..errors import ParameterError
 from ..frameworks import NeuronFacts
-from ..network.tensors import WEIGHT_LAYERS, WeightLayer
 from ..neurons import Neuron, impulse_response
 from .layout import Layout, layout_of
+from .places import Place
 from .planned_layer import PlannedLayer
 from .provenance import Bend, LayerCall, Provenance, Reach
 
 
 def planned_layer(
-    name: str,
-    module: WeightLayer,
+    place: Place,
     provenance: Provenance,
     fed: list[tuple[str, int, Reach]],
     read_out: list[Reach],
@@ -29,56 +29,49 @@ def planned_layer(
 
     Parameters
     ----------
-    name, module : of the layer.
+    place : of the layer's weight.
     provenance : of a forward pass.
     fed : the neuron calls that the layer reaches, by name and number, and how it reaches them.
     read_out : how it reaches the model's output.
     rule : the user's options for this layer.
     loop_steps : how often each neuron of one step a call is called.
     """
+    name = place.name
     calls = provenance.layer_calls.get(name, [])
-    kind = next(c.__name__ for c in WEIGHT_LAYERS if isinstance(module, c))
     layer = PlannedLayer(
         name,
-        kind,
+        place.form.kind,
         "never called",
-        shape=tuple(module.weight.shape),
+        shape=place.shape,
         calls=len(calls),
+        also=place.also,
         options={k: v for k, v in rule.items() if k not in ("skip", "neuron", "hessian")},
+        weight_entry=place.weight_entry,
+        transposed=place.form.transposed,
+        functional=place.functional,
     )
     if rule.get("skip"):
         return replace(layer, role="skipped")
+    if not calls and place.readers:
+        why = f"its weight is used by {', '.join(place.readers)}, in no product; it stays as it is"
+        return replace(layer, role="unsupported", notes=(why,))
     if not calls:
         return replace(layer, notes=("not called in the forward pass; its weight stays as it is",))
     inputs = provenance.kinds[name]
     layer = replace(
         layer,
+        conv=place.form.conv,
         input_kind=inputs.name,
         input_unit=inputs.unit if inputs.name == "integer" and inputs.unit else 1.0,
         input_rate=inputs.rate,
         input_shape=calls[0].input_shape,
         output_shape=calls[0].output_shape,
     )
-    if "weight" not in module._parameters:
-        why = "its weight is made from other parameters; remove the parametrization first"
+    why = place.refusal or _differing(place, provenance)
+    if not why and rule.get("skip") is not False:
+        why = place.caution
+    if why:
         return replace(layer, role="unsupported", notes=(why,))
-    if name in provenance.unusual:
-        why = "its forward does more than multiply by its weight; its weight stays as it is"
-        return replace(layer, role="unsupported", notes=(why,))
-    if kind != "Linear":
-        if module.padding_mode != "zeros":
-            why = f"padding_mode {module.padding_mode!r} is not supported; accepted is 'zeros'"
-            return replace(layer, role="unsupported", notes=(why,))
-        layer = replace(
-            layer,
-            conv=Conv(
-                tuple(module.kernel_size),
-                tuple(module.stride),
-                module.padding if isinstance(module.padding, str) else tuple(module.padding),
-                tuple(module.dilation),
-                module.groups,
-            ),
-        )
     layer = _consumed(layer, calls, provenance, fed, read_out, loop_steps)
     if layer.norms:
         norm = layer.norms[0]
@@ -180,6 +173,31 @@ def _consumed(
         layout=layout,
         threshold=len(thresholds) / sum(1 / t for t in thresholds),
         notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _differing(place: Place, provenance: Provenance) -> str:
+    """Returns why the uses of one weight under several names do not agree; "" where they do."""
+    if place.also and place.functional:
+        names = ", ".join(map(repr, place.also))
+        return f"{names} has the same weight, which is also used outside; it stays as it is"
+    first = provenance.layer_calls.get(place.name, [])
+    for name in place.also:
+        other = provenance.layer_calls.get(name, [])
+        if name in provenance.unusual:
+            return (
+                f"{name} has the same weight and does more than multiply by it; it stays as it is"
+            )
+        if not _called_alike(first, other):
+            return f"{name} has the same weight and is called differently; it stays as it is"
+    return ""
+
+
+def _called_alike(first: list[LayerCall], other: list[LayerCall]) -> bool:
+    """Whether two modules' calls hold samples and time steps in the same order."""
+    pairs = zip(first, other, strict=False)
+    return len(first) == len(other) and all(
+        a.lead == b.lead and np.array_equal(a.step_of, b.step_of) for a, b in pairs
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..network.state import entry
 from ..weights import CompressedWeight, compressed_weight
 from .checkpoint import Checkpoint
 from .record import FinishedLayer, LayerRecord
@@ -36,7 +35,7 @@ class Ledger:
 
     def add(self, layer: FinishedLayer) -> dict[str, Tensor]:
         """Enters a finished layer. Returns the entries of the state that change by it."""
-        entries = {entry(layer.record.name, "weight"): layer.weight, **layer.entries}
+        entries = {layer.record.weight_entry: layer.state_weight, **layer.entries}
         self.changed |= entries
         self.finished[layer.record.name] = layer
         return entries
@@ -92,7 +91,8 @@ class Ledger:
         for name, layer in self.finished.items():
             if layer.compressed is None:
                 continue
-            weight = state[entry(name, "weight")].detach()
+            weight = state[layer.record.weight_entry].detach()
+            weight = weight.mT if layer.record.transposed else weight
             parts = {k: v.to(weight.device) for k, v in layer.compressed.parts().items()}
             record = layer.record
             compressed = compressed_weight(weight, parts, record.bits, record.group_size)

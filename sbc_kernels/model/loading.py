@@ -16,10 +16,11 @@ from ..errors import ParameterTypeError
 from ..files.header import Record, readable_as
 from ..files.packed import PackedTensor, dense_values, read_stored, require_modest, unpacked
 from ..network.copies import copy_of, require_model, reset_states
-from ..network.state import entry, identity, owner_of, replace_module
+from ..network.state import entry, identity, replace_module
 from ..network.tensors import is_norm
 from ..weights import CompressedWeight, Pruned, Quantized
 from .saving import BITS_OF
+from .weight_uses import layer_name
 
 __all__ = ["load_compressed", "load_with_weights"]
 
@@ -101,7 +102,7 @@ def load_with_weights(
     reset_states(model)
     model.load_state_dict(state)
     weights: dict[str, CompressedWeight] = {
-        owner_of(name)[0]: tensor
+        layer_name(name, modules): tensor
         for name, tensor in packed.items()
         if isinstance(tensor, (Pruned, Quantized))
     }
@@ -126,6 +127,7 @@ class _Contents:
     casts : by tensor name, its dtype where NumPy does not have that.
     aliases : names that share another's tensor.
     folded : by layer name, the BatchNorm that was folded into it.
+    transposed : names of tensors that are stored with their two axes swapped.
     tensors : shape and dtype of each tensor once it is decoded, by name, aliases included.
     """
 
@@ -134,6 +136,7 @@ class _Contents:
     casts: dict[str, torch.dtype]
     aliases: dict[str, str]
     folded: dict[str, str]
+    transposed: dict[str, str]
     tensors: dict[str, tuple[list[int], torch.dtype]]
 
     @classmethod
@@ -145,6 +148,7 @@ class _Contents:
         with readable_as(_KIND, path):
             casts = {name: _dtype(cast) for name, cast in _names(metadata["casts"]).items()}
             aliases, folded = (_names(metadata[key]) for key in ("aliases", "folded"))
+            transposed = _names(metadata.get("transposed", {}))
             tensors = {
                 name: (list(record.shape), _decoded_dtype(name, record, stored))
                 for name, record in records.items()
@@ -161,10 +165,15 @@ class _Contents:
                 if dtype != (torch.float32 if quantized else BITS_OF.get(cast.itemsize)):
                     raise ValueError(f"tensor {name!r} is {dtype}, which holds no {cast}")
                 tensors[name] = (shape, cast)
+            for name in transposed:
+                shape, dtype = tensors[name]
+                if len(shape) != 2:
+                    raise ValueError(f"tensor {name!r} is transposed and has {len(shape)} axes")
+                tensors[name] = (shape[::-1], dtype)
             if clashing := [name for name in aliases if name in tensors]:
                 raise ValueError(f"{clashing[0]!r} is both a tensor and another's name")
             tensors |= {name: tensors[owner] for name, owner in aliases.items()}
-        return cls(stored, records, casts, aliases, folded, tensors)
+        return cls(stored, records, casts, aliases, folded, transposed, tensors)
 
     def decoded(
         self, path: str | Path
@@ -180,7 +189,7 @@ class _Contents:
                     dense = dense.to(cast) if isinstance(tensor, Quantized) else dense.view(cast)
                     if isinstance(tensor, Quantized) and not bool(dense.float().isfinite().all()):
                         raise ValueError(f"tensor {name!r}: its codes exceed {cast}")
-                state[name] = dense
+                state[name] = dense.mT.contiguous() if name in self.transposed else dense
             return state | {name: state[owner] for name, owner in self.aliases.items()}, packed
 
 

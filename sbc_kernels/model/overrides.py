@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from torch import nn
-
 from ..errors import ParameterError, ParameterTypeError, inside
 from ..method import LayerOptions
 from ..method.fields import Check, Flag, option_names
-from ..network.tensors import WEIGHT_LAYERS
 from ..neurons import impulse_response
 from .settings import ModelOptions
 
@@ -40,9 +37,18 @@ CHECKS: dict[str, Check] = {
 
 
 def layer_rules(
-    model: nn.Module, overrides: Overrides | None, ignore: Sequence[str]
+    names: list[str],
+    tied: Sequence[Sequence[str]],
+    overrides: Overrides | None,
+    ignore: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """The overrides of each weight layer by its name, later patterns over earlier ones.
+
+    Parameters
+    ----------
+    names : of the layers.
+    tied : names of one weight; what is asked for one of them holds for all.
+    overrides, ignore : of the user.
 
     Raises
     ------
@@ -50,7 +56,6 @@ def layer_rules(
     """
     overrides = OPTIONS["overrides"]("overrides", overrides)
     ignore = OPTIONS["ignore"]("ignore", ignore)
-    names = [name for name, module in model.named_modules() if isinstance(module, WEIGHT_LAYERS)]
     rules: Rules = defaultdict(dict)
     for pattern, rule in (overrides or {}).items():
         matching = _matching("overrides", pattern, names)
@@ -60,7 +65,35 @@ def layer_rules(
     for pattern in ignore:
         for name in _matching("ignore", pattern, names):
             rules[name]["skip"] = True
+    for group in tied:
+        if len(group) > 1:
+            common = _common_rule(group, rules)
+            rules |= dict.fromkeys(group, common)
     return rules
+
+
+def _common_rule(names: Sequence[str], rules: Rules) -> dict[str, Any]:
+    """The rule of one weight with several names. Raises ParameterError where theirs contradict."""
+    common: dict[str, Any] = {}
+    given_to: dict[str, str] = {}
+    for name in names:
+        for key, value in rules.get(name, {}).items():
+            if key == "skip":  # to leave a weight alone under one name is to leave it alone
+                common[key] = bool(common.get(key)) or value
+                continue
+            if key in common and common[key] != value:
+                other = given_to[key]
+                raise ParameterError(
+                    "overrides",
+                    value,
+                    "accepted is one value for both",
+                    verb="gives",
+                    shown=f"{other!r} and {name!r}, which have one weight, "
+                    f"{key}={common[key]!r} and {key}={value!r}",
+                )
+            common[key] = value
+            given_to[key] = name
+    return common
 
 
 def _checked(pattern: str, rule: Any) -> dict[str, Any]:

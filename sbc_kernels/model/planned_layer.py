@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor, nn
 
 from ..conv import Conv, regions
 from ..method import METHODS
+from ..network.state import entry, tensor_of
 from ..neurons import Neuron
 from .layout import Layout
 
@@ -24,7 +27,7 @@ class PlannedLayer:
 
     Attributes
     ----------
-    name : as in ``model.named_modules()``.
+    name : as in ``model.named_modules()``; of a parameter in no Linear layer, its entry of the state.
     kind : "Linear", "Conv1d" or "Conv2d"; the class's name for what is not supported.
     role : "spiking" (its output is integrated by neurons), "head" (it reaches the output without a
         neuron), "unresolved" (neither; the current Hessian stands in), "never called", "unsupported",
@@ -47,6 +50,11 @@ class PlannedLayer:
     options : what `overrides` set for this layer.
     notes : what was approximated or assumed, for people.
     plain_norms : those of `norms` that are BatchNorms and no more than that.
+    weight_entry : the entry of the model's state that is its weight: the module's, or a parameter's
+        that is multiplied by without a layer of its own.
+    transposed : whether that entry is [d_in, d_out], as in ``x @ weight``; `shape` is [d_out, d_in].
+    functional : whether a forward multiplies by the weight outside its module, as in
+        ``F.linear(x, self.fc.weight)``.
     bias_entry : the entry of the model's state that takes a change of the bias: its own bias, or the
         mean of a BatchNorm that is fed this layer alone. None where there is neither, or others share
         it.
@@ -76,6 +84,26 @@ class PlannedLayer:
     notes: tuple[str, ...] = ()
     plain_norms: tuple[str, ...] = ()
     bias_entry: str | None = None
+    weight_entry: str = ""
+    transposed: bool = False
+    functional: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.weight_entry:
+            object.__setattr__(self, "weight_entry", entry(self.name, "weight"))
+
+    def weight_in(self, modules: Mapping[str, nn.Module]) -> Tensor:
+        """Returns the layer's weight as `shape` says, a view of the model's own where transposed.
+
+        Parameters
+        ----------
+        modules : of ``model.named_modules()``, by name.
+        """
+        return self.oriented(tensor_of(modules, self.weight_entry))
+
+    def oriented(self, weight: Tensor) -> Tensor:
+        """Returns a weight as the state holds it as `shape` says, or the other way round."""
+        return weight.mT if self.transposed else weight
 
     @property
     def compressed(self) -> bool:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from ..frameworks import Adapter
 from ..network.state import entry
-from ..network.tensors import WEIGHT_LAYERS
 from .layer_planning import planned_layer
+from .places import Place, own_bias, uncompressed_modules
 from .plan import Plan
 from .planned_layer import PlannedLayer
-from .provenance import LayerCall, Provenance, Reach
+from .provenance import Provenance, Reach
 
 
 def plan_of(
@@ -24,6 +22,7 @@ def plan_of(
     provenance: Provenance,
     neurons: dict[str, tuple[nn.Module, Adapter]],
     rules: dict[str, dict[str, Any]],
+    places: list[Place],
 ) -> Plan:
     """Plans every weight layer of a model.
 
@@ -33,6 +32,7 @@ def plan_of(
     provenance : of its forward pass.
     neurons : of the model, by name.
     rules : the user's options for single layers, by name.
+    places : of its weights.
     """
     modules = dict(model.named_modules())
     fed: dict[str, list[tuple[str, int, Reach]]] = defaultdict(list)
@@ -44,41 +44,25 @@ def plan_of(
     for reach in provenance.heads:
         read_out[reach.layer].append(reach)
 
-    order = {name: at for at, name in enumerate(provenance.layer_calls)}
-    names = [name for name, module in modules.items() if isinstance(module, WEIGHT_LAYERS)]
-    names.sort(key=lambda name: order.get(name, len(order)))
-    owner: dict[int, str] = {}
     layers: dict[str, PlannedLayer] = {}
     loop_steps = _loop_steps(provenance)
-    tied: dict[int, list[str]] = defaultdict(list)
-    for name in names:
-        tied[id(modules[name].weight)].append(name)
-    for name in names:
-        first = owner.setdefault(id(modules[name].weight), name)
-        if first != name:  # tied weights: one layer, which is called at several places
-            layers[first] = replace(layers[first], also=(*layers[first].also, name))
-            if not _called_alike(
-                provenance.layer_calls.get(first, []), provenance.layer_calls.get(name, [])
-            ):
-                why = f"{name} has the same weight and is called differently; it stays as it is"
-                layers[first] = replace(layers[first], role="unsupported", notes=(why,))
-            continue
-        rule = rules.get(name, {})
-        places = tied[id(modules[name].weight)]
-        layers[name] = planned_layer(
-            name,
-            modules[name],
+    for place in places:
+        names = [place.name, *place.also]
+        layers[place.name] = planned_layer(
+            place,
             provenance,
-            [reach for place in places for reach in fed[place]],
-            [reach for place in places for reach in read_out[place]],
-            rule,
+            [reach for name in names for reach in fed[name]],
+            [reach for name in names for reach in read_out[name]],
+            rules.get(place.name, {}),
             loop_steps,
         )
+    biases = {place.name: own_bias(place, places, modules) for place in places}
+    unbiased = {place.name for place in places if set(place.biases) <= {None}}
     layers = {
         name: replace(
             layer,
             plain_norms=tuple(norm for norm in layer.norms if provenance.plain_norms.get(norm)),
-            bias_entry=_bias_entry(layer, modules),
+            bias_entry=biases[name] or _mean_entry(layer, name in unbiased),
         )
         for name, layer in layers.items()
     }
@@ -90,21 +74,23 @@ def plan_of(
             shape=tuple(module.weight.shape),
             notes=(f"{type(module).__name__} is not compressed; its weight stays as it is",),
         )
-        for name, module in modules.items()
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.Embedding))
-        and not isinstance(module, WEIGHT_LAYERS)
-        and isinstance(getattr(module, "weight", None), Tensor)
+        for name, module in uncompressed_modules(model).items()
     ]
-    planned = {entry(layer.name, "weight") for layer in [*layers.values(), *unsupported]}
+    planned = {layer.weight_entry for layer in [*layers.values(), *unsupported]}
     planned |= {entry(other, "weight") for layer in layers.values() for other in layer.also}
-    others = [
-        n for n, p in model.named_parameters() if p.ndim >= 2 and p.numel() > 1 and n not in planned
-    ]
     inside = tuple(f"{name}." for name in neurons)
+    others = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim >= 2
+        and parameter.numel() > 1
+        and name not in planned
+        and not (name.startswith(inside) and _is_vector(parameter))
+    ]
     size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     return Plan(
         (*layers.values(), *unsupported),
-        tuple(n for n in others if not n.startswith(inside) or n.rpartition(".")[0] not in modules),
+        tuple(others),
         size,
         {
             name: calls[0].facts.steps
@@ -116,23 +102,16 @@ def plan_of(
     )
 
 
-def _bias_entry(layer: PlannedLayer, modules: Mapping[str, Any]) -> str | None:
-    """The entry of the state that a change of the layer's bias goes to; see `PlannedLayer`."""
-    if layer.also:
+def _mean_entry(layer: PlannedLayer, unbiased: bool) -> str | None:
+    """The mean of a BatchNorm that takes a change of the bias of a layer without one."""
+    if layer.also or not unbiased or not layer.norms or not layer.direct:
         return None
-    bias = modules[layer.name].bias
-    if bias is not None:
-        owners = sum(getattr(module, "bias", None) is bias for module in modules.values())
-        return entry(layer.name, "bias") if owners == 1 else None
-    return entry(layer.norms[0], "running_mean") if layer.norms and layer.direct else None
+    return entry(layer.norms[0], "running_mean")
 
 
-def _called_alike(first: list[LayerCall], other: list[LayerCall]) -> bool:
-    """Whether two modules' calls hold samples and time steps in the same order."""
-    pairs = zip(first, other, strict=False)
-    return len(first) == len(other) and all(
-        a.lead == b.lead and np.array_equal(a.step_of, b.step_of) for a, b in pairs
-    )
+def _is_vector(parameter: nn.Parameter) -> bool:
+    """Whether at most one axis has more than one element, as a time constant of each channel has."""
+    return len([extent for extent in parameter.shape if extent > 1]) <= 1
 
 
 def _loop_steps(provenance: Provenance) -> list[int]:

@@ -21,6 +21,7 @@ from torch.autograd.graph import GradientEdge
 from ..backends.multiples import finer_unit
 from ..frameworks import NeuronFacts
 from ..hessian import unit_of
+from ..network.products import ProductForm
 from .planned_layer import KindOfInput
 
 
@@ -153,6 +154,22 @@ class InputKind:
 
 
 @dataclass
+class WeightUse:
+    """What one forward pass did with one weight outside the module whose weight it is.
+
+    Attributes
+    ----------
+    forms : of the products with it.
+    biases : by product, the entry of the bias that it added, or None.
+    readers : functions that read the weight and are no product with all of it.
+    """
+
+    forms: list[ProductForm] = field(default_factory=list)
+    biases: list[str | None] = field(default_factory=list)
+    readers: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Provenance:
     """Observations of one forward pass of a model.
 
@@ -162,6 +179,8 @@ class Provenance:
     kinds : of the weight layers' inputs.
     heads : weight layers that reach the model's output without a neuron.
     unusual : weight layers that do more than multiply by their weight and add their bias.
+    module_calls : weight layers whose modules were called.
+    uses : by entry of a weight, what was done with it outside its module; see `weight_uses`.
     inner_reaches : by weight layer that a neuron calls, how it reaches that neuron's own output.
     norm_inputs : by BatchNorm, the layers whose output is its input, element by element in whatever
         order and channel by channel in the same; None stands for anything else.
@@ -173,6 +192,8 @@ class Provenance:
     neuron_calls: dict[str, list[NeuronCall]] = field(default_factory=lambda: defaultdict(list))
     kinds: dict[str, InputKind] = field(default_factory=lambda: defaultdict(InputKind))
     heads: list[Reach] = field(default_factory=list)
+    module_calls: set[str] = field(default_factory=set)
+    uses: dict[str, WeightUse] = field(default_factory=lambda: defaultdict(WeightUse))
     inner_reaches: dict[str, list[Reach]] = field(default_factory=lambda: defaultdict(list))
     unusual: set[str] = field(default_factory=set)
     norm_inputs: dict[str, set[str | None]] = field(default_factory=lambda: defaultdict(set))

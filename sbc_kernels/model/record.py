@@ -29,6 +29,8 @@ class LayerRecord:
     notes, log : remarks of the plan and of the compression.
     curve : (sparsity, relative error) along the layer's exact order, as `CompressedLayer.curve`.
     group_size : of its grid, as in `Grid`; None where it was not quantized.
+    weight_entry : the entry of the model's state that is its weight.
+    transposed : whether that entry is [d_in, d_out]; `shape` is [d_out, d_in].
     """
 
     name: str
@@ -48,6 +50,8 @@ class LayerRecord:
     log: tuple[str, ...] = ()
     curve: tuple[tuple[float, float], ...] = ()
     group_size: int | None = None
+    weight_entry: str = ""
+    transposed: bool = False
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> LayerRecord:
@@ -88,7 +92,7 @@ class FinishedLayer:
     Attributes
     ----------
     record : the figures.
-    weight : the new dense weight.
+    weight : the new dense weight, of the record's shape.
     compressed : the weight as mask or codes; None for a layer that was left as it was.
     entries : other entries of the model's state that change with the weight: a bias, or statistics of
         BatchNorms.
@@ -98,3 +102,8 @@ class FinishedLayer:
     weight: Tensor
     compressed: CompressedWeight | None = None
     entries: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def state_weight(self) -> Tensor:
+        """The new dense weight as the model's state has it."""
+        return self.weight.mT.contiguous() if self.record.transposed else self.weight

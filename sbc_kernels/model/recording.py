@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from .provenance import LayerCall, NeuronCall, Provenance
 from .saved_tensors import SavedTensors
 from .spike_watch import DATA, SpikeWatch, mark
 from .time_steps import StepProbe, mark_inner
+from .weight_uses import WeightUses
 
 
 def record(
@@ -44,7 +46,7 @@ def record(
     neurons : of the model, by name.
     forward : one pass of the model over an example.
     """
-    recorder = _Recorder(neurons)
+    recorder = _Recorder(neurons, model)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
@@ -53,7 +55,7 @@ def record(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder.saved.hooks())
         watch = SpikeWatch(model, recorder.graph, lambda: bool(recorder.active))
-        with watch:
+        with watch, recorder.uses:
             output = forward()
         for tensor in tensors_in(output):
             if isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction):
@@ -63,6 +65,7 @@ def record(
         for tensor in tensors_in(output):
             if tensor.grad_fn is not None:
                 recorder.provenance.heads += recorder.graph.walk(tensor.grad_fn)
+    recorder.check_silent()
     for calls in recorder.provenance.layer_calls.values():
         mark_inner(calls, recorder.provenance)
         for call in calls:
@@ -73,8 +76,10 @@ def record(
 class _Recorder:
     """Hooks of neurons, weight layers and norms, and the provenance that they fill."""
 
-    def __init__(self, neurons: dict[str, tuple[nn.Module, Adapter]]) -> None:
+    def __init__(self, neurons: dict[str, tuple[nn.Module, Adapter]], model: nn.Module) -> None:
         self.provenance = Provenance()
+        self.uses = WeightUses(model, self.provenance, self._own(self._note_call))
+        self.silent: dict[str, tuple[nn.Module, Tensor]] = {}  # layers fed zeros so far
         self.neurons = neurons
         self.graph = TaggedGraph()
         self.saved = SavedTensors()
@@ -89,11 +94,14 @@ class _Recorder:
             if name in self.neurons:
                 handles.append(self._wrap(name, module))
             elif isinstance(module, WEIGHT_LAYERS):
-                handles.append(
+                handles += [
+                    module.register_forward_pre_hook(
+                        self._own(self._layer_fed(name)), with_kwargs=True
+                    ),
                     module.register_forward_hook(
                         self._own(self._layer_done(name)), with_kwargs=True
-                    )
-                )
+                    ),
+                ]
             elif is_norm(module):
                 handles += [
                     module.register_forward_pre_hook(
@@ -131,6 +139,17 @@ class _Recorder:
                 return hook(*args)
 
         return quiet
+
+    def check_silent(self) -> None:
+        """Runs a copy of each layer that was only fed zeros, to see what it does with other input."""
+        for name, (module, zeros) in self.silent.items():
+            layer = copy.deepcopy(module)
+            draw = torch.Generator().manual_seed(0)
+            features = torch.rand(zeros.shape, generator=draw).to(zeros)
+            with torch.no_grad():
+                output = layer.forward(features)
+            if isinstance(output, Tensor) and not is_plain(layer, features, output):
+                self.provenance.unusual.add(name)
 
     # ---- hooks
 
@@ -184,33 +203,53 @@ class _Recorder:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> Any:
+            finished = self.uses.open.pop()
+            assert finished == name
             features = first_tensor(args, kwargs)
             if features is None or not isinstance(output, Tensor):
                 return None
             if not self.provenance.layer_calls[name]:
                 _require_finite(name, module, features)
+                self.silent[name] = module, features.detach()
+            # Of zeros, whatever a layer does with its weight, the output is its bias.
+            if name in self.silent and bool(features.detach().any()):
+                del self.silent[name]
                 if not is_plain(module, features, output):
                     self.provenance.unusual.add(name)
-            output = own_node(output)
-            mark(output, DATA)
-            self.provenance.kinds[name].add(features)
-            lead = leading_axes(module, tuple(output.shape))
-            step_of = np.full(int(np.prod(lead, dtype=np.int64)), -1, dtype=np.int64)
-            inside = None
-            if self.active:
-                outer = self.active[0]
-                self.inner_layers = True
-                inside = (outer, len(self.provenance.neuron_calls[outer]) - 1)
-            calls = self.provenance.layer_calls[name]
-            edge = None
-            if output.grad_fn is not None:
-                edge = get_gradient_edge(output)
-                kind: Literal["layer", "inner"] = "layer" if inside is None else "inner"
-                self.graph.tag(output.grad_fn, Tag(kind, name, len(calls)), output)
-            calls.append(
-                LayerCall(tuple(features.shape), tuple(output.shape), lead, inside, edge, step_of)
+            self.provenance.module_calls.add(name)
+            return self._note_call(
+                name, features, output, leading_axes(module, tuple(output.shape))
             )
-            return output
+
+        return hook
+
+    def _note_call(
+        self, name: str, features: Tensor, output: Tensor, lead: tuple[int, ...]
+    ) -> Tensor:
+        """Notes a call of a weight layer, and returns its output with a graph node of its own."""
+        output = own_node(output)
+        mark(output, DATA)
+        self.provenance.kinds[name].add(features)
+        step_of = np.full(int(np.prod(lead, dtype=np.int64)), -1, dtype=np.int64)
+        inside = None
+        if self.active:
+            outer = self.active[0]
+            self.inner_layers = True
+            inside = (outer, len(self.provenance.neuron_calls[outer]) - 1)
+        calls = self.provenance.layer_calls[name]
+        edge = None
+        if output.grad_fn is not None:
+            edge = get_gradient_edge(output)
+            kind: Literal["layer", "inner"] = "layer" if inside is None else "inner"
+            self.graph.tag(output.grad_fn, Tag(kind, name, len(calls)), output)
+        calls.append(
+            LayerCall(tuple(features.shape), tuple(output.shape), lead, inside, edge, step_of)
+        )
+        return output
+
+    def _layer_fed(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.uses.open.append(name)
 
         return hook
 

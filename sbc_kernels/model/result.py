@@ -113,8 +113,9 @@ class CompressedModel:
         ValueError : a weight is not what its codes or its mask say: it was changed after the
             compression.
         """
-        names = [layer.name for layer in self.layers]
-        return packed_file(self.model, names, self.weights, self.folded, self._about(comparison))
+        return packed_file(
+            self.model, self.layers, self.weights, self.folded, self._about(comparison)
+        )
 
     def save(self, path: str | Path, *, comparison: Comparison | None = None) -> int:
         """Writes the model to one safetensors file in which a weight takes no more than it holds.

@@ -2,7 +2,8 @@
 
 See `files.packed` for the format of a tensor. The header's metadata has ``report`` (what
 `CompressedModel.report` returns), ``casts`` (tensors whose dtype NumPy does not have, and that dtype),
-``aliases`` (names that share another's tensor) and ``folded`` (by layer, the BatchNorm in it).
+``aliases`` (names that share another's tensor), ``transposed`` (names whose tensor is stored with its
+two axes swapped; only where there are any) and ``folded`` (by layer, the BatchNorm in it).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from ..files.footprint import Footprint
 from ..files.packed import PackedTensor, code_tensors
 from ..files.parts import PRUNABLE
 from ..network.copies import copy_of, reset_states
-from ..network.state import entry, identity
+from ..network.state import identity
 from ..network.tensors import plain
 from ..weights import CompressedWeight, Pruned, Quantized
+from .record import LayerRecord
 
 __all__ = ["BITS_OF", "PackedFile", "packed_file", "require_storable"]
 
@@ -48,7 +50,7 @@ class PackedFile:
 
 def packed_file(
     model: nn.Module,
-    layers: Iterable[str],
+    layers: Iterable[LayerRecord],
     weights: Mapping[str, CompressedWeight],
     folded: Mapping[str, str],
     about: Mapping[str, Any],
@@ -58,7 +60,7 @@ def packed_file(
     Parameters
     ----------
     model : the compressed model. It stays as it is.
-    layers : names of the layers that the footprint lists.
+    layers : records of the layers that the footprint lists.
     weights : by layer name, the compressed weights.
     folded : by layer name, the BatchNorm that was folded into it.
     about : the report but for the footprint, as JSON has it.
@@ -71,7 +73,11 @@ def packed_file(
     reset_states(work)
     state = work.state_dict()
     require_storable(state)
-    layer_of = {entry(layer, "weight"): layer for layer in layers}
+    records = {layer.weight_entry: layer for layer in layers}
+    layer_of = {name: record.name for name, record in records.items()}
+    transposed = {
+        name: "" for name, record in records.items() if record.transposed and record.name in weights
+    }
     owners: dict[Any, str] = {}  # of tied tensors: a compressed layer's name, or the first
     for name in sorted(state, key=lambda name: name not in layer_of):
         owners.setdefault(identity(name, state[name]), name)
@@ -87,6 +93,8 @@ def packed_file(
         dense = plain(value)
         dense_bytes[name] = dense.numel() * dense.element_size()
         compressed = weights.get(layer_of[name]) if name in layer_of else None
+        if name in transposed:
+            dense = dense.mT.contiguous()
         tensors[name], cast = _packed(name, dense, compressed)
         if cast:
             casts[name] = cast
@@ -101,6 +109,8 @@ def packed_file(
         },
     )
     metadata: dict[str, Any] = {"casts": casts, "aliases": aliases, "folded": dict(folded)}
+    if transposed:
+        metadata["transposed"] = transposed
     while True:  # the report holds the size of the file that it is in: more digits, a longer header
         sizes = {**asdict(footprint), "layers": {n: list(v) for n, v in footprint.layers.items()}}
         report = {**about, "footprint": sizes}

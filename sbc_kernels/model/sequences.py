@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import naming_layer
-from ..network.tensors import leading_axes, narrow
+from ..network.tensors import narrow
 from .planned_layer import PlannedLayer
 
 Take = Callable[[Tensor], None]
@@ -34,15 +34,16 @@ class SequenceAssembler:
         self.name = name
         self.expected = layer.calls  # the same at each place of a weight that is tied
         self.layout = layer.layout
+        self.axes = 1 if layer.conv is None else layer.conv.dims + 1  # of one position's features
         self.take = take
         self.calls = 0
         self.held: list[Tensor] = []
         self.steps: list[int] = []
 
-    def add(self, module: nn.Module, features: Tensor) -> None:
+    def add(self, features: Tensor) -> None:
         """Adds the input of one call."""
         spikes = narrow(features)
-        lead = leading_axes(module, tuple(spikes.shape))
+        lead = tuple(spikes.shape[: spikes.ndim - self.axes])
         own = spikes.shape[len(lead) :]
         steps = self.layout.step_of_call
         if steps is None:

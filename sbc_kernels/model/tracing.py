@@ -25,6 +25,7 @@ from ..network.kept import KeptStates
 from ..network.originals import only_the_copy, require_plain_parts
 from .adapter_check import check_neurons
 from .overrides import Overrides, layer_rules
+from .places import fixed_weights, names_of, places_of
 from .plan import Plan
 from .planning import plan_of
 from .recording import record
@@ -91,6 +92,7 @@ def trace_copy(
     """
     neurons = neurons_of(work)
     work.eval()
+    fixed = fixed_weights(work)
     with undisturbed(), only_the_copy(model, forward):
         reset_states(work)
         kept = KeptStates(work, but=has_known_reset)
@@ -103,5 +105,9 @@ def trace_copy(
     with undisturbed():
         for difference in check_neurons(neurons, provenance):
             warn(difference, UserWarning)
-    plan = plan_of(work, provenance, neurons, layer_rules(work, overrides, ignore))
+    places = places_of(work, provenance, fixed)
+    rules = layer_rules(
+        names_of(places, work), [(p.name, *p.also) for p in places], overrides, ignore
+    )
+    plan = plan_of(work, provenance, neurons, rules, places)
     return replace(plan, states=states)

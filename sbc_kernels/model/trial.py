@@ -38,7 +38,7 @@ class RunTrial:
         self.modules: dict[str, nn.Module] = {}
 
     def weight(self, name: str) -> NDArray[np.float64]:
-        weight: Tensor = self.run.dense_modules[name].weight
+        weight: Tensor = self.layers[name].weight_in(self.run.dense_modules)
         values: NDArray[np.float64] = weight.detach().double().cpu().numpy()
         return values
 
@@ -61,7 +61,7 @@ class RunTrial:
             moments = next((moments for other, moments in gathered if other == name), None)
             if moments is None:
                 raise RuntimeError(f"{name!r} was pruned after the next layer had been taken")
-            weight = run.dense_modules[name].weight.detach().clone()
+            weight = self.layers[name].weight_in(run.dense_modules).detach().clone()
             scale = output_scale(self.layers[name], run.dense_modules)[0]
             checked = checked_weight(weight, run.settings.backend)
             return PreparedLayer(checked, moments.hessian, scale, fired=moments.fired)
@@ -82,17 +82,17 @@ class RunTrial:
 
     def loss(self, name: str, weight: Tensor) -> float:
         self._run_dense()
-        module = self.modules[name]
+        own = self.layers[name].weight_in(self.modules)
         norms = {norm: self.modules[norm] for norm in self.run.norms.layers[name]}
         before = [
             (tensor, tensor.detach().clone())
             for tensor in (
-                module.weight,
+                own,
                 *(t for norm in norms.values() for t in (norm.running_mean, norm.running_var)),
             )
         ]
         with torch.no_grad():
-            module.weight.copy_(weight)
+            own.copy_(weight)
         try:
             if norms:
                 dense = self.run.dense_norms

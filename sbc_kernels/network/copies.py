@@ -22,6 +22,7 @@ from ..errors import ParameterError, ParameterTypeError
 from ..frameworks import Adapter, adapter_of, keeps_state
 from .inputs import input_of, keywords_of, own_tensors
 from .originals import require_uncompiled
+from .weight_table import copies_in_shared_memory
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -57,15 +58,16 @@ def copy_of(model: nn.Module) -> nn.Module:
     """Returns a deep copy.
 
     States that are part of an autograd graph are detached in the copy, and tensors made in inference
-    mode become usual ones. Modules with a `__deepcopy__` of their own are copied attribute by
-    attribute: those of sinabs build a new module and lose hooks and options. What has no content of its
-    own, such as a Python module or a lock among the attributes, is shared.
+    mode become usual ones. Parameters and buffers that share memory do so in the copy. Modules with a
+    `__deepcopy__` of their own are copied attribute by attribute: those of sinabs build a new module
+    and lose hooks and options. What has no content of its own, such as a Python module or a lock among
+    the attributes, is shared.
 
     Raises
     ------
     ParameterError : a ValueError; an attribute cannot be copied. The message names it and its owner.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = copies_in_shared_memory(model)
     seen: set[int] = set()
     plain = {}
     for name, module in model.named_modules():
