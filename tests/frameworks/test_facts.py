@@ -152,7 +152,6 @@ def test_layers_and_containers_are_no_neurons(name: str) -> None:
             1.0,
             "tau_mem_inv differs",
         ),
-        (lambda: _recurrent(norse.LIFRecurrentCell), [0.1, 0.17], 1.0, "weights"),
         (lambda: neuron.IFNode(v_threshold=float("inf")), [1, 1], 1.0, "never reached"),
         (lambda: neuron.LIFNode(v_threshold=-1.0), [0.5, 0.25], 1.0, "not above rest"),
         (lambda: neuron.LIFNode(v_reset=-0.5), [0.5, 0.25], 1.5, "rest at -0.5"),
@@ -180,6 +179,15 @@ def test_what_is_approximated_is_noted(
     assert_close(impulse_response(facts.neuron, 2), np.array(k), 4 * eps(np.float32))
     assert_close(facts.threshold, threshold, eps(np.float32))
     assert any(note in line for line in facts.notes), facts.notes
+
+
+def test_norses_recurrent_cells_have_weights_and_no_notes() -> None:
+    """Their own weights are layers of the plan (tests/model/test_weight_uses.py)."""
+    facts = describe(_recurrent(norse.LIFRecurrentCell))
+    assert facts.neuron is not None
+    assert_close(impulse_response(facts.neuron, 2), np.array([0.1, 0.17]), 4 * eps(np.float32))
+    assert facts.notes == ()
+
 
 
 def test_nothing_is_noted_where_nothing_is_approximated() -> None:
