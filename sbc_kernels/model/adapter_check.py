@@ -107,7 +107,7 @@ def measured_alone(
         like = next(iter(tensors_in(list(module.parameters()))), values)
         values = values.to(like.device)
         try:
-            provenance = record(alone, {}, lambda: alone(values))  # noqa: B023
+            provenance = record(alone, {}, lambda: alone(values), only_modules=True)  # noqa: B023
         except Exception:
             continue
         for found in provenance.neuron_calls.values():

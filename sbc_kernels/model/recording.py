@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +37,7 @@ def record(
     model: nn.Module,
     neurons: dict[str, tuple[nn.Module, Adapter]],
     forward: Callable[[], Any],
+    only_modules: bool = False,
 ) -> Provenance:
     """Runs ``forward()`` once and returns what fed what.
 
@@ -45,6 +46,8 @@ def record(
     model : a copy, with fresh states: its parameters all require gradients afterwards.
     neurons : of the model, by name.
     forward : one pass of the model over an example.
+    only_modules : take products with weights outside of Linear layers and convolutions for a part of
+        the neuron that has them.
     """
     recorder = _Recorder(neurons, model)
     for parameter in model.parameters():
@@ -55,7 +58,7 @@ def record(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder.saved.hooks())
         watch = SpikeWatch(model, recorder.graph, lambda: bool(recorder.active))
-        with watch, recorder.uses:
+        with watch, nullcontext() if only_modules else recorder.uses:
             output = forward()
         for tensor in tensors_in(output):
             if isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction):
