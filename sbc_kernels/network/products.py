@@ -80,7 +80,8 @@ def product_of(
     if maker is None or kwargs.get("out") is not None:
         return None
     try:
-        return maker(table, *args, **kwargs)
+        given = {key: value for key, value in kwargs.items() if key != "out"}
+        return maker(table, *args, **given)
     except TypeError:  # arguments that torch itself will refuse, or a signature not known here
         return None
 

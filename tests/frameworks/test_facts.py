@@ -189,7 +189,6 @@ def test_norses_recurrent_cells_have_weights_and_no_notes() -> None:
     assert facts.notes == ()
 
 
-
 def test_nothing_is_noted_where_nothing_is_approximated() -> None:
     for make in (lambda: neuron.LIFNode(), lambda: snntorch.Leaky(torch.tensor([0.9, 0.9]))):
         assert describe(make()).notes == ()

@@ -63,3 +63,11 @@ for cls, axis in ((First, 0), (Second, 1), (Single, None)):
 
 def lin(d_in: int = 6, d_out: int = 6) -> nn.Linear:
     return nn.Linear(d_in, d_out)
+
+
+def strong(d_in: int = 6, d_out: int = 6, bias: bool = True) -> nn.Linear:
+    """A layer whose neurons fire on a few spikes."""
+    layer = nn.Linear(d_in, d_out, bias)
+    with torch.no_grad():
+        layer.weight.mul_(4)
+    return layer
