@@ -24,14 +24,14 @@ from ..files.header import parse_json
 from ..files.lock import FolderLock
 from ..network.tensors import plain
 from ..weights import compressed_weight, is_weight_of
-from .journal import Journal
+from .journal import TRIALS, Journal
 from .progress import logger
 from .record import FinishedLayer, LayerRecord
 
 __all__ = ["Checkpoint"]
 
 PARTS = ("format", "model", "calibration", "options")
-HEAD, TRIALS = "run.json", "trials.jsonl"
+HEAD = "run.json"
 _HINTS = {
     "calibration": " (its batches have to be the same in every pass and every run; a DataLoader that "
     "shuffles with a generator of its own gives other ones each time)"

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Journal"]
+__all__ = ["TRIALS", "Journal"]
+
+TRIALS = "trials.jsonl"  # name of the file in a checkpoint's folder
 
 
 class Journal:

@@ -262,6 +262,14 @@ def _require_fits(model: nn.Module, contents: _Contents, path: str | Path) -> _E
                 f"{path} is of another model: {name!r} is {state[name][1]} {state[name][0]} in it, "
                 f"and {dtype} {shape} here"
             )
+    for name, tensor in tensors.items():
+        if any(
+            step == 0 < size - 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+        ):
+            raise ValueError(
+                f"{name!r} of this model is expanded: several of its values share memory; accepted are "
+                "tensors that can be written, such as its clone()"
+            )
     first: dict[Any, str] = {}
     owners = {
         name: first.setdefault(identity(name, tensor), name)

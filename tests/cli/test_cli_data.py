@@ -136,3 +136,21 @@ def test_a_loader_is_not_cut(place: Path) -> None:
         assert result.exit_code == 2, result.output
         assert f"makes its own batches; accepted with it is none of {option[0]}" in said(result)
     assert not Path("o").exists()
+
+
+def test_damaged_data_is_refused_in_a_line(place: Path) -> None:
+    whole = Path("cal.npz").read_bytes()
+    np.save("x.npy", np.zeros((6, 30, 20), np.float32))
+    array = Path("x.npy").read_bytes()
+    for name, content in (
+        ("cut.npz", whole[:300]),
+        ("none.npz", b"PK" + bytes(300)),
+        ("huge.npy", array.replace(b"(6, 30, 20)", b"(6, 9**9**9)")),
+        ("open.npy", array.replace(b"(6, 30, 20)", b"((((((((((0")),
+        ("odd.npy", array.replace(b"(6, 30, 20)", b"(-6, 30, 1)")),
+    ):
+        Path(name).write_bytes(content)
+        result = run("inspect", "net.py:make", "--calibration", name)
+        assert result.exit_code == 2, name
+        assert f"{name} cannot be used" in said(result)
+        assert "Traceback" not in result.output

@@ -200,6 +200,25 @@ def test_folded_names_that_fit_no_layer(tmp_path: Path) -> None:
     assert torch.equal(sbc.load_compressed(model, path)[0].weight, torch.ones(2, 4))
 
 
+def test_a_model_that_cannot_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+    def build(wide: torch.Tensor) -> nn.Module:
+        model = nn.Linear(4, 2)
+        model.register_buffer("wide", wide)
+        return model
+
+    path = written(
+        tmp_path / "net",
+        {"weight": np.ones((2, 4), "f"), "bias": np.ones(2, "f"), "wide": np.ones(5, "f")},
+        {},
+    )
+    model = build(torch.zeros(1).expand(5))
+    before = model.weight.clone()
+    with pytest.raises(ValueError, match="'wide' of this model is expanded"):
+        sbc.load_compressed(model, path)
+    assert torch.equal(model.weight, before)
+    assert sbc.load_compressed(build(torch.zeros(5)), path).wide.sum() == 5
+
+
 def test_values_that_hold_themselves_are_deep() -> None:
     ring: list[Any] = []
     ring.extend([ring, ring])

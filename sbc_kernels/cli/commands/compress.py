@@ -16,6 +16,7 @@ import typer
 from ...errors import ParameterError
 from ...files.lock import FolderInUse
 from ...method.fields import option_names
+from ...model.journal import TRIALS
 from ...model.settings import ModelOptions
 from .. import options as o
 from ..command import Answer, command_line, need_models, require_absent
@@ -149,8 +150,11 @@ def _resumable(ctx: typer.Context, checkpoints: Path) -> Iterator[None]:
 
     def advice() -> str:
         count = len(list(checkpoints.glob("*.safetensors"))) if checkpoints.is_dir() else 0
+        trials = checkpoints / TRIALS
+        measured = trials.read_bytes().count(b"\n") if trials.is_file() else 0
+        more = f", with {measured} measurements of the allocation," if measured else ""
         return (
-            f"interrupted. {count} finished {'part is' if count == 1 else 'parts are'} in "
+            f"interrupted. {count} finished {'part is' if count == 1 else 'parts are'}{more} in "
             f"{checkpoints}; the same command goes on there:\n  {command_line(ctx)}"
         )
 
