@@ -23,7 +23,11 @@ from torch import Tensor, nn
 from ..errors import warn
 from .tensors import tensors_in
 
-_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_memories_rv"}  # its hooks, its mode, and the like
+_EVERY_MODULE = frozenset(
+    vars(nn.Module())
+) | {  # hooks, mode and the like, and views of parameters
+    *("_memories_rv", "_flat_weights", "_flat_weight_refs"),
+}
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 _SEQUENCES = (list, tuple, deque)
 _VALUES = (int, float, complex, str, bytes, frozenset, range, np.generic)  # told by their value
@@ -140,19 +144,28 @@ def _places(
         seen.add(id(module))
         if not but(module):
             yield from mapping_places(path, module._buffers, buffers=True)
-            yield from mapping_places(path, vars(module), own=True)
+            made = {  # by the older weight_norm and spectral_norm, from these parameters
+                name.removesuffix(suffix)
+                for name in module._parameters
+                for suffix in ("_orig", "_g")
+                if name.endswith(suffix)
+            }
+            yield from mapping_places(path, vars(module), left_out=_EVERY_MODULE | made)
         for key, child in module._modules.items():
             if child is not None:
                 yield from module_places(_join(path, key), child)
 
     def mapping_places(
-        path: str, mapping: dict[Any, Any], own: bool = False, buffers: bool = False
+        path: str,
+        mapping: dict[Any, Any],
+        left_out: Collection[Any] = frozenset(),
+        buffers: bool = False,
     ) -> Iterator[tuple[str, dict[Any, Any], Any]]:
         if id(mapping) in seen:
             return
         seen.add(id(mapping))
         for key in list(mapping):
-            if own and key in _EVERY_MODULE:
+            if key in left_out:
                 continue
             value = mapping[key]
             if not isinstance(value, nn.Parameter):

@@ -207,6 +207,17 @@ def test_all_kinds_of_states_are_found_and_put_back(name: str) -> None:
     assert m.steps == 3
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_made_from_others_are_no_states() -> None:
+    net = Net(
+        lambda m, x: m.b(m.a(m.r(x)[0])),
+        r=nn.LSTM(6, 6),
+        a=nn.utils.spectral_norm(nn.Linear(6, 6)),
+        b=nn.Linear(6, 6),
+    )
+    assert sbc.trace(net, torch.rand(3, 4, 6)).states == ()
+
+
 def test_a_subclass_of_a_known_neuron_may_keep_more() -> None:
     from spikingjelly.activation_based import neuron
 
