@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..network.copies import copy_of
 from ..network.state import replace_module
-from ..network.tensors import WeightLayer
 from ..weights import CompressedWeight, Pruned, Quantized
 from .fold_trial import observe
 from .norms import Vector, affine_of
@@ -30,21 +29,32 @@ def own_norms(plan: Plan, model: nn.Module) -> tuple[dict[str, str], dict[str, s
 
     Returns
     -------
-    By layer name, the norm; and by name of every other norm, why it cannot be folded.
+    By name of the layer, or of a norm in between, the norm; and by name of every other norm, why it
+    cannot be folded.
     """
     modules = dict(model.named_modules())
-    pairs, refused = {}, {}
-    for norm in plan.norm_inputs:
-        layer, why = _owner(plan, norm, modules[norm])
+    pairs: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for norm in plan.norm_inputs:  # in the order of their calls
+        owner, why = _owner(plan, norm, modules, {n: before for before, n in pairs.items()})
         if why:
             refused[norm] = why
         else:
-            pairs[layer] = norm
+            pairs[owner] = norm
     return pairs, refused
 
 
-def _owner(plan: Plan, norm: str, module: nn.Module) -> tuple[str, str]:
-    """Returns the layer that a norm belongs to, or "" and why there is none."""
+def _owner(
+    plan: Plan, norm: str, modules: Mapping[str, nn.Module], owners: Mapping[str, str]
+) -> tuple[str, str]:
+    """Returns the layer or norm that a norm can be folded into, or "" and why there is none.
+
+    Parameters
+    ----------
+    plan, norm, modules : the norm's name in the plan, and the model's modules.
+    owners : of the norms before it that can be folded.
+    """
+    module = modules[norm]
     feeding = plan.norm_inputs[norm]
     if None in feeding:
         return "", "it is not fed one layer's output and nothing else"
@@ -55,16 +65,24 @@ def _owner(plan: Plan, norm: str, module: nn.Module) -> tuple[str, str]:
     names = [name for name in feeding if name is not None]
     if len(names) > 1:
         return "", f"it is fed the outputs of {', '.join(names)}"
+    before = [norm]  # the norms from the layer to this one
+    while (source := owners.get(names[0])) is not None:
+        before, names = [names[0], *before], [source]
     layer = next((p for p in plan.layers if names[0] in (p.name, *p.also)), None)
+    if layer is None and names[0] in plan.norm_inputs:
+        return "", f"it is fed the output of {names[0]}, which stays"
     if layer is None or not layer.compressed:
         return "", f"{names[0]} stays as it is"
     if layer.also:
         return "", f"the weight of {layer.name} has several places"
     if norm in layer.step_norms:
         return "", "each time step has a BatchNorm of its own"
-    if layer.norms[:1] != (norm,):
-        return "", f"the output of {layer.name} is used elsewhere too"
-    return layer.name, ""
+    owner = before[-2] if len(before) > 1 else layer.name
+    if layer.norms[: len(before)] != tuple(before):
+        return "", f"the output of {owner} is used elsewhere too"
+    if len(before) > 1 and (modules[owner].weight is None or modules[owner].bias is None):
+        return "", f"{owner} has no weight and bias to fold it into"
+    return owner, ""
 
 
 def foldable(
@@ -77,7 +95,7 @@ def foldable(
     Parameters
     ----------
     model : stays as it is.
-    pairs : by layer name, the norm behind it.
+    pairs : of `own_norms`.
     run : runs one whole sequence through a model.
 
     Returns
@@ -88,7 +106,8 @@ def foldable(
     refused: dict[str, str] = {}
     if not pairs:
         return accepted, refused
-    before = observe(model, run, pairs.values())
+    ends = [norm for norm in pairs.values() if norm not in pairs]  # of several in a row, the last
+    before = observe(model, run, ends)
 
     def tried(part: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """Returns an objection to a fold ("" for none), and what is read of norms that are gone."""
@@ -98,7 +117,7 @@ def foldable(
         fold_norms(trial, part, stand_ins)
         why = ""
         try:
-            difference = before.difference(observe(trial, run, pairs.values(), before.spikes))
+            difference = before.difference(observe(trial, run, ends, before.spikes))
             if difference:
                 why = f"the model computes something else without it: {difference}"
         except Exception as error:
@@ -152,16 +171,17 @@ def fold_norms(
     Parameters
     ----------
     model : it is changed.
-    pairs : by layer name, the norm behind it.
+    pairs : of `own_norms`. A norm behind a norm is folded into that one first.
     instead : by name of a norm, what replaces it in place of an Identity.
 
     Returns
     -------
-    By layer name, the factor of each row.
+    By name of the layer or norm, the factor of each row.
     """
     modules = dict(model.named_modules())
     scales = {}
-    for name, norm_name in pairs.items():
+    for name in _last_first(pairs):
+        norm_name = pairs[name]
         norm = modules[norm_name]
         affine = affine_of(norm)
         assert affine is not None
@@ -170,6 +190,17 @@ def fold_norms(
         replace_module(model, norm, new.train(norm.training))
         scales[name] = affine[0]
     return scales
+
+
+def _last_first(pairs: Mapping[str, str]) -> list[str]:
+    """Returns the keys in an order in which each comes after the norm behind its norm."""
+    order: list[str] = []
+    for first in pairs:
+        chain = [first]
+        while pairs[chain[-1]] in pairs:
+            chain.append(pairs[chain[-1]])
+        order += [name for name in reversed(chain) if name not in order]
+    return order
 
 
 def refolded(
@@ -212,10 +243,10 @@ def refolded(
     return folded, notes
 
 
-def fold(layer: WeightLayer, norm: nn.Module) -> None:
+def fold(layer: nn.Module, norm: nn.Module) -> None:
     """Multiplies a layer's weight and bias by a norm's scale and adds its shift to the bias.
 
-    The norm does nothing that is left to do after that.
+    The norm does nothing that is left to do after that. In place of the layer may be a norm.
     """
     affine = affine_of(norm)
     assert affine is not None

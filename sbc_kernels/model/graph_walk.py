@@ -147,12 +147,12 @@ class TaggedGraph:
             passed |= {at for at, _ in seen if at not in self._tags}
         return list(dict.fromkeys(reaches))
 
-    def moved_from(self, start: Node) -> set[tuple[str, int]] | None:
-        """Returns the calls of weight layers whose outputs, in any order, a tensor is made of.
+    def moved_from(self, start: Node) -> set[Tag] | None:
+        """Returns the outputs of weight layers and norms that a tensor is made of, in any order.
 
         None where it has any other part: a sum, a constant, another module's output.
         """
-        calls: set[tuple[str, int]] = set()
+        outputs: set[Tag] = set()
         stack: list[Node | None] = [start]
         seen: set[int] = set()
         while stack:
@@ -165,15 +165,12 @@ class TaggedGraph:
             self._kept.append(node)
             tags = self._tags.get(id(node), [])
             if tags:
-                kind, name, call = tags[-1]
-                if kind == "norm":
-                    return None
-                calls.add((name, call))
+                outputs.add(tags[-1])
             elif _operation(node) in _MOVES:
                 stack += [following for following, _ in node.next_functions]
             else:
                 return None
-        return calls
+        return outputs
 
     def _product_at(self, node: Node, own: Collection[Any]) -> Bend | None:
         factors = [f for f in self._products.get(id(node), []) if not f <= set(own)]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from ..network.watch import channel_axis
-from .provenance import LayerCall
 
 Vector = NDArray[np.float64]
 
@@ -103,29 +104,44 @@ def is_plain_norm(norm: nn.Module, features: Tensor, output: Tensor) -> bool:
     return bool(error <= 1e-2 * expected.abs().max() + 1e-6)
 
 
-def same_channels(norm: nn.Module, features: Tensor, call: LayerCall) -> bool:
-    """Whether the channels of a norm's input are those of a layer's output that moves alone made it of.
+class Output(NamedTuple):
+    """The output of a module.
+
+    Attributes
+    ----------
+    edge : of the output in the autograd graph.
+    channels : how many it has.
+    axis : of the channels.
+    """
+
+    edge: GradientEdge
+    channels: int
+    axis: int
+
+
+def same_channels(norm: nn.Module, features: Tensor, output: Output) -> bool:
+    """Whether the channels of a norm's input are those of an output that moves alone made it of.
 
     Channels are numbered in digits of base 16, which half precision adds up exactly, and each digit is
-    sent back through the graph: where it arrives, the layer's channel must have the same one.
+    sent back through the graph: where it arrives, the output's channel must have the same one.
     """
     try:
         axis = channel_axis(norm, features)
     except ValueError:
         return False
-    count, d_out = features.shape[axis], call.output_shape[len(call.lead)]
-    if call.edge is None or count != d_out:
+    count = features.shape[axis]
+    if count != output.channels:
         return False
-    if features.grad_fn is call.edge.node:  # the output itself
-        return axis == len(call.lead)
+    if features.grad_fn is output.edge.node:  # the output itself
+        return axis == output.axis
     channels = torch.arange(count, device=features.device)
 
     def sent_back(values: Tensor) -> Tensor:
         shape = [1] * features.ndim
         shape[axis] = -1
         weights = values.to(features.dtype).reshape(shape).expand_as(features)
-        (gradient,) = torch.autograd.grad(features, [call.edge], weights, retain_graph=True)
-        return gradient.movedim(len(call.lead), 0).reshape(d_out, -1)
+        (gradient,) = torch.autograd.grad(features, [output.edge], weights, retain_graph=True)
+        return gradient.movedim(output.axis, 0).reshape(count, -1)
 
     times = sent_back(torch.ones_like(channels))  # how often each element occurs in the input
     for digit in range(-(-max(count - 1, 1).bit_length() // 4)):

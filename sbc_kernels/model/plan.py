@@ -20,7 +20,7 @@ class Plan:
     model_bytes : of parameters and buffers.
     neuron_steps : by name of each neuron, the time steps that one call of it takes.
     plain_norms : by name of each BatchNorm, whether it does what its statistics say, and no more.
-    norm_inputs : by name of each BatchNorm, the layers whose outputs it is fed, whole and in the same
+    norm_inputs : by name of each BatchNorm, the layers or norms whose outputs it is fed, in the same
         order of channels; None among them stands for anything else.
     states : names of what else a forward leaves behind in the modules, which `compress_model` puts back
         before each batch. Neurons with a known reset are not among them.

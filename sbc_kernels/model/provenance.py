@@ -182,8 +182,8 @@ class Provenance:
     module_calls : weight layers whose modules were called.
     uses : by entry of a weight, what was done with it outside its module; see `weight_uses`.
     inner_reaches : by weight layer that a neuron calls, how it reaches that neuron's own output.
-    norm_inputs : by BatchNorm, the layers whose output is its input, element by element in whatever
-        order and channel by channel in the same; None stands for anything else.
+    norm_inputs : by BatchNorm, the layers or norms whose output is its input, element by element in
+        whatever order and channel by channel in the same; None stands for anything else.
     norm_channels : by BatchNorm, its number of channels.
     plain_norms : by BatchNorm, whether it multiplies and adds what `affine_of` returns, and no more.
     """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,10 @@ from ..network.tensors import (
     map_tensors,
     tensors_in,
 )
+from ..network.watch import channel_axis
 from .graph_walk import Tag, TaggedGraph, own_node
 from .membranes import note_membranes
-from .norms import is_plain_norm, same_channels
+from .norms import Output, is_plain_norm, same_channels
 from .provenance import LayerCall, NeuronCall, Provenance
 from .saved_tensors import SavedTensors
 from .spike_watch import DATA, SpikeWatch, mark
@@ -87,6 +89,8 @@ class _Recorder:
         self.graph = TaggedGraph()
         self.saved = SavedTensors()
         self.probe = StepProbe(self.provenance)
+        self.outputs: dict[Tag, Output] = {}  # of weight layers and norms, while the graph is kept
+        self.norm_calls: Counter[str] = Counter()
         self.active: list[str] = []  # neurons whose forward runs
         self.inner_layers = False  # whether the neuron whose forward runs has called a weight layer
 
@@ -243,8 +247,10 @@ class _Recorder:
         edge = None
         if output.grad_fn is not None:
             edge = get_gradient_edge(output)
-            kind: Literal["layer", "inner"] = "layer" if inside is None else "inner"
-            self.graph.tag(output.grad_fn, Tag(kind, name, len(calls)), output)
+            tag = Tag("layer" if inside is None else "inner", name, len(calls))
+            self.graph.tag(output.grad_fn, tag, output)
+            if len(lead) < output.ndim:
+                self.outputs[tag] = Output(edge, output.shape[len(lead)], len(lead))
         calls.append(
             LayerCall(tuple(features.shape), tuple(output.shape), lead, inside, edge, step_of)
         )
@@ -261,12 +267,12 @@ class _Recorder:
             features = first_tensor(args, kwargs)
             sources: set[str | None] = {None}
             if features is not None and features.grad_fn is not None:
-                calls = self.graph.moved_from(features.grad_fn)
-                if calls is not None and all(
-                    same_channels(module, features, self.provenance.layer_calls[layer][call])
-                    for layer, call in calls
+                outputs = self.graph.moved_from(features.grad_fn)
+                if outputs is not None and all(
+                    tag in self.outputs and same_channels(module, features, self.outputs[tag])
+                    for tag in outputs
                 ):
-                    sources = {layer for layer, _ in calls}
+                    sources = {tag.name for tag in outputs}
             self.provenance.norm_inputs[name] |= sources
 
         return hook
@@ -285,7 +291,12 @@ class _Recorder:
                 return None
             output = own_node(output)
             mark(output, DATA)
-            self.graph.tag(output.grad_fn, Tag("norm", name, 0), output)
+            tag = Tag("norm", name, self.norm_calls[name])
+            self.norm_calls[name] += 1
+            self.graph.tag(output.grad_fn, tag, output)
+            with suppress(ValueError):  # a shape that no BatchNorm of its class has
+                axis = channel_axis(module, output)
+                self.outputs[tag] = Output(get_gradient_edge(output), output.shape[axis], axis)
             return output
 
         return hook

@@ -56,7 +56,8 @@ class CompressedModel:
     start_bytes : the resident size at the start of the run, or what torch had allocated on the GPU.
     log : remarks on the run as a whole, such as BatchNorms that were not folded. What was done to a
         layer stands in the `log` of its record.
-    folded : by layer name, the BatchNorm that was folded into it (``fold=True``).
+    folded : by layer name, the BatchNorm that was folded into it (``fold=True``). Of two BatchNorms in
+        a row the second is folded into the first, under the name of that one.
     unfolded : by name of each BatchNorm that ``fold=True`` left in place, the reason.
     example : the first calibration batch.
     forward : ``forward(model, batch)`` runs one whole sequence; None for ``model(batch)``.

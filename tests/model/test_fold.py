@@ -133,7 +133,20 @@ def in_object() -> Net:
     return net
 
 
-HELD = {"lists": in_lists, "dict": in_dict, "object": in_object, "registered twice": shared_twice}
+def in_a_row() -> Net:
+    """As a re-parametrised convolution with a norm of its own is put before another norm."""
+    net = Net(lambda m, x: m.n(m.bns(m.c(x))), c=fc(bias=False), n=eager())
+    net.bns = nn.Sequential(norm(), norm(), norm())
+    return net
+
+
+HELD = {
+    "in a row": in_a_row,
+    "lists": in_lists,
+    "dict": in_dict,
+    "object": in_object,
+    "registered twice": shared_twice,
+}
 
 
 @pytest.mark.parametrize("name", HELD)
@@ -143,7 +156,8 @@ def test_a_norm_is_folded_wherever_it_is_held(name: str, tmp_path: Path) -> None
     options = {"sparsity": 0.3, **UNIFORM}
     plain = sbc.compress_model(net, x, **options)
     folded = sbc.compress_model(net, x, fold=True, **options)
-    assert folded.folded
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert len(folded.folded) == len(norms)
     assert not folded.unfolded
     (expected,), (found,) = outputs(plain.model, x), outputs(folded.model, x)
     assert expected.any()
@@ -218,6 +232,11 @@ def a_norm_a_step(m: Any, x: Tensor) -> Tensor:
     return m.n(torch.stack([bn(m.c(step)) for bn, step in zip(m.bns, x, strict=True)]))
 
 
+def between_two(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    y = m.bn(m.c(x))
+    return m.n(m.b2(y)), y
+
+
 STAYING: dict[str, tuple[Any, tuple[int, ...], dict[str, str], int]] = {
     "padding wrapper": (padded, IMAGES, {"body.1.bn": "the model reads its bias, running_mean"}, 1),
     "attribute read": (
@@ -255,6 +274,20 @@ STAYING: dict[str, tuple[Any, tuple[int, ...], dict[str, str], int]] = {
         (4, 5, 6),
         {f"bns.{step}": "each time step has a BatchNorm of its own" for step in range(4)},
         0,
+    ),
+    "behind one that stays": (
+        lambda: Net(
+            lambda m, x: m.n(m.b2(m.bn(m.c(x) + x))), c=fc(), bn=norm(), b2=norm(), n=lif()
+        ),
+        (4, 5, 6),
+        {"bn": "not fed one layer's output", "b2": "it is fed the output of bn, which stays"},
+        0,
+    ),
+    "read between two": (
+        lambda: Net(between_two, c=fc(), bn=norm(), b2=norm(), n=lif()),
+        (4, 5, 6),
+        {"b2": "the output of bn is used elsewhere too"},
+        1,
     ),
     "sum": (
         lambda: Net(lambda m, x: m.n(m.bn(m.c(x) + x)), c=fc(), bn=norm(), n=lif()),
