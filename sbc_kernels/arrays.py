@@ -304,6 +304,8 @@ def row_exponents(values: Array) -> Array:
 def powers_of_two(exponent: Array) -> Array:
     """Returns ``2^exponent`` as float64 for integers, exact in -1022..1023 and clipped to that."""
     xp = array_namespace(exponent)
+    if is_numpy(exponent):
+        return np.ldexp(1.0, np.minimum(np.maximum(exponent, -1022), 1023))
     biased = xp.astype(xp.clip(exponent, min=-1022, max=1023), xp.int64) + 1023
     return (biased << 52).view(xp.float64)  # no library's pow promises to be exact
 
@@ -318,6 +320,13 @@ def times_power(values: Array, exponent: Array, factors: int = 2) -> Array:
     factors : the power is multiplied in so many parts, as 2^200 alone is no float32.
     """
     xp = array_namespace(values)
+    if is_numpy(values):
+        extent = int(np.abs(exponent).max(initial=0))
+        if extent == 0:
+            return values
+        factors = (
+            1 if extent < 120 else factors
+        )  # one product where the power is a number of any dtype
     for left in range(factors, 0, -1):
         part = exponent // left
         values = values * xp.astype(powers_of_two(part), values.dtype)

@@ -11,6 +11,7 @@ __all__ = ["available_memory", "in_bytes", "require_memory"]
 
 # Predictions are near the truth, not exact: only what is this much beyond the memory is refused.
 _MARGIN = 0.75
+_SMALL = 64 << 20  # bytes: that there is less is not looked up for every small layer
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -48,7 +49,7 @@ def require_memory(need: int, device: Any, what: str, remedies: Iterator[tuple[s
     what : needs so much, for people.
     remedies : what may be asked for instead, with what it needs: those that fit are named.
     """
-    available = available_memory(device)
+    available = available_memory(device) if need > _SMALL else None
     if available is None or _MARGIN * need <= available:
         return
     fitting = [f"{how} ({in_bytes(size)})" for how, size in remedies if size <= available]

@@ -193,11 +193,22 @@ class Quantized:
         ParameterError : a ValueError; a factor is 0, which no positive scale can express.
         """
         xp = array_namespace(self.codes)
-        factor = xp.asarray(row_scale, dtype=xp.float32, device=device(self.codes))[:, None]
-        if bool(xp.any(factor == 0)):
+        factor = xp.asarray(row_scale, dtype=xp.float32, device=device(self.codes))
+        if tuple(factor.shape) != self.shape[:1]:
             raise ParameterError(
-                "row_scale", row_scale, "numbers that are not 0", shown="0 in a row"
+                "row_scale",
+                row_scale,
+                f"[{self.shape[0]}], one number a row",
+                verb="has",
+                shown=f"shape {list(factor.shape)}",
             )
+        bad = factor[(factor == 0) | ~xp.isfinite(factor)]
+        if len(bad):
+            wrong = f"{float(bad[0]):g}"
+            raise ParameterError(
+                "row_scale", row_scale, "finite numbers that are not 0", shown=f"{wrong} in a row"
+            )
+        factor = factor[:, None]
         top = 2**self.bits - 1
         flat = xp.reshape(self.codes, (self.codes.shape[0], -1))
         grid = replace(

@@ -113,6 +113,11 @@ def test_rescaled_rows(kind: str, bits: int) -> None:
         factors[3] = nothing  # 1e-60 is 0 in float32
         with pytest.raises(sbc.ParameterError, match="row_scale is 0 in a row; accepted is"):
             weight.rescaled(factors)
+    with pytest.raises(sbc.ParameterError, match="row_scale is nan in a row; accepted is finite"):
+        weight.rescaled(np.full(6, np.nan))
+    for wrong in (np.ones(5), np.array(2.0)):
+        with pytest.raises(sbc.ParameterError, match=r"row_scale has shape .*; accepted is \[6\]"):
+            weight.rescaled(wrong)
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])

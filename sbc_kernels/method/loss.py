@@ -23,8 +23,11 @@ def row_losses(
     float64 cannot hold is infinite or 0, which the log and a warning say.
     """
     xp = parts[0].xp
-    change = times_power(xp.astype(changed, xp.float64), -exponent[:, None])
-    change = change - times_power(xp.astype(weight, xp.float64), -exponent[:, None])
+    after, before = xp.astype(changed, xp.float64), xp.astype(weight, xp.float64)
+    halved = int(int(xp.max(exponent)) > 1000)  # their difference could overflow
+    if halved:
+        after, before = 0.5 * after, 0.5 * before
+    change = times_power(after - before, halved - exponent[:, None])
     losses, start = [], 0
     for part in parts:
         rows = change[start : start + len(part.weight)]

@@ -56,6 +56,7 @@ def test_a_layer_that_cannot_fit_is_refused_before_the_work() -> None:
 def test_what_would_fit_is_named(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     weight, spikes = np.ones((2, 512), np.float32), np.zeros((1, 1, 512), bool)
     between = 512 * 512 * 33
+    monkeypatch.setattr(memory, "_SMALL", 0)
     monkeypatch.setattr(memory, "available_memory", lambda device=None: between)
     if method == "exact":
         monkeypatch.setattr(memory, "_MARGIN", 1.0)
@@ -85,6 +86,7 @@ def test_a_model_that_cannot_fit_is_refused_before_the_work(
     assert parallel < 0.7 * paired
     monkeypatch.setattr(memory, "available_memory", lambda device=None: (parallel + paired) // 2)
     monkeypatch.setattr(memory, "_MARGIN", 1.0)
+    monkeypatch.setattr(memory, "_SMALL", 0)
     with pytest.raises(MemoryError, match=r"'0' \[4, 300\].* is calibration_mode='parallel' \("):
         sbc.compress_model(net, Batches(), sparsity=0.5)
     by_memory = len(batches_seen)
