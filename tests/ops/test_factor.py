@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from on_backends import Ops
 
 import sbc_kernels as sbc
+from sbc_kernels.arrays import matrix_product
 from sbc_kernels.backends.registry import BACKENDS
 
 # Around the tiles of float64: 8, 12 and 24 to a side.
@@ -108,3 +109,71 @@ def test_solution(ops: Ops, d: int) -> None:
     size = np.sqrt(np.diagonal(H))[:, None]
     bound = 8 * d * eps(np.float64) * (size * (made_of / size).max(axis=0))
     assert_close(H @ x, rhs, bound, "H x")
+
+
+# ---- LAPACK's own measures ---------------------------------------------------------------------
+
+
+def one_norm(matrix: np.ndarray) -> float:
+    return float(np.abs(matrix).sum(axis=0).max(initial=0.0))
+
+
+def with_condition(d: int, condition: float) -> np.ndarray:
+    rng = np.random.default_rng(d)
+    Q = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    H = (Q * np.geomspace(1, 1 / condition, d)) @ Q.T
+    return (H + H.T) / 2
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e4, 1e8, 1e12])
+@pytest.mark.parametrize("d", [40, 193, 500])
+def test_residuals_by_lapacks_measure(ops: Ops, d: int, condition: float) -> None:
+    """LAPACK's testers accept 30: xPOT01 for the factor, xPOT03 for the inverse, xPOT02 for x."""
+    H, perm = with_condition(d, condition), np.arange(d, dtype=np.int32)
+    unit = d * eps(np.float64)
+    R = ops.run("upper_factor", H, perm)
+    assert one_norm(R @ R.T - H) <= 30 * unit * one_norm(H)
+    G = ops.run("inverse", H)
+    assert one_norm(np.eye(d) - G @ H) <= 30 * unit * one_norm(H) * one_norm(G)
+    rhs = np.random.default_rng(0).standard_normal((d, 30))
+    x = ops.run("solve_positive", H, rhs)
+    residual, size = np.abs(H @ x - rhs).sum(axis=0), np.abs(x).sum(axis=0)
+    assert (residual <= 30 * unit * one_norm(H) * size).all()
+
+
+@pytest.mark.parametrize("place", [0, 250, 398, 399])
+def test_the_minor_that_is_not_positive_is_named(ops: Ops, place: int) -> None:
+    """Also in a matrix of several blocks, whose later ones are not factored."""
+    H = np.eye(400)
+    H[place, place] = -1.0
+    with pytest.raises(np.linalg.LinAlgError, match=f"leading minor of order {place + 1} is not"):
+        ops.run("inverse", H)
+
+
+def test_threads_change_neither_inverse_nor_solution(
+    backend: str, set_threads: Callable[[int], None]
+) -> None:
+    H, rhs = positive_definite(500, np.float64), np.random.default_rng(0).random((500, 70))
+    answers = []
+    for threads in (1, 2, 5):
+        set_threads(threads)
+        answers.append((BACKENDS[backend].inverse(H), BACKENDS[backend].solve_positive(H, rhs)))
+    for inverse, solution in answers[1:]:
+        assert np.array_equal(inverse, answers[0][0])
+        assert np.array_equal(solution, answers[0][1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 70, 50), (65, 300, 130), (4, 0, 2), (0, 3, 2)])
+def test_product(dtype: Any, shape: tuple[int, int, int]) -> None:
+    """Against float64, also of arrays with strides."""
+    m, k, n = shape
+    rng = np.random.default_rng(k)
+    left, right = rng.standard_normal((m, 2 * k))[:, ::2], rng.standard_normal((n, k)).T
+    left, right = left.astype(dtype, order="K"), right.astype(dtype, order="K")
+    made_of = np.abs(left).astype(np.float64) @ np.abs(right)
+    product = matrix_product(left, right)
+    assert product.dtype == dtype
+    assert_close(
+        product, left.astype(np.float64) @ right, (k + 1) * eps(dtype) * made_of, "product"
+    )
