@@ -169,8 +169,12 @@ def _rereads(membrane: Membrane, other: Membrane) -> bool:
     """Whether a membrane is the potentials of another once more, after that fired or not (a reset)."""
     if membrane is other or not membrane.layers <= other.layers:
         return False
+    plain, other_plain = membrane.events[0].plain, other.events[0].plain
+    if plain and not other_plain:  # a reset that compares for itself
+        bases = {id(event.base) for event in other.events}
+        return all(id(event.base) in bases for event in membrane.events)
     first = {id(event.base): event.order for event in reversed(other.events)}
-    return all(
+    return plain == other_plain and all(
         first.get(id(event.base), event.order + 1) <= event.order for event in membrane.events
     )
 

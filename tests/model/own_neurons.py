@@ -201,6 +201,15 @@ def relative(s: State, current: Tensor) -> Tensor:
     return spikes
 
 
+def compared_for_reset(s: State, current: Tensor) -> Tensor:
+    """The reset compares for itself, without a gradient (DIET-SNN)."""
+    v = DECAY * s.get("v", 0.0) + current
+    relative = v / 0.5 - 1.0
+    reset = 0.5 * (relative > 0).float()
+    s["v"] = v - reset
+    return Spike.apply(relative)
+
+
 @dataclass(frozen=True)
 class Own:
     """A step, its response, the threshold in the response's unit, and how the plan's note starts."""
@@ -231,6 +240,7 @@ OWN: Sequence[Own] = (
     Own(integer, LEAKY, 0.5),
     Own(rounded, LEAKY, 0.5),
     Own(channel_thresholds, LEAKY),
+    Own(compared_for_reset, sbc.Kernel(2.0 * LEAKY.impulse_response(64))),
     Own(relative, sbc.Kernel(2.0 * sbc.Leaky(DECAY).impulse_response(64))),
 )
 
