@@ -50,7 +50,7 @@ def lengthened(model: Any, x: Tensor) -> Any:
 
 
 def through_numpy(model: Any, x: Tensor) -> Any:
-    x.numpy()[:] = 1.0
+    x.numpy()[:, ::2] += 1.0
     return model(x)
 
 
