@@ -84,7 +84,8 @@ class SpikeHessian:
     Floats that are such integers times one unit (counts over their maximum, spikes times a scale,
     averages of spikes) are summed as integers as well, and the sum is multiplied by the unit's square.
     That is exact for a unit that is a power of two. Any other unit is only known as exactly as the
-    spikes are: each stands for the multiple next to it, at most 4 roundings of its dtype away.
+    spikes are: each stands for the multiple next to it, at most 4 roundings of its dtype away (of
+    float32 for half precision, whose own roundings leave most such spikes analog).
     Such batches of a stream share the finest unit so far; one whose unit is no multiple or fraction of
     it starts new sums, and the old ones are kept in float64.
 
@@ -235,10 +236,11 @@ class SpikeHessian:
         integer.
         """
         beyond = self._sums is not None and self._sums.bound >= _EXACT_SUM
-        return [
-            f"{path.text(beyond_53_bits=beyond)}: {batches} batch(es)"
-            for path, batches in self._paths.items()
-        ]
+        counts: dict[str, int] = {}
+        for path, batches in self._paths.items():
+            text = path.text(beyond_53_bits=beyond)
+            counts[text] = counts.get(text, 0) + batches
+        return [f"{text}: {batches} batch(es)" for text, batches in counts.items()]
 
     # ---- input ---------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sbc_kernels as sbc
-from sbc_kernels.hessian import one_byte
+from sbc_kernels.backends.native.gram import CpuGram
+from sbc_kernels.hessian import one_byte, unit_of
 from sbc_kernels.neurons import Neuron
 from sbc_kernels.ops import reference
 
@@ -265,6 +266,27 @@ def test_one_byte_tells_the_range(values: list[float], dtype: str | None, source
     assert empty.shape == (0, 3)
 
 
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        ([0.0, 1.0, 5.0], 1.0),
+        ([0.0, -0.75, 0.5], 0.25),
+        ([0.0, 0.7, 0.0], 0.7),
+        ([0.0, 0.0, 0.0], 1.0),
+        ([1.0, 2**0.5, 0.0], None),
+        ([1.0, np.nan, 0.0], None),
+        ([1.0, np.inf, 0.0], None),
+    ],
+)
+def test_the_unit_of_any_array(values: list[float], unit: float | None) -> None:
+    whole = np.zeros((5, 7, 3))
+    whole[3, 2] = values
+    for spikes in (whole, whole.T, whole[1:, ::2], torch.from_numpy(whole)):
+        assert unit_of(spikes) == unit
+    assert unit_of(np.array([[3, 4], [300, 0]])) is None
+    assert unit_of(np.array([[3, 4], [-128, 0]])) == 1.0
+
+
 def test_answers_are_the_callers_own() -> None:
     hessian = _fed(_batches(np.random.default_rng(5), (4,)), sbc.IF())
     first = hessian.sum()
@@ -334,6 +356,36 @@ def test_a_refused_first_batch_fixes_nothing(bad: np.ndarray) -> None:
     assert hessian.num_samples == 0
     hessian.update(_batches(np.random.default_rng(8), (4,))[0])
     assert hessian.in_features == D
+
+
+@pytest.mark.parametrize("method", ["narrow", "add_integers", "add_floats"])
+@pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
+def test_a_batch_that_fails_leaves_no_trace(
+    method: str, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out somewhere in the middle of a batch: it may be fed again, or left out."""
+    rng = np.random.default_rng(7)
+    good: list[Any] = [rng.integers(0, 5, (4, 3, D)) / 4, rng.random((4, 3, D))]
+    bad: Any = (
+        rng.random((4, 5, D)) if method == "add_floats" else rng.integers(0, 4, (4, 5, D)) / 6
+    )
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError("of this test")
+
+    hessian = sbc.SpikeHessian(sbc.LIF(2.0))
+    for batch in [] if first else good:
+        hessian.update(batch)
+    with monkeypatch.context() as patch:
+        patch.setattr(CpuGram, method, fail)
+        with pytest.raises(MemoryError, match="of this test"):
+            hessian.update(bad)
+    assert hessian.num_samples == (0 if first else 6)
+    for batch in good if first else []:
+        hessian.update(batch)
+    wanted = _fed(good, sbc.LIF(2.0))
+    assert hessian.paths == wanted.paths
+    assert_close(hessian.sum(), wanted.sum(), 4 * eps(np.float64) * wanted.sum(), "sum")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import nn
 
 import sbc_kernels as sbc
 from sbc_kernels.backends.multiples import common_unit, finer_unit, ratio, tolerance_of
+from sbc_kernels.model.provenance import InputKind
 from sbc_kernels.neurons import Neuron
 from sbc_kernels.ops import reference
 
@@ -213,6 +214,33 @@ def test_a_layer_is_compressed_as_on_its_integers(options: Any, neuron: Neuron) 
     part = sbc.compress_layer(weight, counts.astype(np.float32) / 4, neuron, **options)
     assert np.array_equal(part.weight, whole.weight)
     assert_close(16 * part.loss, whole.loss, 1e-12 * whole.loss, "loss")
+
+
+@pytest.mark.parametrize(
+    ("calls", "name", "unit"),
+    [
+        ([[0.0, 1.0], [1.0, 1.0]], "binary", 1.0),
+        ([[0.0, 0.0], [0.5, 1.0]], "integer", 0.5),
+        ([[0.5, 1.0], [0.0, 0.25], [1.0, 1.0]], "integer", 0.25),
+        ([[1.0, 0.0], [0.5, 0.0], [1 / 3, 0.0]], "integer", 1 / 6),
+        ([[0.01, 0.0], [1.0, 0.0]], "integer", 0.01),
+        ([[0.01, 0.0], [2.0, 0.0]], "analog", 0.01),
+        ([[1.0, 0.0], [2**0.5, 0.0], [1.0, 0.0]], "analog", None),
+        ([[1.0, 0.0], [300.0, 0.0]], "analog", None),
+        ([[1.0, float("nan")]], "analog", None),
+    ],
+)
+def test_the_kind_of_several_calls(calls: list[list[float]], name: str, unit: float | None) -> None:
+    kind = InputKind()
+    for values in calls:
+        kind.add(torch.tensor(values, dtype=torch.float64))
+    assert kind.name == name
+    assert kind.unit == (None if unit is None else pytest.approx(unit, rel=1e-12))
+    whole = InputKind()
+    whole.add(torch.tensor([3, 127], dtype=torch.int64))
+    assert (whole.name, whole.unit) == ("integer", 1.0)
+    whole.add(torch.tensor([3, 128], dtype=torch.int64))
+    assert whole.name == "analog"
 
 
 def test_a_network_with_pooled_spikes_is_planned_with_its_unit() -> None:

@@ -36,10 +36,12 @@ def spike_gram(
 
     Raises
     ------
-    TypeError, ValueError : naming the parameter, what was given and what is accepted.
+    TypeError, ValueError : naming the parameter, what was given and what is accepted; also where
+        float64 cannot hold an entry of the result.
 
     Notes
     -----
-    Spikes that are integers in [-128, 127] are summed exactly in integers: see `SpikeHessian`.
+    Spikes that are integers in [-128, 127], or those times one unit, are summed in integers: see
+    `SpikeHessian`.
     """
     return SpikeHessian.of_batch(spikes, neuron, conv=conv, backend=backend)
