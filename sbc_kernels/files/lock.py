@@ -150,7 +150,7 @@ class FolderLock:
         """Closes a forked child's copy of the file: only the parent's death may unlock it."""
         if self._file is not None:
             os.close(self._file)
-            self._file = None
+            self._file = self._key = None
 
 
 _locks: WeakSet[FolderLock] = WeakSet()
@@ -159,6 +159,7 @@ _locks: WeakSet[FolderLock] = WeakSet()
 def _after_fork() -> None:
     global _held_guard
     _held_guard = threading.Lock()
+    _held.clear()
     for lock in list(_locks):
         lock._leave_to_parent()
 

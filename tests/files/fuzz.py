@@ -55,6 +55,7 @@ def network() -> nn.Module:
         nn.Linear(20, 12), nn.Identity(), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)
     )
     net.register_buffer("tied", net[3].bias)
+    net.register_buffer("brain", torch.ones(3, dtype=torch.bfloat16))
     return net.eval()
 
 
@@ -99,7 +100,7 @@ def fuzz_packed(tally: Tally, folder: Path, scale: float) -> None:
     text = json.loads(data[8:head])["__metadata__"][HEADER]
     about = json.loads(text)
     about["metadata"]["report"] = {"layers": [{"name": "3"}]}  # the report has its own turn
-    about["metadata"]["folded"] = {"0": "1"}
+    about["metadata"] |= {"folded": {"0": "1"}, "transposed": {"3.weight": ""}}
     short = json.dumps(about)
     where, arrays, path = places(about), load(data), folder / "packed"
     model = network()

@@ -136,8 +136,8 @@ def test_a_forked_child_neither_holds_nor_releases_it(tmp_path: Path) -> None:
     if child == 0:  # such as a worker of a DataLoader
         os.close(write)
         mine.release()
-        os.read(read, 1)
-        os._exit(0)
+        os.read(read, 1)  # until the parent has released it
+        os._exit(0 if FolderLock(tmp_path, "folder").acquire() == [] else 1)
     try:
         assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
         with pytest.raises(FolderInUse):
@@ -147,8 +147,9 @@ def test_a_forked_child_neither_holds_nor_releases_it(tmp_path: Path) -> None:
         other.release()
     finally:
         os.close(write)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
         os.close(read)
+    assert status == 0
 
 
 def test_an_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
