@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,9 @@ class Activity:
     def watch(self, model: nn.Module) -> None:
         for name, (module, adapter) in neurons_of(model).items():
             module.register_forward_hook(self._hook(name, adapter), with_kwargs=True)
+
+    def running(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def rates(self) -> dict[str, float]:
         """Returns the fraction of non-zero outputs by neuron module."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import ParameterError
 from ..network.copies import Forward
+from ..network.products import Product, ProductForm, ProductMode
 from ..network.tensors import WEIGHT_LAYERS, first_tensor, leading_axes
+from ..network.weight_table import WeightTable, layer_name
 from .passes import Hook, Model, Pass, each_batch, module_of
 
 __all__ = ["LayerOperations", "SynapticOperations", "synaptic_operations"]
@@ -168,11 +172,24 @@ class OperationCounter:
 
     def __init__(self) -> None:
         self.totals: dict[str, dict[str, int]] = {}
+        self._products: _Products | None = None  # None once a forward has had none
 
     def watch(self, model: nn.Module) -> None:
+        products = self._products = _Products(model, self._hook)
         for name, module in model.named_modules():
             if isinstance(module, COUNTED):
                 module.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+                module.register_forward_pre_hook(products.enter)
+                module.register_forward_hook(products.leave)
+
+    def running(self) -> AbstractContextManager[object]:
+        """Returns the mode that sees products outside of modules, as long as forwards have any."""
+        if self._products is not None and self._products.forwards and not self._products.hooks:
+            self._products = None
+        if self._products is None:
+            return nullcontext()
+        self._products.forwards += 1
+        return self._products
 
     def result(self, samples: int) -> SynapticOperations:
         """Returns the counts so far, divided by the number of samples."""
@@ -198,6 +215,71 @@ class OperationCounter:
                 self.totals[name][field] += count
 
         return hook
+
+
+class _Products(ProductMode):
+    """Counts products with a weight outside of the module that it is the weight of.
+
+    Parameters
+    ----------
+    model : that runs.
+    hook : makes the function that counts the inputs of a layer, by its name.
+
+    Attributes
+    ----------
+    hooks : by name, the functions of layers that were seen, and modules with their geometry.
+    forwards : how many have run.
+    """
+
+    def __init__(self, model: nn.Module, hook: Callable[[str], Hook]) -> None:
+        super().__init__(WeightTable(model))
+        self.modules = dict(model.named_modules())
+        self.hook = hook
+        self.hooks: dict[tuple[str, ProductForm], tuple[Hook, nn.Module]] = {}
+        self.forwards = 0
+        self.open: list[nn.Module] = []
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.open.append(module)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.open.pop()
+
+    def multiply(self, product: Product, call: Callable[[], Any]) -> Any:
+        own = self.table.find(self.open[-1].weight) if self.open else None
+        if own is None or own.entry != product.entry:
+            key = (product.entry, product.form)
+            if key not in self.hooks:
+                weight = self.table.weights[product.entry]
+                name = layer_name(product.entry, self.modules)
+                self.hooks[key] = (self.hook(name), _layer_like(product.form, weight))
+            hook, layer = self.hooks[key]
+            hook(layer, (product.features,), {})
+        return call()
+
+
+def _layer_like(form: ProductForm, weight: Tensor) -> nn.Module:
+    """Returns a layer that does what a product does."""
+    weight = weight.mT if form.transposed else weight
+    layer: nn.Module
+    if form.conv is None:
+        layer = nn.Linear(1, 1, bias=False, device="meta")
+    else:
+        conv = form.conv
+        kind = nn.Conv1d if conv.dims == 1 else nn.Conv2d
+        channels = (weight.shape[1] * conv.groups, weight.shape[0])
+        layer = kind(
+            *channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            bias=False,
+            device="meta",
+        )
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer
 
 
 def _count(module: nn.Module, inputs: Tensor, nonzero: Tensor, whole: Tensor) -> dict[str, int]:

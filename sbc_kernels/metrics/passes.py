@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -63,6 +64,9 @@ class Watcher(Protocol):
     def watch(self, model: nn.Module) -> None:
         """Registers hooks on the model, which is a private copy of the user's."""
 
+    def running(self) -> AbstractContextManager[object]:
+        """Returns the context that each forward runs in."""
+
 
 class Pass:
     """A copy of a model in eval mode, whose states are reset before each batch.
@@ -96,6 +100,7 @@ class Pass:
         self._fresh: KeptStates | None = None  # what is put back before each batch
         self._states: tuple[str, ...] = ()
         self._counts: set[int | None] = set()
+        self._watchers = watchers
         for watcher in watchers:
             watcher.watch(self.model)
         self._watch_samples()
@@ -104,7 +109,9 @@ class Pass:
         """Returns the model's output for a batch; `index` is the seed of its random numbers."""
         self._counts.clear()
         reset_states(self.model)
-        with torch.no_grad(), undisturbed(index):
+        with torch.no_grad(), undisturbed(index), ExitStack() as stack:
+            for watcher in self._watchers:
+                stack.enter_context(watcher.running())
             if self._fresh is None:  # what the first batch changes is a state
                 fresh = self._fresh = KeptStates(self.model, but=has_known_reset)
                 with only_the_copy(self._original, self.forward):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -18,9 +19,9 @@ from ..files.packed import PackedTensor, dense_values, read_stored, require_mode
 from ..network.copies import copy_of, require_model, reset_states
 from ..network.state import entry, identity, replace_module
 from ..network.tensors import is_norm
+from ..network.weight_table import WeightTable, layer_name
 from ..weights import CompressedWeight, Pruned, Quantized
 from .saving import BITS_OF
-from .weight_uses import layer_name
 
 __all__ = ["load_compressed", "load_with_weights"]
 
@@ -92,6 +93,7 @@ def load_with_weights(
                 f"{path} is of another model: {expected.tied[name]!r} and {name!r}, one tensor here, "
                 "differ in it"
             )
+    _require_agreement(model, state, path)
     modules = dict(model.named_modules())
     for layer, norm in contents.folded.items():
         replace_module(model, modules[norm], nn.Identity())
@@ -107,6 +109,23 @@ def load_with_weights(
         if isinstance(tensor, (Pruned, Quantized))
     }
     return model, weights
+
+
+def _require_agreement(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raises ValueError where weights that share memory here, one a view of the other, differ."""
+    table = WeightTable(model)
+    shared = {name: table.entangled(name) for name in table.weights if name in state}
+    if not any(shared.values()):
+        return
+    table = WeightTable(copy_of(model))
+    for name in shared:
+        table.weights[name].copy_(state[name])
+    for name, others in shared.items():
+        if others and not torch.equal(_bits(table.weights[name].cpu()), _bits(state[name])):
+            raise ValueError(
+                f"{path} is of another model: {name!r} and {others[0]!r}, which share memory here, "
+                "differ in it"
+            )
 
 
 def _read_state(path: str | Path) -> dict[str, Tensor]:

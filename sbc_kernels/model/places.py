@@ -11,9 +11,8 @@ from ..conv import Conv
 from ..network.products import Kind, ProductForm
 from ..network.state import entry, owner_of
 from ..network.tensors import WEIGHT_LAYERS, WeightLayer
-from ..network.weight_table import WeightTable
+from ..network.weight_table import WeightTable, layer_name
 from .provenance import Provenance, WeightUse
-from .weight_uses import layer_name
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..network.products import SAME_VALUES, Product, ProductMode
-from ..network.state import owner_of
-from ..network.tensors import WEIGHT_LAYERS
-from ..network.weight_table import WeightTable
+from ..network.weight_table import WeightTable, layer_name
 from .provenance import Provenance
 
 NoteCall = Callable[[str, Tensor, Tensor, tuple[int, ...]], Tensor]
@@ -84,13 +82,3 @@ class WeightUses(ProductMode):
         weight = self.modules[self.open[-1]]._parameters.get("weight")
         found = None if weight is None else self.table.find(weight)
         return found is not None and found.entry == entry
-
-
-def layer_name(entry: str, modules: dict[str, nn.Module]) -> str:
-    """Returns the name of the layer whose weight an entry of the state is.
-
-    That is the module's where it is the weight of a Linear or a convolution, otherwise the entry.
-    """
-    owner, field = owner_of(entry)
-    plain = field == "weight" and isinstance(modules.get(owner), WEIGHT_LAYERS)
-    return owner if plain else entry

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from .state import owner_of
+from .tensors import WEIGHT_LAYERS
 
 Form = Literal["whole", "transposed", "other"]
 
@@ -147,3 +151,13 @@ def _geometry(tensor: Tensor) -> tuple[object, ...]:
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     strides = tuple(stride if extent > 1 else 0 for extent, stride in steps)
     return tensor.storage_offset(), tuple(tensor.shape), strides, tensor.dtype
+
+
+def layer_name(entry: str, modules: Mapping[str, nn.Module]) -> str:
+    """Returns the name of the layer whose weight an entry of the state is.
+
+    That is the module's where it is the weight of a Linear or a convolution, otherwise the entry.
+    """
+    owner, field = owner_of(entry)
+    plain = field == "weight" and isinstance(modules.get(owner), WEIGHT_LAYERS)
+    return owner if plain else entry

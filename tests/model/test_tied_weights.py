@@ -131,6 +131,16 @@ def test_a_transposed_view(tmp_path: Path) -> None:
     for key, value in model.state_dict().items():
         assert torch.equal(back.state_dict()[key], value)
 
+    apart = autoencoder()
+    apart.dec.weight = nn.Parameter(apart.dec.weight.detach().clone())
+    sbc.compress_model(apart, data(), sparsity=0.5).save(tmp_path / "apart.safetensors")
+    before = net.enc.weight.clone()
+    with pytest.raises(
+        ValueError, match=r"'enc\.weight' and 'dec\.weight', which share memory here"
+    ):
+        sbc.load_compressed(net, tmp_path / "apart.safetensors")
+    assert torch.equal(net.enc.weight, before)
+
 
 @pytest.mark.parametrize("functional", ["transposed", "view of a convolution", "ConvTranspose"])
 def test_uses_that_differ_leave_the_weight_alone(functional: str) -> None:

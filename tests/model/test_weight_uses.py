@@ -287,7 +287,29 @@ def test_overrides_reach_parameters_by_their_entry() -> None:
         sbc.compress_model(net, data(), ignore=["no_such"])
 
 
-def test_measured_allocation_and_metrics_take_part() -> None:
+def test_nir_says_what_it_cannot_hold(tmp_path: Path) -> None:
+    pytest.importorskip("nir")
+    for form, words in (
+        ("F.linear", "Call the layer's module"),
+        ("parameter", "multiplies by 'raw.own', a parameter of no Linear layer"),
+    ):
+        result = sbc.compress_model(network(products(form)), data(), bits=4)
+        with pytest.raises(ValueError, match=words):
+            result.to_nir(tmp_path / "net.nir")
+
+
+def test_operations_are_those_of_the_module() -> None:
+    labels = torch.zeros(12)
+    expected = sbc.metrics.synaptic_operations(network(), [(data(), labels)] * 2)
+    for form in ("F.linear", "module.forward", "@ transposed", "weight @"):
+        counted = sbc.metrics.synaptic_operations(network(products(form)), [(data(), labels)] * 2)
+        assert counted.layers == {
+            FORMS[form][0]: expected.layers["fc"],
+            "out": expected.layers["out"],
+        }
+
+
+def test_measured_allocation_takes_part() -> None:
     plain, net = network(), network(products("@ transposed"))
     options = {"sparsity": 0.5, "allocation": "measured", "bias_correction": False}
     expected = sbc.compress_model(plain, data(), **options)

@@ -20,6 +20,7 @@ _ADVICE = {
     **{f"max_pool{axes}d_with_indices": _NO_MAX_POOL for axes in (1, 2, 3)},
     **{f"adaptive_max_pool{axes}d": _NO_MAX_POOL for axes in (1, 2, 3)},
     **{f"adaptive_max_pool{axes}d_with_indices": _NO_MAX_POOL for axes in (1, 2, 3)},
+    "linear": "Call the layer's module in place of F.linear",
     "matmul": _NO_PRODUCT,
     "mm": _NO_PRODUCT,
     "bmm": _NO_PRODUCT,

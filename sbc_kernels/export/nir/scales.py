@@ -15,7 +15,7 @@ from torch import nn
 from ...errors import ParameterError
 from ...weights import CompressedWeight, Quantized
 from .edges import Edges
-from .refusals import INPUT
+from .refusals import INPUT, ModelRefused
 from .tracking import module_label
 
 __all__ = ["Integers", "Scales", "integers_of", "quantized_layers"]
@@ -53,6 +53,12 @@ def quantized_layers(
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     unknown = sorted(set(weights) - set(modules))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if unknown and unknown[0] in parameters:
+        raise ModelRefused(
+            f"model multiplies by {unknown[0]!r}, a parameter of no Linear layer or convolution, which "
+            "NIR cannot hold; accepted are weights of modules that are called"
+        )
     if unknown:
         raise ValueError(
             f"weights has {unknown[0]!r}, which no module of the model is called; accepted are "
