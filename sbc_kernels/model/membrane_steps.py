@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge, Node
 from .graph_walk import TaggedGraph
 from .provenance import LayerCall, Provenance, Reach
 from .saved_tensors import SavedTensors, positions
-from .spike_watch import SpikeEvent
+from .spike_functions import SpikeEvent
 
 ALL_STEPS = 24  # sequences of more steps are looked at in their first and last steps
 ENDS = 8

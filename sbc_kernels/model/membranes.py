@@ -19,7 +19,8 @@ from .membrane_steps import MembraneSteps
 from .provenance import NeuronCall, Provenance, Reach
 from .response_measure import Measured, measure
 from .saved_tensors import SavedTensors
-from .spike_watch import Site, SpikeEvent, SpikeWatch
+from .spike_functions import Site, SpikeEvent
+from .spike_watch import SpikeWatch
 
 
 @dataclass

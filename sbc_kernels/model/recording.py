@@ -30,7 +30,8 @@ from .membranes import note_membranes
 from .norms import Output, is_plain_norm, same_channels
 from .provenance import LayerCall, NeuronCall, Provenance
 from .saved_tensors import SavedTensors
-from .spike_watch import DATA, SpikeWatch, mark
+from .spike_watch import SpikeWatch
+from .taint import DATA, mark
 from .time_steps import StepProbe, mark_inner
 from .weight_uses import WeightUses
 

@@ -21,7 +21,7 @@ from ..neurons import IF, LIF, Kernel, Leaky, Neuron, StateSpace
 from .graph_walk import TaggedGraph
 from .membrane_steps import MembraneSteps, indicator
 from .saved_tensors import SavedTensors, positions
-from .spike_watch import LEVELS
+from .spike_functions import LEVELS
 
 Values = NDArray[np.float64]
 Found = tuple[Values | None, tuple[str, ...]]  # a response, and notes

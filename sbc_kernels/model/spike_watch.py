@@ -17,7 +17,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,80 +29,26 @@ from torch.overrides import TorchFunctionMode
 from ..network.tensors import tensors_in
 from .graph_walk import TaggedGraph
 from .saved_tensors import positions, sample
-
-Site = tuple[Any, ...]  # code and line of each frame between the model's call and the operation
-Taint = frozenset[Any]
-
-_ABOVE = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__", "gt_", "ge_"}
-_BELOW = {"lt", "le", "less", "less_equal", "__lt__", "__le__", "lt_", "le_"}
-_STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside"}
-_PRODUCTS = {
-    "mul", "multiply", "__mul__", "__rmul__", "mul_", "__imul__", "matmul", "__matmul__", "bmm", "mm",
-    "baddbmm", "einsum", "div", "true_divide", "__truediv__",
-}  # fmt: skip
-_SUMS = {"add", "sub", "__add__", "__radd__", "__sub__", "__rsub__", "add_", "sub_", "__iadd__"}
-_WEIGHTED = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"}
-_CONSTANTS = {
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "empty_like",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-}
-_CLAMPS = {"clamp", "clip", "clamp_", "relu", "hardtanh", "clamp_min", "clamp_max"}
-LEVELS = {
-    "round": 0.5,
-    "floor": 1.0,
-    "trunc": 1.0,
-    "fix": 1.0,
-}  # the first that is not rounded to 0
-_BOUNDS = {"Clamp", "ClampMin", "ClampMax", "Hardtanh", "Relu", "Threshold"}
-_SHIFTS = {"Add", "Sub", "Rsub", "Neg", "Mul", "Div"}
-_NOTHING: Taint = frozenset()
-DATA: Taint = frozenset({"data"})
-
-
-@dataclass
-class SpikeEvent:
-    """One evaluation of a spike function.
-
-    Attributes
-    ----------
-    edge, shape : of the operand, the membrane potential, in the autograd graph.
-    fired : bool, at the sampled positions of the operand.
-    potential : the operand at these positions.
-    boundary : value of the operand at which it fires; None where it is not known.
-    kind : the function's name, for people.
-    plain : whether it is a comparison or rounding that lets no gradient through.
-    hidden : whether the output does not follow from the operand: the function has a state of its own.
-    site, owner : where in the code, and the name of the module whose method that is.
-    clock : of the graph at that time.
-    order : number of the operation.
-    visit : how often the place in the code was passed so far, also without gradients.
-    like : empty, of the operand's type and device.
-    base : the potential that the operand was shifted or scaled from.
-    """
-
-    edge: GradientEdge
-    shape: torch.Size
-    fired: Tensor
-    potential: Tensor | None
-    boundary: float | None
-    kind: str
-    plain: bool
-    hidden: bool
-    site: Site
-    owner: str
-    clock: int
-    order: float
-    visit: int
-    like: Tensor
-    base: Node = field(init=False)  # held, lest its id is used again
-
-    def __post_init__(self) -> None:
-        self.base = _base(self.edge.node)
+from .spike_functions import (
+    ABOVE,
+    CLAMPS,
+    CONSTANTS,
+    DISCRETE,
+    LEVELS,
+    PRODUCTS,
+    STEPS,
+    SUMS,
+    WEIGHTED,
+    Site,
+    SpikeEvent,
+    bracket,
+    few_values,
+    is_integral,
+    level_of,
+    rises,
+    unbounded,
+)
+from .taint import DATA, NOTHING, Taint, joint_taint, mark, taint_of
 
 
 @dataclass
@@ -178,7 +124,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
                 self.function_output(tensor)
         operands = [t for t in tensors if t.grad_fn is not None and t.is_floating_point()]
         if torch.is_grad_enabled():
-            return [(t, get_gradient_edge(t)) for t in operands[:2]] if name in _DISCRETE else []
+            return [(t, get_gradient_edge(t)) for t in operands[:2]] if name in DISCRETE else []
         for tensor in operands:  # perhaps of an autograd function, whose forward runs
             node = tensor.grad_fn
             if node is not None and id(node) not in self._samples:
@@ -196,14 +142,14 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         out: Any,
     ) -> Any:
         """Notes what an operation did, and returns its output, cut where that is spikes."""
-        taint = _taint(tensors)
-        if name in _DISCRETE:
+        taint = joint_taint(tensors)
+        if name in DISCRETE:
             taint |= self._discrete(name, args, before, out)
             if isinstance(out, Tensor) and out.grad_fn is not None:
                 out = out.detach()
-        elif name in _SUMS and isinstance(out, Tensor):
+        elif name in SUMS and isinstance(out, Tensor):
             out = self._straight_through(out, tensors)
-        elif name in _PRODUCTS and isinstance(out, Tensor) and out.grad_fn is not None:
+        elif name in PRODUCTS and isinstance(out, Tensor) and out.grad_fn is not None:
             if any(isinstance(a, (int, float)) and a == 0 for a in args):
                 out._sbc_zero = True
             taints = [taint_of(t) for t in tensors if taint_of(t)]
@@ -211,9 +157,9 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
                 self.graph.mark_product(out.grad_fn, taints)
         elif isinstance(func, torch._ops.OpOverload):
             self._inside_operator(tensors, out)
-        if name in _WEIGHTED:
+        if name in WEIGHTED:
             mark(out, DATA)
-        elif taint and name not in _CONSTANTS:
+        elif taint and name not in CONSTANTS:
             mark(out, taint)
         return out
 
@@ -225,7 +171,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         self._inner[id(out)] = _Inner(
             weakref.ref(out), site, owner, self.graph.clock, self.operations, self._visits[site]
         )
-        taint = _taint(tensors)
+        taint = joint_taint(tensors)
         if taint:
             mark(out, taint)
 
@@ -234,24 +180,24 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
     ) -> None:
         """Follows an operand inside a function to the comparison, through a threshold taken off."""
         sources = [t for t in tensors if t.numel() == out.numel()]
-        if len(sources) != 1 or name not in _DISCRETE | _SUMS | _PRODUCTS | _CLAMPS:
+        if len(sources) != 1 or name not in DISCRETE | SUMS | PRODUCTS | CLAMPS:
             return
         node = sources[0].grad_fn
         of, shift = getattr(sources[0], "_sbc_operand", (None, None))
         if node is not None:
             of, shift = id(node), 0.0
-        if name in _CLAMPS:
+        if name in CLAMPS:
             out._sbc_operand = of, shift
             return
         if name in LEVELS and of is not None:
             self._compared[of] = None if shift is None else LEVELS[name] + shift
             return
-        level = _level([a for a in args if a is not sources[0]])
+        level = level_of([a for a in args if a is not sources[0]])
         if level is not None and shift is not None and args[0] is sources[0]:
             level += shift
         else:
             level = None
-        if name in _DISCRETE - _STEPS and of is not None:
+        if name in DISCRETE - STEPS and of is not None:
             self._compared[of] = level
         else:
             out._sbc_operand = of, level if name in ("sub", "__sub__") else None
@@ -271,12 +217,12 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         if not sources or not output.is_floating_point():
             return
         source, index = sources[0]
-        inner_source, inner_index = _unbounded(source, index)
+        inner_source, inner_index = unbounded(source, index)
         spikes = sample(output)
         operand = self._samples.get(id(source))
         if operand is not None and operand.numel() != spikes.numel():
             operand = None
-        if not _few_values(spikes) or (operand is not None and torch.equal(operand, spikes)):
+        if not few_values(spikes) or (operand is not None and torch.equal(operand, spikes)):
             return
         inner = self._inner.get(id(output))
         if inner is not None and inner.tensor() is output:
@@ -286,7 +232,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
             (site, owner), clock, order = self._place(), self.graph.clock, self.operations
             visit = 0
         hidden = (
-            operand is not None and id(source) not in self._compared and not _rises(operand, spikes)
+            operand is not None and id(source) not in self._compared and not rises(operand, spikes)
         )
         fired = spikes != 0
         self.events.append(
@@ -367,7 +313,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
     ) -> Taint:
         """Records a comparison or rounding; returns what its result depends on beside its operands."""
         if not isinstance(out, Tensor):
-            return _NOTHING
+            return NOTHING
         site, owner = self._place()
         self._visits[site] += 1
         for operand, edge in before:
@@ -375,21 +321,21 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
                 continue
             other = args[1] if len(args) > 1 and args[0] is operand else args[0]
             boundary = None
-            if name in _STEPS:
+            if name in STEPS:
                 fired, boundary = sample(out) != 0, None
             else:
-                above = (name in _ABOVE) == (args[0] is operand)
+                above = (name in ABOVE) == (args[0] is operand)
                 fired = sample(out) if above else ~sample(out)
-                boundary = _level([other])
+                boundary = level_of([other])
             self._kept.append(edge.node)
             self.events.append(
                 SpikeEvent(
-                    GradientEdge(*_unbounded(edge.node, edge.output_nr)),
+                    GradientEdge(*unbounded(edge.node, edge.output_nr)),
                     operand.shape,
                     fired.bool(),
                     sample(operand),
                     boundary,
-                    name if name in _STEPS else "comparison",
+                    name if name in STEPS else "comparison",
                     True,
                     False,
                     site,
@@ -400,10 +346,10 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
                     operand.new_empty(0),
                 )
             )
-        return frozenset({site}) if before else _NOTHING
+        return frozenset({site}) if before else NOTHING
 
     def _boundary(self, source: int, operand: Tensor, fired: Tensor) -> float | None:
-        low, high = _bracket(operand, fired)
+        low, high = bracket(operand, fired)
         level = self._compared.get(source)
         # Of channels with thresholds of their own, the mean need not part the potentials.
         if level is not None and (low <= level <= high or low > high):
@@ -427,8 +373,8 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         values, before = sample(out), sample(soft)
         if not getattr(soft, "_sbc_zero", False):  # else: hard + 0 * v
             fewer = torch.unique((values * 1e4).round()).numel() < torch.unique(before).numel()
-            if _is_integral(before, 1e-4) or not (
-                _is_integral(values, 1e-4) or (fewer and _few_values(values, 1e-4))
+            if is_integral(before, 1e-4) or not (
+                is_integral(values, 1e-4) or (fewer and few_values(values, 1e-4))
             ):
                 return out
         self.bridged |= sites
@@ -449,9 +395,6 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         return tuple(site), owner or self._root
 
 
-_DISCRETE = _ABOVE | _BELOW | _STEPS
-
-
 def _direct(values: Iterable[Any]) -> list[Tensor]:
     """Returns the tensors among arguments, and those in lists; `tensors_in` takes ten times as long."""
     tensors: list[Tensor] = []
@@ -461,87 +404,3 @@ def _direct(values: Iterable[Any]) -> list[Tensor]:
         elif isinstance(value, (list, tuple)):
             tensors += [item for item in value if isinstance(item, Tensor)]
     return tensors
-
-
-def taint_of(tensor: Tensor) -> Taint:
-    """Returns what of the data a tensor depends on: "data", or the sites of the spikes."""
-    taint: Taint = getattr(tensor, "_sbc_taint", _NOTHING)
-    return taint
-
-
-def _taint(tensors: list[Tensor]) -> Taint:
-    taint = _NOTHING
-    for tensor in tensors:
-        own = taint_of(tensor)
-        if own is not taint:
-            taint = taint | own if taint else own
-    return taint
-
-
-def mark(value: Any, taint: Taint) -> None:
-    """Notes what tensors depend on."""
-    if isinstance(value, Tensor):
-        value._sbc_taint = taint
-        return
-    for tensor in tensors_in(value):
-        tensor._sbc_taint = taint
-
-
-def _level(others: list[Any]) -> float | None:
-    """Returns what a comparison compares with; the mean where that is a tensor."""
-    for other in others:
-        if isinstance(other, Tensor):
-            return float(other.detach().double().mean())
-        if isinstance(other, (int, float)):
-            return float(other)
-    return None
-
-
-def _unbounded(node: Node, index: int) -> tuple[Node, int]:
-    """Returns what a bounded operand was before: spikes of ``clamp(v, 0, D)`` are those of v."""
-    while str(node.name()).rstrip("0123456789").removesuffix("Backward") in _BOUNDS:
-        following, at = node.next_functions[0]
-        if following is None:
-            break
-        node, index = following, at
-    return node, index
-
-
-def _base(node: Node) -> Node:
-    """Returns the potential that an operand was shifted or scaled from."""
-    while str(node.name()).rstrip("0123456789").removesuffix("Backward") in _SHIFTS:
-        inputs = [following for following, _ in node.next_functions if following is not None]
-        if len(inputs) != 1:
-            break
-        node = inputs[0]
-    return node
-
-
-def _is_integral(values: Tensor, tolerance: float = 1e-6) -> bool:
-    return bool(((values - values.round()).abs() <= tolerance).all())
-
-
-def _few_values(values: Tensor, tolerance: float = 1e-6) -> bool:
-    """Whether values are whole multiples of one of them, as spikes of any height are."""
-    size = values.abs()
-    if not bool(size.isfinite().all()):
-        return False
-    least = size[size > tolerance]
-    return least.numel() == 0 or _is_integral(values / least.min(), tolerance)
-
-
-def _rises(operand: Tensor, spikes: Tensor) -> bool:
-    """Whether spikes are a function of the operand that nowhere falls."""
-    order = operand.argsort(stable=True)
-    values, sorted_spikes = operand[order], spikes[order]
-    falls = sorted_spikes[1:] < sorted_spikes[:-1]
-    return not bool((falls & (values[1:] > values[:-1])).any())
-
-
-def _bracket(operand: Tensor, fired: Tensor) -> tuple[float, float]:
-    """Returns the highest potential that did not fire, and the lowest that did."""
-    silent, active = operand[~fired], operand[fired]
-    return (
-        float(silent.max()) if silent.numel() else -float("inf"),
-        float(active.min()) if active.numel() else float("inf"),
-    )
