@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 import torch
 
 import sbc_kernels as sbc
+from sbc_kernels.neurons import impulse_response
 
-from zoo.functional_membranes import FUNCTIONAL
-from zoo.published_styles import PUBLISHED
-from zoo.styles import Style
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from zoo.functional_membranes import FUNCTIONAL
+    from zoo.published_styles import PUBLISHED
+    from zoo.styles import Style
 
 STYLES = pytest.mark.parametrize("style", FUNCTIONAL + PUBLISHED, ids=lambda style: style.name)
 
@@ -36,7 +40,7 @@ def test_fates(style: Style) -> None:
             continue
         (neuron,) = layer.neurons
         expected = np.array(fate.response)
-        response = sbc.impulse_response(neuron, layer.layout.steps)
+        response = impulse_response(neuron, layer.layout.steps)
         assert len(response) == len(expected)
         np.testing.assert_allclose(
             response / np.abs(response).max(), expected / np.abs(expected).max(), atol=2e-6
@@ -60,7 +64,7 @@ def test_compressed_and_stored(style: Style, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     result.save(path)
     loaded = style.build()
-    sbc.load_compressed(path, loaded)
+    sbc.load_compressed(loaded, path)
     for name, value in result.model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
 
