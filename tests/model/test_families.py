@@ -56,10 +56,10 @@ def test_compressed_and_stored(style: Style, tmp_path: Path) -> None:
     assert torch.equal(batch, style.batch()), "the calibration batch was changed"
     for layer in result.plan.layers:
         if layer.compressed:
-            weight = result.model.state_dict()[layer.entry]
+            weight = result.model.state_dict()[layer.weight_entry]
             assert (weight == 0).double().mean() >= 0.1, layer.name
         elif layer.shape:
-            entry = getattr(layer, "entry", f"{layer.name}.weight")
+            entry = layer.weight_entry
             assert torch.equal(result.model.state_dict()[entry], before[entry]), layer.name
     path = tmp_path / "model.safetensors"
     result.save(path)
