@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import torch
@@ -140,18 +140,18 @@ class MembraneSteps:
                     self.whole[id(node)] = at + self.delay - self.delays[layers]
                 else:
                     sequences.append(node)
-        if not sequences:
-            return
-        single = {
-            layer for layers, nodes in self.groups.items() if len(nodes) == 1 for layer in layers
-        }
+        # A layer of one call holds the sequence, also where another layer on the way is called a step.
+        counts = Counter(layer for layer, _ in self.calls)
         calls = {
             key: edge
             for key, at in self.calls.items()
-            if key[0] in single
+            if counts[key[0]] == 1
             and at == 0
+            and count > 1
             and (edge := self.provenance.layer_calls[key[0]][key[1]].edge) is not None
         }
+        if not sequences and not calls:
+            return
         edges = [*(GradientEdge(node, 0) for node in sequences), *calls.values()]
         tables: list[Tensor | None] = [None] * len(edges)
         weights = torch.rand(self.events[0].shape, generator=torch.Generator().manual_seed(0)).add(

@@ -98,21 +98,38 @@ class EachStep(nn.Module):
         return self.module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+class ConvEachStep(nn.Conv2d):
+    """A convolution over [T, N, C, H, W], one step at a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = ((side - 1) // self.stride[0] + 1 for side in x.shape[3:])
+        output = torch.zeros(*x.shape[:2], self.out_channels, height, width)
+        for t in range(len(x)):
+            output[t] = F.conv2d(x[t], self.weight, self.bias, self.stride, self.padding)
+        return output
+
+
 class MembraneShortcut(nn.Module):
-    """A residual stream of currents: neuron, convolution, norm, and an addition before the neuron."""
+    """A residual stream of currents: neuron, convolution, norm, and an addition before the neuron.
+
+    At the last block the stream itself passes a convolution.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.norm1 = EachStep(nn.Conv2d(2, 6, 3, padding=1, bias=False)), PermutedNorm(6)
         self.lif1, self.lif2 = UnknownLIF(0.25), UnknownLIF(0.25)
         self.conv2, self.norm2 = EachStep(nn.Conv2d(6, 6, 3, padding=1, bias=False)), PermutedNorm(6)
-        self.fc = nn.Linear(6, 5)
+        self.conv3, self.norm3 = ConvEachStep(6, 8, 3, 2, 1, bias=False), PermutedNorm(8)
+        self.shortcut, self.norm4 = ConvEachStep(6, 8, 1, 2, bias=False), PermutedNorm(8)
+        self.lif3, self.fc = UnknownLIF(0.25), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, T, 2, 6, 6]
         x = x.transpose(0, 1)
         stream = self.norm1(self.conv1(x))
         stream = self.norm2(self.conv2(self.lif1(stream))) + stream
-        return self.fc(F.adaptive_avg_pool2d(self.lif2(stream).flatten(0, 1), 1).flatten(1)).mean(0)
+        stream = self.norm3(self.conv3(self.lif2(stream))) + self.norm4(self.shortcut(stream))
+        return self.fc(F.adaptive_avg_pool2d(self.lif3(stream).flatten(0, 1), 1).flatten(1)).mean(0)
 
 
 class SpikingAttention(nn.Module):
@@ -316,6 +333,8 @@ PUBLISHED: tuple[Style, ...] = (
         {
             "conv1.module.0": spiking(powers(0.25)),
             "conv2.module.0": spiking(powers(0.25)),
+            "conv3": spiking(powers(0.25)),
+            "shortcut": spiking(powers(0.25)),
             "fc": HEAD,
         },
     ),
