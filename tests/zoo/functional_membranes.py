@@ -225,9 +225,7 @@ def speech() -> nn.Module:
 _LEAKY_SPEECH: Fate = spiking(powers(0.85, 0.15))
 
 FUNCTIONAL: tuple[Style, ...] = (
-    Style(
-        "norm_each_step", NormEachStep, images, {"conv": spiking(powers(0.9, 0.1)), "fc": HEAD}
-    ),
+    Style("norm_each_step", NormEachStep, images, {"conv": spiking(powers(0.9, 0.1)), "fc": HEAD}),
     Style(
         "learned_leak",
         LearnedLeak,

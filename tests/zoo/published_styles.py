@@ -6,6 +6,8 @@ that no adapter knows are classes of this file.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from spikingjelly.activation_based import layer, neuron
@@ -117,9 +119,15 @@ class MembraneShortcut(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.norm1 = EachStep(nn.Conv2d(2, 6, 3, padding=1, bias=False)), PermutedNorm(6)
+        self.conv1, self.norm1 = (
+            EachStep(nn.Conv2d(2, 6, 3, padding=1, bias=False)),
+            PermutedNorm(6),
+        )
         self.lif1, self.lif2 = UnknownLIF(0.25), UnknownLIF(0.25)
-        self.conv2, self.norm2 = EachStep(nn.Conv2d(6, 6, 3, padding=1, bias=False)), PermutedNorm(6)
+        self.conv2, self.norm2 = (
+            EachStep(nn.Conv2d(6, 6, 3, padding=1, bias=False)),
+            PermutedNorm(6),
+        )
         self.conv3, self.norm3 = ConvEachStep(6, 8, 3, 2, 1, bias=False), PermutedNorm(8)
         self.shortcut, self.norm4 = ConvEachStep(6, 8, 1, 2, bias=False), PermutedNorm(8)
         self.lif3, self.fc = UnknownLIF(0.25), nn.Linear(8, 5)
@@ -236,7 +244,7 @@ class ListOfBlocks(nn.Module):
                 layer.BatchNorm1d(b, step_mode="m"),
                 neuron.LIFNode(2.0, v_threshold=0.2, step_mode="m"),
             ]
-            for a, b in zip(sizes, sizes[1:], strict=False)
+            for a, b in itertools.pairwise(sizes)
         ]
         self.blocks.append([layer.Linear(16, 5, bias=False, step_mode="m")])
         self.model = nn.Sequential(*(module for block in self.blocks for module in block))
@@ -364,8 +372,12 @@ PUBLISHED: tuple[Style, ...] = (
         | {"output": spiking(powers(0.5))},
     ),
     Style("converted", converted, flat_events, {"0": _IF, "2": _IF, "4": HEAD}),
-    Style("online_training", OnlineTraining, image_events, {"conv1": left, "conv2": left, "fc": HEAD}),
-    Style("list_of_blocks", ListOfBlocks, events, {"model.0": _LIF, "model.3": _LIF, "model.6": None}),
+    Style(
+        "online_training", OnlineTraining, image_events, {"conv1": left, "conv2": left, "fc": HEAD}
+    ),
+    Style(
+        "list_of_blocks", ListOfBlocks, events, {"model.0": _LIF, "model.3": _LIF, "model.6": None}
+    ),
     Style(
         "repeats_an_image",
         RepeatsAnImage,
@@ -376,5 +388,10 @@ PUBLISHED: tuple[Style, ...] = (
             "fc3.module.0": HEAD,
         },
     ),
-    Style("norse_speech", NorseSpeech, events, {"cell.input_weights": None, "cell.recurrent_weights": None}),
+    Style(
+        "norse_speech",
+        NorseSpeech,
+        events,
+        {"cell.input_weights": None, "cell.recurrent_weights": None},
+    ),
 )
