@@ -86,11 +86,8 @@ class Exact(Method):
         return float(d_in) ** 3 / 6 * d_out
 
     def work_bytes(self, d_out: int, d_in: int) -> int:
-        """The damped Hessian and its inverse, made of three matrices; then orders with their losses.
-
-        With many threads each row's triangle counts for more than the inversion.
-        """
-        return max(34, 24 + 2 * thread_count()) * d_in**2 + 58 * d_out * d_in
+        """The damped Hessian, its inverse in two precisions, a triangle for each thread; orders."""
+        return (22 + 2 * thread_count()) * d_in**2 + 58 * d_out * d_in
 
 
 def order_rows(parts: list[Rows], options: LayerOptions, log: list[str]) -> list[RowOrder]:

@@ -27,9 +27,9 @@ WIDE = 1 << 20  # inputs of a layer that no machine holds
     [("exact", {"sparsity": 0.9}), ("blocked", {"sparsity": 0.9}), ("exact", {"bits": 4})],
 )
 def test_prediction_is_near_the_truth(method: str, options: dict[str, Any]) -> None:
-    d, rows = 1152, 16
+    d, rows = 2112, 4  # one matrix is too large for the heap, so that what is freed is seen
     rng = np.random.default_rng(0)
-    weight, spikes = rng.standard_normal((rows, d)).astype("f"), rng.random((2, 40, d)) < 0.2
+    weight, spikes = rng.standard_normal((rows, d)).astype("f"), rng.random((4, 64, d)) < 0.2
     small = weight[:, :64].copy(), spikes[..., :64].copy()
     sbc.compress_layer(*small, method=method, **options)  # what is loaded once does not count
     if sys.platform == "linux":
@@ -38,10 +38,9 @@ def test_prediction_is_near_the_truth(method: str, options: dict[str, Any]) -> N
     sbc.compress_layer(weight, spikes, method=method, **options)
     if watch.start is None or watch.peak is None:
         pytest.skip("this system does not tell")
-    assert METHODS[method].work_bytes(rows, d) > 24 * d * d
     sweeps = "blocked" if "bits" in options else method
     predicted = 8 * d * d + METHODS[sweeps].work_bytes(rows, d)
-    assert 0.75 * predicted < watch.peak - watch.start < 1.25 * predicted
+    assert 0.8 * predicted < watch.peak - watch.start < 1.2 * predicted
 
 
 def test_a_layer_that_cannot_fit_is_refused_before_the_work() -> None:
@@ -54,13 +53,14 @@ def test_a_layer_that_cannot_fit_is_refused_before_the_work() -> None:
 
 @pytest.mark.parametrize("method", ["exact", "blocked"])
 def test_what_would_fit_is_named(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    weight, spikes = np.ones((2, 512), np.float32), np.zeros((1, 1, 512), bool)
-    between = 512 * 512 * 33
+    weight, spikes = np.ones((64, 512), np.float32), np.zeros((1, 1, 512), bool)
+    works = [METHODS[name].work_bytes(64, 512) for name in ("exact", "blocked")]
+    between = 8 * 512**2 + sum(works) // 2
     monkeypatch.setattr(memory, "_SMALL", 0)
     monkeypatch.setattr(memory, "available_memory", lambda device=None: between)
     if method == "exact":
         monkeypatch.setattr(memory, "_MARGIN", 1.0)
-        with pytest.raises(MemoryError, match=r"accepted is method='blocked' \(8\.\d+ MiB\)"):
+        with pytest.raises(MemoryError, match=r"accepted is method='blocked' \(\d+.* MiB\)"):
             sbc.compress_layer(weight, spikes)
         return
     with pytest.warns(RuntimeWarning, match="no input spiked"):
