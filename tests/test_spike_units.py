@@ -156,6 +156,22 @@ def test_batches_of_several_units(pair: tuple[int, int], merged: bool, backend: 
     assert_close(hessian.sum(), wanted, rounded(np.float64, wanted), "sum")
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_a_coarser_unit_of_another_dtype(kind: Any, backend: str) -> None:
+    """Sixths in float32 are no sixths in float64, where the halves come: these are three each."""
+    rng = np.random.default_rng(9)
+    sixths = rng.integers(0, 7, (3, 4, D)).astype(np.float32) / np.float32(6)
+    sixths[0, 0, 0] = np.float32(1 / 6)
+    halves = rng.integers(-3, 4, (3, 4, D)) / 2
+    hessian = sbc.SpikeHessian(sbc.LIF(2.0), backend=backend)
+    hessian.update(kind(sixths)).update(kind(halves))
+    assert all("multiples of 0.166667" in path for path in hessian.paths)
+    both = [np.abs(sixths), np.abs(halves)]
+    size = sum(reference.spike_sum(batch, sbc.LIF(2.0))[0] for batch in both)
+    wanted = sum(reference.spike_sum(batch, sbc.LIF(2.0))[0] for batch in (sixths, halves))
+    assert_close(np.asarray(hessian.sum()), wanted, rounded(np.float32, size), "sum")
+
+
 def test_a_refined_sum_does_not_claim_more_than_it_has() -> None:
     """Sums of 52 bits are too long once their unit is a hundredth of what it was."""
     neuron = sbc.Kernel([2.0**22])

@@ -124,7 +124,7 @@ class GramSums:
             return spikes
         if factor > 1:
             spikes = spikes._replace(
-                integers=spikes.integers * np.int8(factor),
+                integers=spikes.integers * factor,  # which stay int8
                 minimum=spikes.minimum * factor,
                 maximum=spikes.maximum * factor,
             )

@@ -59,6 +59,13 @@ def test_the_finest_step_may_come_once(gpu_backend: str) -> None:
     spikes = counts((4, 200, D)) / np.float64(2)
     spikes[1, 7, 3] = 1 / 6
     halves = counts((4, 3, D)) / np.float64(2)
+    sixths = spikes.astype(np.float32)  # whose unit is no sixth in float64: halves are three of it
+    mixed = fed(sixths, gpu_backend).update(torch.from_numpy(halves).to(DEVICE))
+    assert all("multiples of 0.166667" in path for path in mixed.paths)
+    whole = np.concatenate([spikes, halves], 1)
+    size = reference.spike_sum(np.abs(whole), sbc.LIF(2.0))[0]
+    wanted = reference.spike_sum(whole, sbc.LIF(2.0))[0]
+    assert_close(mixed.sum().cpu(), wanted, 2.0**-20 * size, "sum")
     there = fed(spikes, gpu_backend).update(torch.from_numpy(halves).to(DEVICE))
     host = fed(spikes, None).update(torch.from_numpy(halves))
     assert all("multiples of 0.166667" in path for path in there.paths)
