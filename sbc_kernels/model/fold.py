@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..network.copies import copy_of
 from ..network.state import replace_module
 from ..weights import CompressedWeight, Pruned, Quantized
-from .fold_trial import observe
+from .fold_trial import Observed, observe, rounded_outputs
 from .norms import Vector, affine_of
 from .plan import Plan
 
@@ -108,6 +108,7 @@ def foldable(
         return accepted, refused
     ends = [norm for norm in pairs.values() if norm not in pairs]  # of several in a row, the last
     before = observe(model, run, ends)
+    rounded: list[Observed] = []  # one, once it is asked for
 
     def tried(part: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """Returns an objection to a fold ("" for none), and what is read of norms that are gone."""
@@ -117,7 +118,14 @@ def foldable(
         fold_norms(trial, part, stand_ins)
         why = ""
         try:
-            difference = before.difference(observe(trial, run, ends, before.spikes))
+            after = observe(trial, run, ends, before.spikes)
+            difference = before.difference(after)
+            if difference and not rounded:
+                again = copy_of(model)
+                with rounded_outputs(again, pairs):
+                    rounded.append(observe(again, run, ends, before.spikes))
+            if difference:
+                difference = before.difference(after, rounded[0])
             if difference:
                 why = f"the model computes something else without it: {difference}"
         except Exception as error:

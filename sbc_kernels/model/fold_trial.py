@@ -21,6 +21,7 @@ from ..network.tensors import first_tensor, map_tensors, narrow, tensors_in
 
 # Of the values at one place this share may differ: a neuron that is not known may fire on a rounding.
 _ROUNDED = 1e-3
+_ROUNDINGS = 8  # times what a rounding of a layer's output changes is a rounding still
 _MOST = 1 << 16  # values of one call that are compared
 
 
@@ -37,8 +38,15 @@ class Observed:
     values: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     spikes: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
-    def difference(self, after: Observed) -> str:
-        """Says where the values of another pass are not these; "" where they are, but for rounding."""
+    def difference(self, after: Observed, rounded: Observed | None = None) -> str:
+        """Says where the values of another pass are not these; "" where they are, but for rounding.
+
+        Parameters
+        ----------
+        after : the other pass.
+        rounded : one of the same model that differs in rounding, which shows what that makes: behind a
+            norm whose variance is next to 0 it is much.
+        """
         for place, before in self.values.items():
             now = after.values.get(place, [])
             if [t.shape for t in before] != [t.shape for t in now]:
@@ -47,6 +55,9 @@ class Observed:
             size = a.abs().max() if a.numel() else a.new_zeros(())
             error = (b - a).abs()
             bound = size * torch.finfo(before[0].dtype).eps ** 0.5
+            if rounded is not None:
+                c = torch.cat([t.double() for t in rounded.values[place]])
+                bound = torch.maximum(bound, _ROUNDINGS * (c - a).abs().max())
             if int((~(error <= bound)).sum()) > _ROUNDED * a.numel():  # NaN is above any bound
                 return f"{place} changes by {100 * float(error.max() / size):.2g} %"
         return ""
@@ -75,6 +86,25 @@ def observe(
     for tensor in tensors_in(output):
         _add(observed, "the output", tensor)
     return observed
+
+
+@contextmanager
+def rounded_outputs(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Inside, the outputs of some modules are 4 units of rounding larger or smaller, by turns."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            return output
+        signs = 1 - 2 * (torch.arange(output.numel(), device=output.device) % 2)
+        return output + 4 * torch.finfo(output.dtype).eps * output * signs.reshape(output.shape)
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(hook) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

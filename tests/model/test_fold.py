@@ -356,6 +356,17 @@ class Stream(nn.Module):
         return self.head(stream + self.bn2(self.fc2(self.n(stream))))
 
 
+def test_a_norm_that_magnifies_roundings_is_folded() -> None:
+    """Large means and a variance next to 0: the network's own last bits are worth 1 %."""
+    net = Net(lambda m, x: m.n(m.bn(m.c(x))), c=fc(), bn=norm(), n=lif())
+    with torch.no_grad():
+        net.c.bias.fill_(1e5)
+        net.bn.running_mean.fill_(1e5)
+        net.bn.running_var.zero_()
+    result = sbc.compress_model(net, data(4, 50, 6), bits=8, fold=True, bn_reestimate=False)
+    assert result.folded == {"c": "bn"}
+
+
 class Unknown(nn.Module):
     """A neuron of nobody's that keeps its potential from one forward to the next."""
 
