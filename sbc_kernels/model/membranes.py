@@ -58,7 +58,8 @@ def note_membranes(
     provenance : of the pass; calls of neurons are added, and time steps of calls of layers.
     saved : of the pass.
     """
-    events = sorted(watch.events, key=lambda event: event.order)
+    events = [e for e in watch.events if not (e.plain and e.site in watch.checked)]
+    events.sort(key=lambda event: event.order)
     membranes = [m for m in _grouped(events, graph) if m.linked or not m.events[0].plain]
     again = {id(m): other for m in membranes for other in membranes if _rereads(m, other)}
     for membrane in membranes:

@@ -30,6 +30,7 @@ CONSTANTS = {
     "new_ones",
     "new_full",
 }
+CHECKS = {"any", "all", "__bool__", "item"}
 CLAMPS = {"clamp", "clip", "clamp_", "relu", "hardtanh", "clamp_min", "clamp_max"}
 LEVELS = {
     "round": 0.5,

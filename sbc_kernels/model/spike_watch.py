@@ -31,6 +31,7 @@ from .graph_walk import TaggedGraph
 from .saved_tensors import positions, sample
 from .spike_functions import (
     ABOVE,
+    CHECKS,
     CLAMPS,
     CONSTANTS,
     DISCRETE,
@@ -76,6 +77,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
     ----------
     events : spike functions, an autograd function by its first use.
     operations : number of operations so far.
+    checked : sites of comparisons that decide what the model does, as in an assertion.
     bridged : sites of comparisons that are part of a straight-through form.
     """
 
@@ -85,6 +87,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         self.asleep = asleep
         self.events: list[SpikeEvent] = []
         self.operations = 0
+        self.checked: set[Any] = set()
         self.bridged: set[Site] = set()  # comparisons that are part of a straight-through form
         self._names = {id(module): name for name, module in model.named_modules()}
         self._root = type(model).__name__
@@ -122,6 +125,8 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         for tensor in tensors:
             if isinstance(tensor.grad_fn, BackwardCFunction):
                 self.function_output(tensor)
+        if name in CHECKS:
+            self.checked |= {getattr(t, "_sbc_site", None) for t in tensors}
         operands = [t for t in tensors if t.grad_fn is not None and t.is_floating_point()]
         if torch.is_grad_enabled():
             return [(t, get_gradient_edge(t)) for t in operands[:2]] if name in DISCRETE else []
@@ -316,13 +321,14 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
             return NOTHING
         site, owner = self._place()
         self._visits[site] += 1
+        out._sbc_site = site
         for operand, edge in before:
-            if operand.shape != out.shape:
+            if operand.shape != out.shape or not out.ndim:
                 continue
             other = args[1] if len(args) > 1 and args[0] is operand else args[0]
             boundary = None
             if name in STEPS:
-                fired, boundary = sample(out) != 0, None
+                fired, boundary = sample(out) != 0, None if name in LEVELS else 0.0
             else:
                 above = (name in ABOVE) == (args[0] is operand)
                 fired = sample(out) if above else ~sample(out)
@@ -366,7 +372,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         fixed = [t for t in tensors if not t.requires_grad]
         if len(fixed) != 1 or not fixed[0].is_floating_point():
             return out
-        sites = {site for site in taint_of(fixed[0]) if isinstance(site, tuple)}
+        sites = {site for site in joint_taint(tensors) if isinstance(site, tuple)}
         soft = next(t for t in tensors if t is not fixed[0])
         if not sites or soft.grad_fn is None or out.shape != fixed[0].shape:
             return out

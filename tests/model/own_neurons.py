@@ -149,6 +149,31 @@ def straight_through(s: State, current: Tensor) -> Tensor:
     return spikes
 
 
+def straight_through_apart(s: State, current: Tensor) -> Tensor:
+    v = DECAY * s.get("v", 0.0) + current
+    soft = torch.clamp(v - 0.5, 0, 1)
+    spikes = (v > 1.0).float() + soft - soft.detach()
+    s["v"] = v * (1 - spikes.detach())
+    return spikes
+
+
+def heaviside(s: State, current: Tensor) -> Tensor:
+    v = DECAY * s.get("v", 0.0) + current
+    spikes = torch.heaviside(v - 1.0, torch.zeros(1))
+    s["v"] = v * (1 - spikes)
+    return spikes
+
+
+def asserting(s: State, current: Tensor) -> Tensor:
+    """Comparisons that decide nothing but whether to go on."""
+    v = DECAY * s.get("v", 0.0) + current
+    assert not (v > 1e9).any()
+    assert v.max() < 1e9
+    spikes = (v > 1.0).float()
+    s["v"] = v * (1 - spikes)
+    return spikes
+
+
 def comparison(s: State, current: Tensor) -> Tensor:
     v = DECAY * s.get("v", 0.0) + current
     spikes = (v > 1.0).float()
@@ -234,6 +259,9 @@ OWN: Sequence[Own] = (
     Own(synaptic, sbc.CubaLIF(0.5, DECAY)),
     Own(delayed, DELAYED),
     Own(straight_through, LEAKY),
+    Own(straight_through_apart, LEAKY),
+    Own(heaviside, LEAKY, note="no gradient passes the spikes of forward of"),
+    Own(asserting, LEAKY, note="no gradient passes the spikes of forward of"),
     Own(comparison, LEAKY, note="no gradient passes the spikes of forward of"),
     Own(reversed_comparison, LEAKY, note="no gradient passes the spikes of forward of"),
     Own(bounded, LEAKY, note="its potential is bounded"),
