@@ -29,7 +29,8 @@ void run_on_threads(int threads, Work&& work) {
 
 // Returns how many threads repay their start for this number of multiply-adds.
 inline int useful_threads(double multiply_adds, int threads) {
-  constexpr double kPerThread = 1e7;  // 250 us of them
+  constexpr double kPerThread =
+      3e7;  // 0.7 ms of them: a busy processor may not run a thread for longer
   return static_cast<int>(std::max(1.0, std::min<double>(threads, multiply_adds / kPerThread)));
 }
 
@@ -45,26 +46,19 @@ void parallel_for(int64_t count, int threads, Task&& task) {
   });
 }
 
-// Several loops, one after the other, on the same threads: calls task(step, index) for every index
-// in [0, count(step)), and finishes a step before the next one begins. count(step) may depend on
-// the results of the steps before.
-template <class Count, class Task>
-void parallel_steps(int64_t steps, int threads, Count&& count, Task&& task) {
-  struct Progress {
-    std::atomic<int64_t> next{0}, done{0};
-  };
-  std::vector<Progress> progress(steps);
-  run_on_threads(std::max(1, threads), [&](int) {
-    for (int64_t step = 0; step < steps; ++step) {
-      const int64_t end = count(step);
-      Progress& mine = progress[step];
-      for (int64_t index; (index = mine.next.fetch_add(1, std::memory_order_relaxed)) < end;) {
-        task(step, index);
-        mine.done.fetch_add(1, std::memory_order_release);
-      }
-      while (mine.done.load(std::memory_order_acquire) < end) std::this_thread::yield();
-    }
-  });
-}
+// How far each of several lines of work has come. parallel_for begins its tasks in order, so a task
+// may wait for what earlier ones do. That is less waiting than loops that end together: of several
+// threads one may be kept from running by other processes for milliseconds.
+class Milestones {
+ public:
+  explicit Milestones(int64_t lines) : reached_(lines) {}
+  void wait(int64_t line, int64_t least) const {
+    while (reached_[line].load(std::memory_order_acquire) < least) std::this_thread::yield();
+  }
+  void advance(int64_t line) { reached_[line].fetch_add(1, std::memory_order_release); }
+
+ private:
+  std::vector<std::atomic<int64_t>> reached_;
+};
 
 }  // namespace sbc

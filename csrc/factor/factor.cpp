@@ -22,18 +22,27 @@ int64_t factor(const FactorTiles& a, Isa isa, int threads) {
   const auto factor_diagonal = SBC_SELECT_ISA(isa, factor_diagonal_block);
   const auto solve = SBC_SELECT_ISA(isa, solve_factor_block);
   const int64_t blocks = a.blocks();
-  // Even steps update a block row and factor its diagonal block, odd ones solve for its other
-  // blocks. After a pivot that is not positive, the remaining blocks are skipped.
+  std::vector<std::pair<int64_t, int64_t>> tasks;
+  for (int64_t row = 0; row < blocks; ++row) {
+    for (int64_t column = row; column < blocks; ++column) tasks.emplace_back(row, column);
+  }
+  // Of each block column, how many rows are done. After a pivot that is not positive, the remaining
+  // blocks are skipped.
+  Milestones rows_of(blocks);
   std::atomic<int64_t> bad{-1};
-  parallel_steps(
-      2 * blocks, threads,
-      [&](int64_t step) { return bad >= 0 ? 0 : blocks - step / 2 - step % 2; },
-      [&](int64_t step, int64_t index) {
-        const int64_t row = step / 2, column = row + index + step % 2;
-        if (step % 2 == 1) return solve(a, row, column);
-        update(a, row, column);
-        if (index == 0) bad = factor_diagonal(a, row);
-      });
+  parallel_for(static_cast<int64_t>(tasks.size()), threads, [&](int64_t task, int) {
+    const auto [row, column] = tasks[task];
+    rows_of.wait(row, row);
+    rows_of.wait(column, row);
+    if (bad < 0) update(a, row, column);
+    if (column > row) {
+      rows_of.wait(row, row + 1);
+      if (bad < 0) solve(a, row, column);
+    } else if (bad < 0) {
+      bad = factor_diagonal(a, row);
+    }
+    rows_of.advance(column);
+  });
   return bad + 1;
 }
 
