@@ -64,7 +64,6 @@ def places_of(model: nn.Module, provenance: Provenance, fixed: Collection[str]) 
     """
     table = WeightTable(model)
     modules = dict(model.named_modules())
-    # A parametrized weight is computed anew each time: it is no parameter.
     places = [
         _of_module(name, module, table, provenance)
         for name, module in modules.items()
