@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..errors import ParameterError
+from ..errors import ParameterError, naming_layer
 from ..frameworks import NeuronFacts
 from ..neurons import Neuron, impulse_response
 from .layout import Layout, layout_of
@@ -137,7 +138,14 @@ def _consumed(
     notes += [note] if note else []
     for fact in facts:
         notes += fact.notes
-    distinct = _distinct([fact.neuron for fact in facts], steps)
+    with naming_layer(layer.name):
+        try:
+            distinct = _distinct([fact.neuron for fact in facts], steps)
+        except ParameterError:
+            if len({fact.steps for fact in facts}) == 1:
+                raise
+            distinct = (None,)
+            notes.append("its consumers have different numbers of time steps")
     uses = _last_step(calls) + 1
     if bent:
         notes.append(_bent_note(bent[0], "its neuron") + ": current Hessian")
@@ -162,6 +170,8 @@ def _consumed(
         distinct, layout = (None,), Layout(1)
     elif inner and not fed:
         layout = replace(layout, delay=facts[0].recurrent_delay)
+    elif layout.step_of_call and _most_in_a_step(layout.step_of_call) > len(layer.consumers):
+        notes.append("its outputs of one time step are added: each is taken as independent")
     elif len(distinct) > 1:
         notes.append(f"{len(distinct)} consumers with different responses: their Hessians' mean")
     thresholds = {fact.threshold for fact in facts}
@@ -285,6 +295,11 @@ def _one_a_step(norms: list[tuple[str, ...]]) -> tuple[str, ...]:
     owner = split[0][0]
     whole = places == list(range(len(places)))
     return tuple(f"{owner}.{at}" if owner else str(at) for at in places) if whole else ()
+
+
+def _most_in_a_step(step_of_call: tuple[int, ...]) -> int:
+    """Returns the largest number of calls that belong to one time step."""
+    return max(Counter(step for step in step_of_call if step >= 0).values(), default=0)
 
 
 def _distinct(neurons: list[Neuron | None], steps: int) -> tuple[Neuron | None, ...]:

@@ -128,7 +128,7 @@ class MembraneSteps:
         """Returns how often the spike function ran before anything had reached it."""
         first, last = self.events[0].visit, self.events[-1].visit
         each = (last - first) / max(len(self.events) - 1, 1)
-        return round(first / each) - 1 if each else 0
+        return round((first - 1) // each) if each else 0
 
     def _find(self) -> None:
         count = len(self.events)

@@ -19,8 +19,10 @@ from .membrane_steps import MembraneSteps
 from .provenance import NeuronCall, Provenance, Reach
 from .response_measure import Measured, measure
 from .saved_tensors import SavedTensors
-from .spike_functions import Site, SpikeEvent
+from .spike_functions import Site, SpikeEvent, same_state
 from .spike_watch import SpikeWatch
+
+MANY = 4  # events back at which a potential that is read again is looked for
 
 
 @dataclass
@@ -33,12 +35,14 @@ class Membrane:
     fresh : for each event, the currents that reach it otherwise than through earlier events.
     reached : for each event, the calls of weight layers behind these.
     layers : names of the layers whose output is a current.
+    passed : ids of the currents, and of the nodes between them and the potentials.
     """
 
     events: list[SpikeEvent] = field(default_factory=list)
     fresh: list[list[Node]] = field(default_factory=list)
     reached: list[list[Reach]] = field(default_factory=list)
     layers: set[str] = field(default_factory=set)
+    passed: set[int] = field(default_factory=set)
     linked: bool = False  # whether it has a state: its events meet
 
     @property
@@ -127,9 +131,45 @@ def _grouped(events: list[SpikeEvent], graph: TaggedGraph) -> list[Membrane]:
         elif met:
             membrane.linked = True
         owner.update(dict.fromkeys(passed, membrane))
-        membrane.events.append(event)
+        membrane.passed |= passed | {id(current) for current in currents}
         membrane.layers |= layers
-    return membranes
+        same = next((e for e in reversed(membrane.events[-MANY:]) if same_state(e, event)), None)
+        if same is None:
+            membrane.events.append(event)
+        else:
+            same.fired = same.fired | event.fired.to(same.fired.device)
+    return _joined(membranes, graph)
+
+
+def _joined(membranes: list[Membrane], graph: TaggedGraph) -> list[Membrane]:
+    """Returns the membranes, with those joined whose first steps are written apart from the others.
+
+    One that begins where another of the same layers has ended, from its last potential and with a new
+    current, is the same.
+    """
+    joined: list[Membrane] = []
+    for membrane in membranes:
+        first = membrane.events[0]
+        for before in joined:
+            last = before.events[-1]
+            if (
+                last.order < first.order
+                and (last.kind, last.owner, last.plain, last.shape)
+                == (first.kind, first.owner, first.plain, first.shape)
+                and before.layers == membrane.layers
+            ):
+                currents, met, _ = _currents(
+                    first.edge.node, graph, dict.fromkeys(before.passed, before)
+                )
+                new = [current for current in currents if id(current) not in before.passed]
+                if new and (met or len(new) < len(currents)) and not same_state(last, first):
+                    before.events += membrane.events
+                    before.passed |= membrane.passed
+                    before.linked = True
+                    break
+        else:
+            joined.append(membrane)
+    return joined
 
 
 def _find_currents(membrane: Membrane, graph: TaggedGraph) -> None:

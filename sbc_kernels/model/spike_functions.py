@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-Site = tuple[Any, ...]  # code and line of each frame between the model's call and the operation
+Site = tuple[Any, ...]  # code and place of each frame between the model's call and the operation
 
 # Operations as torch names them to a TorchFunctionMode.
 ABOVE = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__", "gt_", "ge_"}
@@ -109,11 +109,46 @@ def unbounded(node: Node, index: int) -> tuple[Node, int]:
 def base_of(node: Node) -> Node:
     """Returns the potential that an operand was shifted or scaled from."""
     while str(node.name()).rstrip("0123456789").removesuffix("Backward") in _SHIFTS:
-        inputs = [following for following, _ in node.next_functions if following is not None]
+        inputs = [
+            following
+            for following, _ in node.next_functions
+            if following is not None and not _of_a_parameter(following)
+        ]
         if len(inputs) != 1:
             break
         node = inputs[0]
     return node
+
+
+def _of_a_parameter(node: Node) -> bool:
+    """Whether a node is a parameter, perhaps an element of it or a function of one argument."""
+    while len(node.next_functions) == 1 and node.next_functions[0][0] is not None:
+        node = node.next_functions[0][0]
+    return isinstance(getattr(node, "variable", None), nn.Parameter)
+
+
+def same_state(event: SpikeEvent, later: SpikeEvent) -> bool:
+    """Whether two evaluations read one potential: two signs, or levels, of the same time step.
+
+    A step without an input also computes its potential from the last one alone. It only decays, which
+    shifts nothing, or it takes off what fired, which is no function of the potential alone.
+    """
+    if event.edge.node is later.edge.node:
+        return True
+    if event.base is not later.base or event.potential is None or later.potential is None:
+        return False
+    first, second = event.potential.double().cpu(), later.potential.double().cpu()
+    if first.shape != second.shape or not first.numel() or float(first.std(unbiased=False)) == 0:
+        return False
+    centred = first - first.mean()
+    slope = float((centred * second).sum() / (centred**2).sum())
+    shift = second - slope * first
+    scale = float(second.abs().max())
+    if float((shift - shift.mean()).abs().max()) > 1e-5 * scale:
+        return False
+    if abs(abs(slope) - 1) < 1e-5:
+        return slope < 0 or float(shift.mean().abs()) > 1e-5 * scale
+    return bool(event.fired.any()) and not bool(event.fired.all())
 
 
 def is_integral(values: Tensor, tolerance: float = 1e-6) -> bool:

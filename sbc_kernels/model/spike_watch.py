@@ -393,7 +393,7 @@ class SpikeWatch(TorchFunctionMode):  # type: ignore[misc]  # torch gives it no 
         owner = ""
         while frame is not None and frame.f_code.co_name != "run_forward":
             if frame.f_code.co_filename != __file__:
-                site.append((frame.f_code, frame.f_lineno))
+                site.append((frame.f_code, frame.f_lasti))
                 module = frame.f_locals.get("self")
                 if not owner and isinstance(module, nn.Module) and id(module) in self._names:
                     owner = self._names[id(module)] or self._root

@@ -301,3 +301,101 @@ def test_a_functional_network_is_compressed_like_one_of_registered_neurons(step:
         assert a.plan[name].consumers != b.plan[name].consumers
         assert torch.equal(getattr(a.model, name).weight, getattr(b.model, name).weight)
         assert not torch.equal(getattr(a.model, name).weight, getattr(functional, name).weight)
+
+
+# ---- several readings of one potential, and steps written apart
+
+
+LEVELS = (0.3, 0.6, 0.9)
+READINGS = {
+    "two signs": lambda m, v: Spike.apply(v - 0.5) - Spike.apply(-v - 0.5),
+    "learned thresholds": lambda m, v: Spike.apply(v - m.high) - Spike.apply(-v - m.high),
+    "comparisons": lambda m, v: ((v > 0.5).float() - (v < -0.5).float() - v).detach() + v,
+    "levels": lambda m, v: sum(Spike.apply(v - level) for level in LEVELS),
+    "learned levels": lambda m, v: sum(Spike.apply(v - level) for level in m.levels),
+}
+
+
+@pytest.mark.parametrize("kind", READINGS)
+def test_a_potential_that_is_read_several_times_a_step(kind: str) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        v, out = 0.0, 0.0
+        for now in x:
+            v = 0.9 * v + m.fc(now)
+            s = READINGS[kind](m, v)
+            v = v - s
+            out = out + m.out(s)
+        return out  # type: ignore[return-value]
+
+    net = Net(run, fc=lin(), out=lin(5, 20))
+    net.high = nn.Parameter(torch.tensor(0.5))
+    net.levels = nn.Parameter(torch.tensor(LEVELS))
+    layer = sbc.trace(net, spikes())["fc"]
+    assert layer.neurons == (sbc.Leaky(0.9),)
+    assert layer.layout.step_of_call == tuple(range(T))
+    assert layer.threshold == pytest.approx(0.3 if "levels" in kind else 0.5)
+
+
+def test_steps_without_an_input_are_steps() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        v, out = 0.0, 0.0
+        for t in range(T + 3):
+            v = 0.9 * v + (m.fc(x[t]) if t < T else 0.0)
+            s = Spike.apply(v - 1.0)
+            v = v - s
+            out = out + m.out(s)
+        return out  # type: ignore[return-value]
+
+    layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
+    assert layer.neurons == (sbc.Leaky(0.9),)
+    assert layer.layout.steps == T + 3
+
+
+@pytest.mark.parametrize("rest", [1, T - 1], ids=["unrolled", "loop"])
+def test_a_first_step_that_is_written_apart(rest: int) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        v = m.fc(x[0])
+        s = Spike.apply(v - 1.0)
+        v, out = v - s, m.out(s)
+        for now in x[1 : 1 + rest]:
+            v = 0.9 * v + m.fc(now)
+            s = Spike.apply(v - 1.0)
+            v, out = v - s, out + m.out(s)
+        return out  # type: ignore[no-any-return]
+
+    layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
+    np.testing.assert_allclose(
+        impulse_response(layer.neurons[0], rest + 1), 0.9 ** np.arange(rest + 1), atol=1e-6
+    )
+    assert layer.layout.step_of_call == tuple(range(rest + 1))
+    assert not layer.notes
+
+
+def test_consumers_of_different_lengths_are_noted() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        current = m.fc(x[0])
+        v, out = 0.0, m.out(Spike.apply(current - 1.0))
+        for now in x[1:]:
+            v = 0.9 * v + m.fc(now)
+            s = Spike.apply(v - 1.0)
+            v, out = v - s, out + m.out(s)
+        return out  # type: ignore[no-any-return]
+
+    layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
+    assert layer.neurons == (None,)
+    assert "its consumers have different numbers of time steps" in layer.notes
+
+
+def test_outputs_that_are_added_within_a_step_are_noted() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        v, out = 0.0, 0.0
+        for now in x:
+            v = 0.9 * v + m.fc(now) + m.fc(1 - now)
+            s = Spike.apply(v - 1.0)
+            v = v - s
+            out = out + m.out(s)
+        return out  # type: ignore[return-value]
+
+    layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
+    assert layer.neurons == (sbc.Leaky(0.9),)
+    assert any("are added" in note for note in layer.notes)
