@@ -10,12 +10,15 @@ from ..files import (
     read_packed,
     save_packed,
 )
+from ..files.packed import HEADER, checksum
 
 __all__ = [
+    "HEADER",
     "Footprint",
     "PackedTensor",
     "Pruned",
     "Quantized",
+    "checksum",
     "load_packed",
     "packed_tensor",
     "read_packed",
