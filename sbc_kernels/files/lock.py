@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,12 @@ class FolderLock:
             if self._key is not None:
                 _held.discard(self._key)
                 self._key = None
-        os.close(file)  # which unlocks it
+        try:
+            if fcntl is not None:  # closing unlocks only once no forked child has the file open
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_UN)
+        finally:
+            os.close(file)
 
     def _leave_to_parent(self) -> None:
         """Closes a forked child's copy of the file: only the parent's death may unlock it."""

@@ -49,4 +49,4 @@ def test_ten_thousand_damaged_files() -> None:
     for kind, least in FILES.items():
         assert counts.get(f"{kind} refused", 0) >= least, kind
         assert counts.get(f"{kind} refused", 0) + counts.get(f"{kind} read", 0) > 0, kind
-    assert told["slowest"][0] < 2.0, told["slowest"]
+    assert told["slowest"][0] < 10.0, told["slowest"]

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-import sbc_kernels
 from sbc_kernels.files import lock
 from sbc_kernels.files.lock import NAME, FolderInUse, FolderLock
 
@@ -34,13 +33,11 @@ sys.stdin.read()
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock."""
-    root = str(Path(sbc_kernels.__file__).parents[1])
     process = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path)],
+        [sys.executable, "-P", "-c", OWNER, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *sys.path])},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "[]\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,13 +109,8 @@ def test_limits_of_the_process_count() -> None:
         "try: sbc.compress_layer(np.ones((1, d), 'f'), np.ones((1, 1, d), bool), method='blocked')\n"
         "except MemoryError as error: print(error)\n"
     )
-    path = str(Path(sbc.__file__).parents[1])
     told = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
     )
     assert "with method 'blocked' needs about 11.9 GiB and" in told.stdout
 
