@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..conv import Conv
-from ..network.products import Kind, ProductForm
+from ..network.products import MULTIPLIES, Kind, ProductForm
 from ..network.state import entry, owner_of
 from ..network.tensors import WEIGHT_LAYERS, WeightLayer
 from ..network.weight_table import WeightTable, layer_name
@@ -72,7 +72,7 @@ def places_of(model: nn.Module, provenance: Provenance, fixed: Collection[str]) 
     taken = {tied for place in places for tied in _tied(place.weight_entry, table)}
     taken |= {entry(name, "weight") for name in uncompressed_modules(model)}
     for name, use in provenance.uses.items():
-        if use.forms and name not in taken:
+        if name not in taken and (use.forms or MULTIPLIES.intersection(use.readers)):
             places.append(_of_parameter(name, table, use, modules))
     order = {name: at for at, name in enumerate(provenance.layer_calls)}
     places.sort(key=lambda place: order.get(place.name, len(order)))
@@ -143,7 +143,7 @@ def _of_parameter(
     key: str, table: WeightTable, use: WeightUse, modules: dict[str, nn.Module]
 ) -> Place:
     """Returns the place of a parameter that belongs to no Linear layer or convolution."""
-    form = use.forms[0]
+    form = use.forms[0] if use.forms else ProductForm("Linear")
     return Place(
         layer_name(key, modules),
         key,

@@ -20,6 +20,7 @@ from ..network.tensors import (
     first_tensor,
     is_norm,
     is_plain,
+    is_transformed,
     leading_axes,
     map_tensors,
     tensors_in,
@@ -216,6 +217,14 @@ class _Recorder:
             features = first_tensor(args, kwargs)
             if features is None or not isinstance(output, Tensor):
                 return None
+            if is_transformed(features):
+                raise ParameterError(
+                    "model",
+                    module,
+                    "accepted are calls with whole batches",
+                    verb="calls",
+                    shown=f"{name!r} inside torch.vmap or another transform of torch.func",
+                )
             if not self.provenance.layer_calls[name]:
                 _require_finite(name, module, features)
                 self.silent[name] = module, features.detach()

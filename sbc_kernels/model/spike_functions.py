@@ -14,7 +14,8 @@ Site = tuple[Any, ...]  # code and place of each frame between the model's call 
 # Operations as torch names them to a TorchFunctionMode.
 ABOVE = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__", "gt_", "ge_"}
 BELOW = {"lt", "le", "less", "less_equal", "__lt__", "__le__", "lt_", "le_"}
-STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside"}
+STEPS = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside",
+         "bernoulli"}  # fmt: skip
 PRODUCTS = {
     "mul", "multiply", "__mul__", "__rmul__", "mul_", "__imul__", "matmul", "__matmul__", "bmm", "mm",
     "baddbmm", "einsum", "div", "true_divide", "__truediv__",

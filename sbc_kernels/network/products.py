@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..conv import Conv
-from .tensors import tensors_in
+from .tensors import is_transformed, tensors_in
 from .weight_table import Found, WeightTable
 
 Kind = Literal["Linear", "Conv1d", "Conv2d"]
@@ -78,6 +78,8 @@ def product_of(
     """
     maker = _MAKERS.get(name)
     if maker is None or kwargs.get("out") is not None:
+        return None
+    if any(isinstance(a, Tensor) and is_transformed(a) for a in (*args, *kwargs.values())):
         return None
     try:
         given = {key: value for key, value in kwargs.items() if key != "out"}
@@ -267,6 +269,10 @@ _MAKERS: dict[str, Callable[..., Product | None]] = {
     "conv1d": _conv(1),
     "conv2d": _conv(2),
 }
+
+# Functions that multiply by all or some of a weight in a way that no layer does.
+MULTIPLIES = frozenset(_MAKERS) | {"bmm", "baddbmm", "addbmm", "addmv", "bilinear", "conv3d",
+                                   "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}  # fmt: skip
 
 # Functions that read no values of a tensor: its shape and kind, or an empty one like it.
 _BLANK = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",

@@ -103,3 +103,8 @@ def plain(tensor: Tensor) -> Tensor:
     dense = dense.resolve_conj().resolve_neg().contiguous()
     strides = torch.empty(dense.shape, device="meta").stride()
     return dense if dense.stride() == strides else dense.as_strided(dense.shape, strides)
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Whether a tensor stands for others inside ``torch.vmap`` or another transform of torch.func."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .state import owner_of
-from .tensors import WEIGHT_LAYERS
+from .tensors import WEIGHT_LAYERS, is_transformed
 
 Form = Literal["whole", "transposed", "other"]
 
@@ -53,7 +53,7 @@ class WeightTable:
 
     def find(self, tensor: Tensor) -> Found | None:
         """Returns the weight whose memory a tensor shares; None where it shares none."""
-        if not is_strided(tensor) or tensor.numel() == 0:
+        if not is_strided(tensor) or tensor.numel() == 0 or is_transformed(tensor):
             return None
         names = self._by_storage.get(storage_of(tensor))
         if names is None:

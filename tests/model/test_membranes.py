@@ -399,3 +399,18 @@ def test_outputs_that_are_added_within_a_step_are_noted() -> None:
     layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
     assert layer.neurons == (sbc.Leaky(0.9),)
     assert any("are added" in note for note in layer.notes)
+
+
+def test_spikes_that_are_drawn_are_no_linear_neuron() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        v, out = 0.0, 0.0
+        for now in x:
+            v = 0.9 * v + m.fc(now)
+            s = torch.bernoulli(torch.sigmoid(v - 1.0))  # type: ignore[operator]
+            v = v - s
+            out = out + m.out(s)
+        return out  # type: ignore[return-value]
+
+    layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
+    assert (layer.role, layer.neurons) == ("spiking", (None,))
+    assert any("spike function bernoulli: it is not linear" in note for note in layer.notes)

@@ -417,3 +417,33 @@ def test_a_model_that_is_frozen_as_a_whole_is_compressed() -> None:
     result = sbc.compress_model(network().requires_grad_(False), data(), sparsity=0.5)
     assert torch.equal(result.model.fc.weight, expected.model.fc.weight)
     assert torch.equal(result.model.out.weight, expected.model.out.weight)
+
+
+# ---- products that are no layer ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda m, x: torch.bmm(x, m.raw.flipped.expand(x.shape[0], -1, -1)),
+        lambda m, x: (
+            F.linear(x[..., :3], m.raw.own[:, :3]) + F.linear(x[..., 3:], m.raw.own[:, 3:])
+        ),
+        lambda m, x: torch.vmap(lambda row: row @ m.raw.flipped)(x),
+    ],
+    ids=["bmm", "slices", "vmap"],
+)
+def test_a_parameter_that_is_multiplied_by_in_parts_is_named(first: Run) -> None:
+    net = Net(lambda m, x: m.out(m.n(first(m, x))), n=First(), out=strong(8, 3))
+    net.raw = Weights(strong(6, 8))
+    plan = sbc.trace(net, data())
+    (layer,) = [layer for layer in plan.layers if layer.name.startswith("raw.")]
+    assert layer.role == "unsupported"
+    assert "in no product; it stays as it is" in layer.notes[0]
+    assert plan["out"].compressed
+
+
+def test_a_layer_that_is_called_in_a_transform_is_refused_by_name() -> None:
+    net = Net(lambda m, x: m.n(torch.vmap(m.fc)(x)), fc=strong(6, 8), n=First())
+    with pytest.raises(sbc.ParameterError, match=r"model calls 'fc' inside torch\.vmap"):
+        sbc.trace(net, data())
