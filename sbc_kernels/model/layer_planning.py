@@ -171,7 +171,7 @@ def _consumed(
     elif inner and not fed:
         layout = replace(layout, delay=facts[0].recurrent_delay)
     elif layout.step_of_call and _most_in_a_step(layout.step_of_call) > len(layer.consumers):
-        notes.append("its outputs of one time step are added: each is taken as independent")
+        notes.append("it is called several times in a time step: each call is taken as independent")
     elif len(distinct) > 1:
         notes.append(f"{len(distinct)} consumers with different responses: their Hessians' mean")
     thresholds = {fact.threshold for fact in facts}

@@ -271,8 +271,10 @@ _MAKERS: dict[str, Callable[..., Product | None]] = {
 }
 
 # Functions that multiply by all or some of a weight in a way that no layer does.
-MULTIPLIES = frozenset(_MAKERS) | {"bmm", "baddbmm", "addbmm", "addmv", "bilinear", "conv3d",
-                                   "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}  # fmt: skip
+MULTIPLIES = frozenset(_MAKERS) | {
+    "bmm", "baddbmm", "addbmm", "addmv", "bilinear", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+}  # fmt: skip
 
 # Functions that read no values of a tensor: its shape and kind, or an empty one like it.
 _BLANK = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",

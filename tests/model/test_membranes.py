@@ -386,7 +386,7 @@ def test_consumers_of_different_lengths_are_noted() -> None:
     assert "its consumers have different numbers of time steps" in layer.notes
 
 
-def test_outputs_that_are_added_within_a_step_are_noted() -> None:
+def test_several_calls_in_a_step_are_noted() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         v, out = 0.0, 0.0
         for now in x:
@@ -398,7 +398,7 @@ def test_outputs_that_are_added_within_a_step_are_noted() -> None:
 
     layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
     assert layer.neurons == (sbc.Leaky(0.9),)
-    assert any("are added" in note for note in layer.notes)
+    assert any("each call is taken as independent" in note for note in layer.notes)
 
 
 def test_spikes_that_are_drawn_are_no_linear_neuron() -> None:
