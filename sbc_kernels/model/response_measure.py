@@ -100,6 +100,9 @@ class _Response:
         if self.steps.parallel:
             return self._parallel()
         last = len(self.fired) - 1
+        mixing, cancels = self._mixing(last)
+        if cancels:
+            return self._without("its potential mixes channels")
         self._take(0)
         if self._sign() < 0 and self.steps.events[0].plain:
             self.fired = [~fired for fired in self.fired]
@@ -134,6 +137,8 @@ class _Response:
                     return self._without("no gradient passes from one time step to the next")
                 return self._without(f"its response is known for {start} of {T} steps")
             response = longer
+        if mixing:
+            notes = (*notes, "its potential mixes channels: rows are taken as independent")
         return response, notes
 
     def _parallel(self) -> Found:
@@ -144,7 +149,35 @@ class _Response:
         if axis < 0 or gradient is None:
             return self._without("its potential mixes more than time steps")
         at = [slice(None) if a == axis else -1 for a in range(gradient.ndim)]
-        return gradient[tuple(at)].flip(0).double().cpu().numpy(), ()
+        k = gradient[tuple(at)].flip(0).double().cpu()
+        # Summed over all steps, the gradient at step s is k[0] + ... + k[T - 1 - s], in every channel.
+        sums = self.steps.gradients(0, [node], True, torch.ones(self.shape))[0]
+        assert sums is not None
+        expected = k.cumsum(0).flip(0)
+        off = sums.double().cpu().movedim(axis, -1) - expected
+        if float(off.abs().max()) > 10 * SAME * float(k.abs().sum()):
+            return self._without("its response differs between time steps or channels")
+        return k.numpy(), ()
+
+    def _mixing(self, event: int) -> tuple[bool, bool]:
+        """Returns whether one potential is made of several channels, and whether they cancel."""
+        weights = torch.zeros(self.shape)
+        weights.view(-1)[-1:] = 1.0
+        nodes = self.nodes[-3:]
+        mixing = cancels = False
+        for node, gradient in zip(
+            nodes, self.steps.gradients(event, nodes, True, weights), strict=True
+        ):
+            if gradient is None:
+                continue
+            for _, values in self._by_step(node, gradient.detach().reshape(-1)):
+                size = values.abs()
+                if values.numel() != self.shape.numel() or not bool(size.any()):
+                    continue
+                if int((size > SAME * size.max()).sum()) > 1:
+                    mixing = True
+                    cancels = cancels or float(values.sum().abs()) < 0.9 * float(size.sum())
+        return mixing, cancels
 
     def _without(self, why: str) -> Found:
         kind = self.steps.events[0].kind

@@ -414,3 +414,42 @@ def test_spikes_that_are_drawn_are_no_linear_neuron() -> None:
     layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
     assert (layer.role, layer.neurons) == ("spiking", (None,))
     assert any("spike function bernoulli: it is not linear" in note for note in layer.notes)
+
+
+@pytest.mark.parametrize(
+    ("inhibition", "note"),
+    [
+        (1.0, "its potential mixes channels"),
+        (0.01, "its potential mixes channels: rows are taken as independent"),
+    ],
+)
+def test_potentials_that_mix_channels_are_noted(inhibition: float, note: str) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        v, out = 0.0, 0.0
+        for now in x:
+            current = m.fc(now)
+            v = 0.9 * v + current - inhibition * current.mean(1, keepdim=True)
+            s = Spike.apply(v - 0.5)
+            v = v - s
+            out = out + m.out(s)
+        return out  # type: ignore[return-value]
+
+    layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
+    assert any(found.endswith(note) for found in layer.notes)
+    if inhibition == 1.0:
+        assert layer.neurons == (None,)  # its responses to all channels sum to zero
+    else:
+        np.testing.assert_allclose(response(layer), 0.99 * 0.9 ** np.arange(T), atol=1e-6)
+
+
+@pytest.mark.parametrize("future", [False, True])
+def test_a_parallel_neuron_with_a_response_of_each_step_has_none(future: bool) -> None:
+    weights = torch.randn(T, T)
+    weights = weights if future else weights.tril()
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        return Spike.apply(torch.einsum("ts,snd->tnd", weights, m.fc(x)) - 1.0)
+
+    layer = sbc.trace(Net(run, fc=lin()), spikes())["fc"]
+    assert layer.neurons == (None,)
+    assert any("differs between time steps or channels" in note for note in layer.notes)
