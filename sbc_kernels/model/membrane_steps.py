@@ -35,6 +35,7 @@ class MembraneSteps:
     Attributes
     ----------
     count : T.
+    constant : layers and calls whose one output is the current of every step.
     parallel : where one evaluation is all steps (parallel neurons), the time axis of each current by
         its id; -1 where more than time steps mix.
     delay : steps before the first event, which could not be seen since nothing had reached it.
@@ -74,6 +75,7 @@ class MembraneSteps:
         self.whole: dict[int, int] = {}
         self.tables: dict[int, Tensor] = {}
         self.call_tables: dict[tuple[str, int], Tensor] = {}
+        self.constant: set[tuple[str, int]] = set()
         self.parallel: dict[int, int] = {}
         self._find()
         self.count = len(events) + self.delay
@@ -94,6 +96,8 @@ class MembraneSteps:
             by_layer[layer].append(call)
         for (layer, call), at in self.calls.items():
             found = self.provenance.layer_calls[layer][call]
+            if (layer, call) in self.constant and found.constant is None:
+                found.constant = True
             if (layer, call) in self.call_tables:
                 self._mark_rows(found, self.call_tables[layer, call])
             else:
@@ -187,9 +191,12 @@ class MembraneSteps:
                 )
                 self.tables[id(sequences[index])] = table
             else:
+                key = list(calls)[index - len(sequences)]
                 if group == table.numel() and any(self.uses[id(n)] > 1 for n in sequences):
                     table[:] = -2
-                self.call_tables[list(calls)[index - len(sequences)]] = table
+                    if all(self.uses[id(n)] == count for n in sequences):
+                        self.constant.add(key)
+                self.call_tables[key] = table
             table[table == -3] = -1
         late = max(delays, default=0)
         if 0 < late <= self._unseen() and not self.delay:

@@ -70,7 +70,11 @@ def places_of(model: nn.Module, provenance: Provenance, fixed: Collection[str]) 
         if isinstance(module, WEIGHT_LAYERS)
     ]
     taken = {tied for place in places for tied in _tied(place.weight_entry, table)}
-    taken |= {entry(name, "weight") for name in uncompressed_modules(model)}
+    taken |= {
+        entry(name, key)
+        for name, (module, _) in uncompressed_modules(model).items()
+        for key in module._parameters
+    }
     for name, use in provenance.uses.items():
         if name not in taken and (use.forms or MULTIPLIES.intersection(use.readers)):
             places.append(_of_parameter(name, table, use, modules))
@@ -91,16 +95,24 @@ def places_of(model: nn.Module, provenance: Provenance, fixed: Collection[str]) 
     return list(owners.values())
 
 
-def uncompressed_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Returns the modules with a weight of a kind that is not compressed, by name."""
-    kinds = (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.Embedding, nn.EmbeddingBag)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, kinds)
-        and not isinstance(module, WEIGHT_LAYERS)
-        and isinstance(getattr(module, "weight", None), nn.Parameter)
-    }
+def uncompressed_modules(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    """Returns the modules with weights of a kind that is not compressed, and the first one's shape."""
+    kinds = (
+        nn.modules.conv._ConvNd,
+        nn.Bilinear,
+        nn.RNNBase,
+        nn.RNNCellBase,
+        nn.MultiheadAttention,
+        nn.Embedding,
+        nn.EmbeddingBag,
+    )
+    found: dict[str, tuple[nn.Module, tuple[int, ...]]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, kinds) and not isinstance(module, WEIGHT_LAYERS):
+            shapes = [tuple(p.shape) for p in module.parameters(recurse=False) if p.ndim > 1]
+            if shapes:
+                found[name] = module, shapes[0]
+    return found
 
 
 def names_of(places: list[Place], model: nn.Module) -> list[str]:

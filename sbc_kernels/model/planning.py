@@ -71,10 +71,10 @@ def plan_of(
             name,
             type(module).__name__,
             "unsupported",
-            shape=tuple(module.weight.shape),
+            shape=shape,
             notes=(f"{type(module).__name__} is not compressed; its weight stays as it is",),
         )
-        for name, module in uncompressed_modules(model).items()
+        for name, (module, shape) in uncompressed_modules(model).items()
     ]
     planned = {layer.weight_entry for layer in [*layers.values(), *unsupported]}
     planned |= {entry(other, "weight") for layer in layers.values() for other in layer.also}

@@ -453,3 +453,18 @@ def test_a_parallel_neuron_with_a_response_of_each_step_has_none(future: bool) -
     layer = sbc.trace(Net(run, fc=lin()), spikes())["fc"]
     assert layer.neurons == (None,)
     assert any("differs between time steps or channels" in note for note in layer.notes)
+
+
+def test_a_current_computed_once_for_all_steps_is_constant() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        current, v, out = m.fc(x), 0.0, 0.0
+        for _ in range(T):
+            v = 0.5 * v + current
+            s = Spike.apply(v - 1.0)
+            v = v - s
+            out = out + m.out(s)
+        return out  # type: ignore[return-value]
+
+    layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), torch.rand(4, 30))["fc"]
+    assert layer.neurons == (None,)
+    assert any("the current Hessian is exact up to a factor" in note for note in layer.notes)

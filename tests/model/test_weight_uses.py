@@ -447,3 +447,20 @@ def test_a_layer_that_is_called_in_a_transform_is_refused_by_name() -> None:
     net = Net(lambda m, x: m.n(torch.vmap(m.fc)(x)), fc=strong(6, 8), n=First())
     with pytest.raises(sbc.ParameterError, match=r"model calls 'fc' inside torch\.vmap"):
         sbc.trace(net, data())
+
+
+@pytest.mark.parametrize(
+    ("module", "run"),
+    [
+        (nn.GRU(6, 6), lambda m, x: m(x)[0]),
+        (nn.LSTMCell(6, 6), lambda m, x: torch.stack([m(now)[0] for now in x])),
+        (nn.MultiheadAttention(6, 2), lambda m, x: m(x, x, x)[0]),
+    ],
+    ids=["GRU", "LSTMCell", "MultiheadAttention"],
+)
+def test_weights_of_other_modules_are_named(module: nn.Module, run: Run) -> None:
+    net = Net(lambda m, x: m.n(m.fc(run(m.other, x))), other=module, fc=strong(6, 8), n=First())
+    plan = sbc.trace(net, data())
+    assert plan["other"].role == "unsupported"
+    assert plan["other"].notes[0].startswith(f"{type(module).__name__} is not compressed")
+    assert plan["fc"].compressed
