@@ -28,6 +28,7 @@ Found = tuple[Values | None, tuple[str, ...]]  # a response, and notes
 
 SAME = 1e-5  # of the largest value of the response: float32 gradients of a chain of steps
 USUAL = 0.75  # of the positions that pass a gradient have the neuron's response
+MANY = 8  # positions that lose a memory at the same time do not do so by chance
 RARE = 0.02  # of the positions at least pass one
 CLOSE = 0.1  # a response that is not that of a linear neuron is used where it varies by no more
 
@@ -57,6 +58,7 @@ class _Lag:
     event: int
     values: Values
     at: Values  # the positions
+    ended: bool = False  # whether no gradient came at all
 
 
 def measure(steps: MembraneSteps, graph: TaggedGraph, saved: SavedTensors) -> list[Measured]:
@@ -122,6 +124,8 @@ class _Response:
         if not known or known[0] != 0:
             return self._without("its response could not be measured")
         start = next((lag for lag in range(T) if not self.lags.get(lag)), T)
+        if any(self._interrupted(self.lags[lag]) for lag in known):
+            return self._without("no gradient passes between some of its time steps")
         k, notes, spread = self._consensus(known)
         if spread > CLOSE and notes:
             return self._without(notes[0])
@@ -206,7 +210,7 @@ class _Response:
             if gradient is None:  # a memory that has ended, unless it never began
                 step = self.steps.whole.get(id(node), now)
                 if step < now and any(self.lags.get(lag) for lag in range(1, now - step)):
-                    self.lags[now - step].append(_Lag(event, np.zeros(1), np.zeros(1)))
+                    self.lags[now - step].append(_Lag(event, np.zeros(1), np.zeros(1), True))
                 continue
             for step, values in self._by_step(node, gradient.detach().reshape(-1)):
                 lag = now - step
@@ -298,6 +302,13 @@ class _Response:
             (f"its response differs between channels, {low:g} to {high:g}: its mean is used",),
             0.0,
         )
+
+    @staticmethod
+    def _interrupted(lags: list[_Lag]) -> bool:
+        """Whether all of a memory is gone at one time and there at another: detached, or begun anew."""
+        gone = [not x.values.any() for x in lags if x.values.size >= MANY or x.ended]
+        there = [np.median(abs(x.values)) > 0 for x in lags]
+        return any(gone) and any(there)
 
     def _moves(self, lag: int) -> float:
         """Returns how much the response of single positions changes over time."""

@@ -468,3 +468,21 @@ def test_a_current_computed_once_for_all_steps_is_constant() -> None:
     layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), torch.rand(4, 30))["fc"]
     assert layer.neurons == (None,)
     assert any("the current Hessian is exact up to a factor" in note for note in layer.notes)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_potentials_that_are_detached_on_the_way_are_noted(whole: bool) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        currents = m.fc(x) if whole else None
+        v, out = torch.zeros(x.shape[1], 20), 0.0
+        for t in range(T):
+            v = v.detach() if t == 3 else v  # truncated backpropagation
+            v = 0.9 * v + (m.fc(x[t]) if currents is None else currents[t])
+            s = Spike.apply(v - 1.0)
+            v = v - s
+            out = out + m.out(s)
+        return out  # type: ignore[return-value]
+
+    layer = sbc.trace(Net(run, fc=lin(), out=lin(5, 20)), spikes())["fc"]
+    assert layer.neurons == (None,)
+    assert any("no gradient passes between some" in note for note in layer.notes)
