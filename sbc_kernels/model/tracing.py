@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import warn
 from ..frameworks import has_known_reset
@@ -23,6 +24,7 @@ from ..network.copies import (
 from ..network.gradients import gradients_kept, in_usual_mode
 from ..network.kept import KeptStates
 from ..network.originals import only_the_copy, require_plain_parts
+from ..network.tensors import tensors_in
 from .adapter_check import check_neurons
 from .overrides import Overrides, layer_rules
 from .places import fixed_weights, names_of, places_of
@@ -96,12 +98,19 @@ def trace_copy(
     with undisturbed(), only_the_copy(model, forward):
         reset_states(work)
         kept = KeptStates(work, but=has_known_reset)
+        outputs: list[Any] = []
+
+        def run() -> Any:
+            outputs.append(run_forward(work, example, forward))
+            return outputs[-1]
+
         with gradients_kept():
-            provenance = record(work, neurons, lambda: run_forward(work, example, forward))
+            provenance = record(work, neurons, run)
         reset_states(work)
         states = kept.changed()
         kept.put_back(states)
     kept.warn_if_used(states)
+    _warn_of_hidden_state(work, example, forward, outputs[0], kept, states)
     with undisturbed():
         for difference in check_neurons(neurons, provenance):
             warn(difference, UserWarning)
@@ -111,3 +120,44 @@ def trace_copy(
     )
     plan = plan_of(work, provenance, neurons, rules, places)
     return replace(plan, states=states)
+
+
+def _warn_of_hidden_state(
+    work: nn.Module,
+    example: Any,
+    forward: Forward | None,
+    output: Any,
+    kept: KeptStates,
+    states: Sequence[str],
+) -> None:
+    """Warns where the same example, from the same states, does not give the same output again.
+
+    Where it differs from that of the recorded run, whose kernels may have rounded otherwise, it is
+    run twice more in the same way.
+    """
+
+    def run() -> list[Tensor]:
+        with undisturbed(), torch.no_grad():
+            tensors = [t.clone() for t in tensors_in(run_forward(work, example, forward))]
+            reset_states(work)
+            kept.put_back(states)
+        return tensors
+
+    if _close(tensors_in(output), run()) or _close(run(), run()):
+        return
+    warn(
+        "the model gives another output when the same example is run again: a state outside of its "
+        "modules (such as a global variable) passes from batch to batch, or a source of random numbers "
+        "that no seed reaches",
+        UserWarning,
+    )
+
+
+def _close(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(
+        a.shape == b.shape
+        and torch.allclose(
+            a.detach().double(), b.detach().double(), rtol=1e-3, atol=1e-6, equal_nan=True
+        )
+        for a, b in zip(first, second, strict=True)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -232,3 +233,26 @@ def test_a_subclass_of_a_known_neuron_may_keep_more() -> None:
     assert sbc.trace(net, torch.rand(3, 4, 6)).states == ("n.calls",)
     net.n = neuron.LIFNode(step_mode="m")
     assert sbc.trace(net, torch.rand(3, 4, 6)).states == ()
+
+
+_potential: dict[str, Tensor] = {}  # where no module has it
+
+
+class StateInAGlobal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _potential["v"] = 0.5 * _potential.get("v", torch.zeros(4)) + self.fc(x).detach()
+        return _potential["v"]
+
+
+def test_a_state_outside_of_the_modules_is_warned_of() -> None:
+    x = torch.rand(3, 6)
+    with pytest.warns(UserWarning, match="another output when the same example is run again"):
+        sbc.trace(StateInAGlobal(), x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sbc.trace(nn.Sequential(nn.Linear(6, 4), nn.Dropout(), nn.Linear(4, 2)), x)
+        sbc.trace(nn.Linear(6, 4), x, forward=lambda m, b: m((torch.rand_like(b) < b).float()))
