@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -115,7 +116,7 @@ def _consumed(
         if read_out:
             notes += [_bent_note(r, "the output") for r in read_out if _has_function(r.bent_by)]
             return replace(layer, role="head", notes=tuple(dict.fromkeys(notes)))
-        notes.append("reaches neither a neuron nor the output: current Hessian")
+        notes.append("could not be traced to a neuron or the output: current Hessian")
         return replace(layer, role="unresolved", notes=tuple(notes))
     if read_out:
         notes.append("also reaches the output without a neuron")
@@ -174,9 +175,9 @@ def _consumed(
         notes.append("it is called several times in a time step: each call is taken as independent")
     elif len(distinct) > 1:
         notes.append(f"{len(distinct)} consumers with different responses: their Hessians' mean")
-    thresholds = {fact.threshold for fact in facts}
+    thresholds = _distinct_thresholds([fact.threshold for fact in facts])
     if len(thresholds) > 1:
-        notes.append(f"consumers with thresholds {sorted(thresholds)}: their harmonic mean")
+        notes.append(f"consumers with thresholds {thresholds}: their harmonic mean")
     return replace(
         layer,
         neurons=distinct,
@@ -184,6 +185,17 @@ def _consumed(
         threshold=len(thresholds) / sum(1 / t for t in thresholds),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _distinct_thresholds(thresholds: list[float]) -> list[float]:
+    """Returns the different thresholds in rising order; rounding makes no difference."""
+    groups: list[list[float]] = []
+    for value in sorted(thresholds):
+        if groups and math.isclose(value, groups[-1][0], rel_tol=1e-5):
+            groups[-1].append(value)
+        else:
+            groups.append([value])
+    return [group[len(group) // 2] for group in groups]
 
 
 def _differing(place: Place, provenance: Provenance) -> str:

@@ -180,3 +180,20 @@ def test_the_plan_of_a_language_model_is_a_line_a_layer() -> None:
     assert len(whole["left_alone"]) == 25
     for layer, record in zip(plan.layers, whole["layers"], strict=True):
         assert record["notes"] == list(layer.notes)
+
+
+@pytest.mark.parametrize(("other", "noted"), [(0.5 * (1 + 1e-7), False), (0.4, True)])
+def test_thresholds_equal_up_to_rounding_are_one(other: float, noted: bool) -> None:
+    nodes = {
+        "n": neuron.LIFNode(2.0, v_threshold=0.5, step_mode="m"),
+        "k": neuron.LIFNode(2.0, v_threshold=other, step_mode="m"),
+    }
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        current = m.c(x)
+        return m.n(current) + m.k(current)
+
+    planned = sbc.trace(Net(forward, c=nn.Linear(5, 6), **nodes).eval(), torch.rand(T, 8, 5))["c"]
+    assert planned.consumers == ("n", "k")
+    assert any("thresholds" in note for note in planned.notes) == noted
+    assert planned.threshold == pytest.approx(2 / (1 / 0.5 + 1 / other))
