@@ -55,8 +55,9 @@ def planned_layer(
     if rule.get("skip"):
         return replace(layer, role="skipped")
     if not calls and place.readers:
-        why = f"its weight is used by {', '.join(place.readers)}, in no product; it stays as it is"
-        return replace(layer, role="unsupported", notes=(why,))
+        readers = ", ".join(place.readers)
+        why = f"its weight is used by {readers}, never whole and unchanged in a product"
+        return replace(layer, role="unsupported", notes=(f"{why}; it stays as it is",))
     if not calls:
         return replace(layer, notes=("not called in the forward pass; its weight stays as it is",))
     inputs = provenance.kinds[name]

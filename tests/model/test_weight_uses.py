@@ -259,7 +259,7 @@ def test_what_cannot_be_replaced_is_named() -> None:
         sbc.compress_model(Attending(), data(), sparsity=0.5)
     plan = sbc.trace(Attending(), data())
     reasons = {
-        "part": "used by linear, in no product",
+        "part": "used by linear, never whole",
         "masked": "used by clone",
         "both": "used in several ways",
         "rank": "used by matmul",
@@ -439,7 +439,7 @@ def test_a_parameter_that_is_multiplied_by_in_parts_is_named(first: Run) -> None
     plan = sbc.trace(net, data())
     (layer,) = [layer for layer in plan.layers if layer.name.startswith("raw.")]
     assert layer.role == "unsupported"
-    assert "in no product; it stays as it is" in layer.notes[0]
+    assert "never whole and unchanged in a product; it stays as it is" in layer.notes[0]
     assert plan["out"].compressed
 
 
