@@ -94,7 +94,8 @@ def note_membranes(
                 reach
                 for reaches in membrane.reached
                 for reach in reaches
-                if (reach.via[-1] if reach.via else reach.layer) in part.layers
+                # Behind a bend, the layers on the way are not known.
+                if reach.bent_by or (reach.via[-1] if reach.via else reach.layer) in part.layers
             ]
             shape = membrane.events[0].shape
             provenance.neuron_calls[name].append(

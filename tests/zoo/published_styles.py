@@ -14,7 +14,7 @@ from spikingjelly.activation_based import layer, neuron
 from torch import Tensor, nn
 
 from .functional_membranes import STEPS, Spike, events, powers
-from .styles import HEAD, Style, left, spiking
+from .styles import BENT, HEAD, Style, left, spiking
 
 
 class UnknownLIF(nn.Module):
@@ -350,7 +350,7 @@ PUBLISHED: tuple[Style, ...] = (
         "spiking_attention",
         SpikingAttention,
         sequences,
-        {"embed": _LIF, "query": _LIF, "key": None, "project": _LIF, "head": HEAD},
+        {"embed": _LIF, "query": _LIF, "key": BENT, "project": _LIF, "head": HEAD},
     ),
     Style(
         "reparameterized",
@@ -368,7 +368,7 @@ PUBLISHED: tuple[Style, ...] = (
         "language_model",
         SpikingLanguageModel,
         tokens,
-        {"emb": left, "key": None, "value": None, "receptance": None, "head": left}
+        {"emb": left, "key": BENT, "value": BENT, "receptance": BENT, "head": left}
         | {"output": spiking(powers(0.5))},
     ),
     Style("converted", converted, flat_events, {"0": _IF, "2": _IF, "4": HEAD}),

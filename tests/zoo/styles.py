@@ -30,6 +30,7 @@ def spiking(response: Sequence[float]) -> Fate:
 
 
 HEAD = Fate("head")
+BENT = Fate("spiking")  # what is on the way to the neuron is not linear
 left = Fate("left")
 
 
