@@ -10,15 +10,14 @@ from ..files import (
     read_packed,
     save_packed,
 )
-from ..files.packed import HEADER, checksum
+from ..files.packed import HEADER as HEADER
+from ..files.packed import checksum as checksum
 
 __all__ = [
-    "HEADER",
     "Footprint",
     "PackedTensor",
     "Pruned",
     "Quantized",
-    "checksum",
     "load_packed",
     "packed_tensor",
     "read_packed",
