@@ -9,6 +9,7 @@ void bind_common(pybind11::module_& module);
 void bind_cuda(pybind11::module_& module);  // in builds with CUDA
 void bind_spike_gram(pybind11::module_& module);
 void bind_obs_order(pybind11::module_& module);
+void bind_obs_select(pybind11::module_& module);
 void bind_obs_solve(pybind11::module_& module);
 void bind_obs_quantize(pybind11::module_& module);
 void bind_upper_factor(pybind11::module_& module);

@@ -25,6 +25,7 @@ PYBIND11_MODULE(_native, module) {
   sbc::python::bind_common(module);
   sbc::python::bind_spike_gram(module);
   sbc::python::bind_obs_order(module);
+  sbc::python::bind_obs_select(module);
   sbc::python::bind_obs_solve(module);
   sbc::python::bind_obs_quantize(module);
   sbc::python::bind_upper_factor(module);

@@ -34,6 +34,7 @@ from .neurons import (
 from .ops.damping import damped_hessian, damped_inverse
 from .ops.obs_order import obs_order
 from .ops.obs_quantize import QuantizedRows, obs_quantize
+from .ops.obs_select import obs_select
 from .ops.obs_solve import obs_solve
 from .ops.spike_gram import spike_gram
 from .sparsity import Pattern, parse_sparsity
@@ -104,6 +105,7 @@ __all__ = [
     "native_info",
     "obs_order",
     "obs_quantize",
+    "obs_select",
     "obs_solve",
     "parse_sparsity",
     "register_neuron",

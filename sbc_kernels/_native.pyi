@@ -124,6 +124,17 @@ def obs_order(
     isa: str,
     threads: int,
 ) -> None: ...
+def obs_select(
+    weight: Any,
+    hessian: Any,
+    group: Any | None,
+    quota: Any | None,
+    order: Any,
+    gain: Any,
+    failed: Any,
+    isa: str,
+    threads: int,
+) -> None: ...
 def obs_solve(
     matrix: Any,
     rhs: Any,

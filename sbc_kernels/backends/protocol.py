@@ -23,7 +23,15 @@ Order: TypeAlias = Array  # int32 [rows, steps]
 Columns: TypeAlias = Array  # int32 [d]
 Device: TypeAlias = Any  # torch.device, or "cpu" for NumPy arrays
 
-MATRIX_OPS = ("obs_order", "obs_solve", "obs_quantize", "upper_factor", "inverse", "solve_positive")
+MATRIX_OPS = (
+    "obs_order",
+    "obs_select",
+    "obs_solve",
+    "obs_quantize",
+    "upper_factor",
+    "inverse",
+    "solve_positive",
+)
 OPS = ("spike_gram", *MATRIX_OPS)  # spike_gram is that of a backend's `GramEngine`
 
 
@@ -180,6 +188,22 @@ class Backend(Protocol):
 
         `group` [d] and `quota` [groups], int32, bound the removals of each group of a row's weights,
         which is how N:M patterns are ordered. All other arrays have weight's dtype.
+        """
+
+    def obs_select(
+        self,
+        weight: Rows,
+        hessian: Matrix,
+        num_kept: int,
+        *,
+        group: Columns | None = None,
+        quota: Columns | None = None,
+    ) -> tuple[Order, Rows]:
+        """Returns the order [rows, num_kept] and the gain of each weight kept, see `ops.obs_select`.
+
+        `group` [d] and `quota` [groups], int32, bound how many of each group of a row's weights are
+        kept. All other arrays have weight's dtype. Raises NotImplementedError on a backend without a
+        kernel, and numpy.linalg.LinAlgError if the matrix shows not to be positive definite.
         """
 
     def obs_solve(

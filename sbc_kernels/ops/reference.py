@@ -108,6 +108,36 @@ def obs_order(
     return order, loss
 
 
+def obs_select(
+    weight: Matrix,
+    hessian: Matrix,
+    num_kept: int,
+    *,
+    group: NDArray[np.int32] | None = None,
+    quota: NDArray[np.int32] | None = None,
+) -> tuple[NDArray[np.int32], Matrix]:
+    """Forward selection, one weight at a time, with a full Schur complement a row."""
+    rows, d = weight.shape
+    order, gain = np.zeros((rows, num_kept), np.int32), np.zeros((rows, num_kept))
+    for r in range(rows):
+        S = hessian.astype(np.float64)
+        g = S @ weight[r].astype(np.float64)
+        allowed, allowance = np.ones(d, dtype=bool), None if quota is None else quota.copy()
+        for step in range(num_kept):
+            free = (
+                allowed if group is None or allowance is None else allowed & (allowance[group] > 0)
+            )
+            score = np.where(free, g**2 / np.where(allowed, np.diagonal(S), 1.0), -1.0)
+            p = int(np.argmax(score))
+            order[r, step], gain[r, step] = p, score[p] / 2
+            column = S[:, p] / S[p, p]
+            g, S = g - g[p] * column, S - np.outer(column, S[p])
+            allowed[p] = False
+            if allowance is not None and group is not None:
+                allowance[group[p]] -= 1
+    return order, gain
+
+
 def obs_solve(weight: Matrix, hessian: Matrix, mask: NDArray[np.bool_]) -> Matrix:
     """Normal equations of each row's survivors."""
     solution = np.zeros(weight.shape)

@@ -80,6 +80,8 @@ def test_every_backend_keeps_the_protocol(name: str) -> None:
     assert backend.description
     for op in OPS:
         assert backend.kernel(op)
+    # No GPU has a kernel for it yet: the call raises, and tests/ops/test_obs_select.py looks.
+    assert (backend.kernel("obs_select") == "none") == (backend.device == "cuda")
 
 
 def test_a_named_backend_runs_or_raises() -> None:
@@ -96,6 +98,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "spike_gram": lambda name: sbc.spike_gram(SPIKES, backend=name),
     "SpikeHessian": lambda name: sbc.SpikeHessian(backend=name),
     "obs_order": lambda name: sbc.obs_order(WEIGHT, np.eye(4), backend=name),
+    "obs_select": lambda name: sbc.obs_select(WEIGHT, np.eye(4), 2, backend=name),
     "obs_solve": lambda name: sbc.obs_solve(WEIGHT, np.eye(4), WEIGHT < 0, backend=name),
     "obs_quantize": lambda name: sbc.obs_quantize(
         WEIGHT, np.eye(4), sbc.fit_grid(WEIGHT, 4), backend=name

@@ -93,6 +93,7 @@ void check_assemble_conv(Tally& tally);
 void check_scratch(Tally& tally);
 void check_cuda_panel(bool quick, Tally& tally);
 void check_obs_order(Isa isa, bool quick, Tally& tally);
+void check_obs_select(Isa isa, bool quick, Tally& tally);
 void check_obs_solve(Isa isa, bool quick, Tally& tally);
 void check_obs_quantize(Isa isa, bool quick, Tally& tally);
 void check_upper_factor(Isa isa, bool quick, Tally& tally);

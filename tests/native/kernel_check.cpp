@@ -80,6 +80,7 @@ void run_isa(Isa isa, bool quick) {
   const char* name = isa_name(isa);
   run(name, "spike_gram", [&](Tally& tally) { check_spike_gram(isa, quick, tally); });
   run(name, "obs_order", [&](Tally& tally) { check_obs_order(isa, quick, tally); });
+  run(name, "obs_select", [&](Tally& tally) { check_obs_select(isa, quick, tally); });
   run(name, "obs_solve", [&](Tally& tally) { check_obs_solve(isa, quick, tally); });
   run(name, "obs_quantize", [&](Tally& tally) { check_obs_quantize(isa, quick, tally); });
   run(name, "upper_factor", [&](Tally& tally) { check_upper_factor(isa, quick, tally); });

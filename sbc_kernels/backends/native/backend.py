@@ -19,7 +19,7 @@ from ..protocol import (
     RowMask,
     Rows,
 )
-from . import factor, obs_order, obs_quantize, obs_solve
+from . import factor, obs_order, obs_quantize, obs_select, obs_solve
 from .gram import CpuGram
 from .isas import kernel_of
 
@@ -64,6 +64,18 @@ class NativeBackend:
     ) -> tuple[Order, Rows]:
         isa = self.kernel("obs_order")
         return obs_order.obs_order(weight, inverse_hessian, num_pruned, group, quota, isa)
+
+    def obs_select(
+        self,
+        weight: Rows,
+        hessian: Matrix,
+        num_kept: int,
+        *,
+        group: Columns | None = None,
+        quota: Columns | None = None,
+    ) -> tuple[Order, Rows]:
+        isa = self.kernel("obs_select")
+        return obs_select.obs_select(weight, hessian, num_kept, group, quota, isa)
 
     def obs_solve(
         self,

@@ -38,6 +38,8 @@ class TritonBackend:
 
     def kernel(self, op: str) -> str:
         factorisations = ("upper_factor", "inverse", "solve_positive")
+        if op == "obs_select":
+            return "none"
         return "torch.linalg" if op in factorisations else "triton"
 
     def gram(self, device: Device) -> GramEngine:
@@ -57,6 +59,20 @@ class TritonBackend:
         from .obs_order import obs_order
 
         return obs_order(weight, inverse_hessian, num_pruned, group=group, quota=quota)
+
+    def obs_select(
+        self,
+        weight: Rows,
+        hessian: Matrix,
+        num_kept: int,
+        *,
+        group: Columns | None = None,
+        quota: Columns | None = None,
+    ) -> tuple[Order, Rows]:
+        raise NotImplementedError(
+            f"obs_select has no GPU kernel yet, and backend {self.name!r} runs on GPUs; move weight "
+            "and hessian to the CPU"
+        )
 
     def obs_solve(
         self,
